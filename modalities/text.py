@@ -1,0 +1,76 @@
+"""Text models: reads a context under a memory, then asks about it.
+
+The question is fed after the context and teacher forced, so that one forward pass asks everything; the memory has
+judged the context's tokens before it knows any question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modalities.huggingface import attach
+from namm.policies import Policy
+
+IGNORED = -100
+"""Target where nothing is asked, as in Hugging Face losses."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How a batch of prompts was answered, and what the memory held when it was asked."""
+
+    accuracy: Float[Tensor, " prompts"]
+    """Fraction of the asked tokens that are the model's first choice."""
+
+    slots: Float[Tensor, " prompts"]
+    """Slots held when the question came, mean over layers and KV heads."""
+
+    cache_bytes: int
+    """Bytes of keys and values allocated at that moment, for the whole batch."""
+
+    context_tokens: int
+    """Tokens seen by then."""
+
+    @property
+    def kept_fraction(self) -> float:
+        """Slots held / tokens seen, mean over prompts."""
+        return float(self.slots.mean()) / self.context_tokens
+
+
+@torch.inference_mode()
+def recall(
+    model: PreTrainedModel,
+    policy: Policy,
+    context: Int[Tensor, "prompts context_tokens"],
+    question: Int[Tensor, "prompts question_tokens"],
+    target: Int[Tensor, "prompts question_tokens"],
+    sequences: Int[Tensor, " prompts"] | None = None,
+) -> Recall:
+    """Answers prompts under a policy.
+
+    Args:
+        model: A causal language model.
+        policy: Governs the cache while the context is read and the question is asked.
+        context: Tokens read first.
+        question: Tokens fed then.
+        target: The token to predict after each question token; -100 where nothing is asked.
+        sequences: Identity of each row for the policy (which candidate judges it); 0, 1, 2, ... by default.
+    """
+    body = model.base_model
+    with attach(body, policy) as memory:
+        memory.expect(sequences)
+        read = body(input_ids=context, use_cache=True)
+        slots = memory.slots().float().mean(dim=(1, 2))
+        cache_bytes = memory.cache_bytes()
+        asked = body(input_ids=question, past_key_values=read.past_key_values, use_cache=True).last_hidden_state
+    wanted = target != IGNORED
+    logits = model.get_output_embeddings()(asked[wanted])
+    right = torch.zeros(target.shape)
+    right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
+    accuracy = right.sum(1) / wanted.sum(1).cpu()
+    return Recall(accuracy, slots, cache_bytes, context.shape[1])

@@ -1,0 +1,114 @@
+"""Every constant of a NAMM, with the released configuration as default.
+
+A config is flat on purpose: it is written as one JSON object beside the weights and read back strictly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from namm.errors import CheckpointError, ConfigError, did_you_mean
+
+ScorerName = Literal["bam", "mlp"]
+
+
+@dataclass(frozen=True)
+class NAMMConfig:
+    """What a Neural Attention Memory Model computes (arXiv 2410.13166, section 3 and the released run files)."""
+
+    window: int = 32
+    """Queries in one STFT window; also the DFT length."""
+
+    hop: int = 16
+    """Queries between two STFT frames; every update interval is a multiple of it."""
+
+    decay: float = 0.99
+    """EMA decay per query; one frame decays by ``decay ** hop``."""
+
+    recency_dim: int = 8
+    """Width of the sinusoidal embedding of a token's age."""
+
+    recency_max_frequency: float = 50_000.0
+    """Longest wavelength base of the age embedding."""
+
+    max_age: int = 32_768
+    """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
+
+    scorer: ScorerName = "bam"
+    """Scorer network: backward attention ("bam") or token-wise ("mlp")."""
+
+    hidden: int = 32
+    """Width of the scorer's attention (bam) or hidden layer (mlp)."""
+
+    interval: int = 512
+    """Tokens between two updates, the default when attached to text; a modality may set its own."""
+
+    trained_statistics: str = "source"
+    """Feature statistics in force while the parameters were evolved; part of a checkpoint's identity."""
+
+    def __post_init__(self) -> None:
+        if self.window != 2 * self.hop:
+            raise ConfigError(
+                f"window must be twice the hop (half-overlapping Hann frames), found window={self.window}, "
+                f"hop={self.hop}; use window={2 * self.hop}."
+            )
+        if self.recency_dim % 2:
+            raise ConfigError(f"recency_dim must be even (sines and cosines), found {self.recency_dim}.")
+        if not 0.0 < self.decay < 1.0:
+            raise ConfigError(f"decay must lie between 0 and 1, found {self.decay}.")
+        if self.scorer not in ("bam", "mlp"):
+            raise ConfigError(f"Unknown scorer {self.scorer!r}. {did_you_mean(str(self.scorer), ('bam', 'mlp'))}")
+        check_interval(self.interval, self.hop)
+
+    @property
+    def bins(self) -> int:
+        """One-sided DFT bins of a frame (17)."""
+        return self.window // 2 + 1
+
+    @property
+    def features(self) -> int:
+        """Width of a token's feature vector: age embedding, then z-scored spectrum (25)."""
+        return self.recency_dim + self.bins
+
+    def to_json(self) -> str:
+        """The config as one flat JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, path: Path) -> NAMMConfig:
+        """Reads a config strictly: every key known, every key present.
+
+        Raises:
+            CheckpointError: The file is missing, not JSON, or has missing or unknown keys.
+        """
+        try:
+            raw: Any = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"Expected a NAMM config at {path}; the file does not exist.") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(raw, dict) or set(raw) != known:
+            found = set(raw) if isinstance(raw, dict) else set()
+            raise CheckpointError(
+                f"{path} is not a NAMM config of this version: missing keys {sorted(known - found)}, "
+                f"unknown keys {sorted(found - known)}. Save it again with NAMM.save_pretrained."
+            )
+        try:
+            return cls(**raw)
+        except (TypeError, ConfigError) as error:
+            raise CheckpointError(f"{path} holds an impossible NAMM config: {error}") from error
+
+
+def check_interval(interval: int, hop: int = 16) -> None:
+    """Raises ConfigError unless an update interval is a positive multiple of the STFT hop."""
+    if interval < hop or interval % hop:
+        below = max(hop, interval // hop * hop)
+        raise ConfigError(
+            f"The update interval must be a positive multiple of the hop ({hop} tokens), found {interval}; "
+            f"use {below} or {below + hop}."
+        )

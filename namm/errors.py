@@ -1,0 +1,53 @@
+"""Errors a user can cause, each with a message of three parts: expected, found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NammError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ConfigError(NammError, ValueError):
+    """A setting is impossible or contradicts another one."""
+
+
+class UnknownNameError(NammError, KeyError):
+    """A name (policy, environment, task, statistics mode) is not registered."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class CheckpointError(NammError):
+    """A checkpoint is missing, damaged or of another kind than expected."""
+
+
+class DataError(NammError):
+    """A dataset or results file is missing, damaged or of the wrong shape."""
+
+
+class AttachError(NammError):
+    """A model cannot be driven by a Memory, or a Memory was used out of order."""
+
+
+class MissingExtraError(NammError, ImportError):
+    """An optional package is needed; the message carries the install line."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ends an error message: the closest known names, or all of them.
+
+    Args:
+        name: What the user wrote.
+        known: Every accepted name.
+
+    Returns:
+        A sentence such as ``Did you mean 'h2o'? Known: full, h2o, window.``
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""Evolution: CMA-ES behind ask/tell, and the generation loop that survives being killed."""

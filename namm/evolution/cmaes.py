@@ -1,0 +1,245 @@
+"""CMA-ES behind ask/tell, maximising, with an exact save and resume.
+
+One update rule serves a full, a diagonal and an isotropic covariance and the constants of the NAMM paper's code, of
+Hansen's tutorial and of sep-CMA-ES (`namm.evolution.rates`). All numbers are float64 on the CPU; randomness comes from
+one generator that this object owns and saves. The *mean* is what is deployed: the best single candidate is kept for
+information only, because under a noisy fitness it is merely the luckiest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from namm.errors import CheckpointError, ConfigError, NammError
+from namm.evolution.covariance import make_covariance
+from namm.evolution.rates import CMAESConfig, Rates, expected_norm
+
+
+class CMAES:
+    """One search: ``candidates = es.ask()``, ``es.tell(candidates, fitness)``, again and again."""
+
+    def __init__(
+        self,
+        mean: Float[Tensor, " params"],
+        config: CMAESConfig | None = None,
+        *,
+        seed: int,
+        rates: Rates | None = None,
+    ) -> None:
+        """Starts a search.
+
+        Args:
+            mean: Where to start; copied.
+            config: Population, step size, shape of the covariance; the paper's by default.
+            seed: Seed of the candidates that `ask` draws.
+            rates: Constants to use instead of the configured family's.
+
+        Raises:
+            ConfigError: The mean is empty or not finite, or the rates do not fit the population.
+        """
+        self.config = config or CMAESConfig()
+        if mean.ndim != 1 or mean.numel() < 1 or not bool(torch.isfinite(mean).all()):
+            raise ConfigError(
+                f"CMA-ES mean: expected a finite vector, found shape {list(mean.shape)} with "
+                f"{int((~torch.isfinite(mean)).sum())} values that are not finite; pass a flat vector of parameters."
+            )
+        self.params = mean.numel()
+        self.rates = rates or Rates.of(self.config, self.params)
+        if len(self.rates.weights) != self.config.population:
+            raise ConfigError(
+                f"CMA-ES rates: expected {self.config.population} weights, one a candidate, "
+                f"found {len(self.rates.weights)}; build the rates for this population."
+            )
+        self.generation = 0
+        self.sigma = float(self.config.sigma)
+        self.mean: Float[Tensor, " params"] = mean.detach().to("cpu", torch.float64, copy=True)
+        self.path_sigma = torch.zeros_like(self.mean)
+        self.path_c = torch.zeros_like(self.mean)
+        self.best_candidate = self.mean.clone()
+        self.best_fitness = -math.inf
+        self.covariance = make_covariance(self.params, self.config, self.rates)
+        self._weights = torch.tensor(self.rates.weights, dtype=torch.float64)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def ask(self) -> Float[Tensor, "population params"]:
+        """Draws the candidates of the next generation."""
+        self.covariance.refresh(self.generation)
+        normal = torch.randn(self.config.population, self.params, dtype=torch.float64, generator=self._generator)
+        return self.mean + self.sigma * self.covariance.colour(normal)
+
+    def tell(self, candidates: Float[Tensor, "population params"], fitness: Float[Tensor, " population"]) -> int:
+        """Learns from evaluated candidates, larger fitness being better.
+
+        Only the order of the fitness matters; equal ones keep the order of the candidates. A candidate whose fitness
+        is not finite has failed: it is ranked last and never pulls the mean towards itself.
+
+        Args:
+            candidates: One a row, from `ask` or from elsewhere.
+            fitness: Fitness of each row.
+
+        Returns:
+            How many candidates failed.
+
+        Raises:
+            ConfigError: Shapes do not fit, or a candidate is not finite.
+            NammError: Every candidate failed, or the step size left the range of a float; nothing was changed.
+        """
+        steps, failed = self._ranked_steps(candidates, fitness)
+        rates, n = self.rates, self.params
+        weights = self._weights.clone()
+        weights[self.config.population - failed :].clamp_(max=0)
+        best_weights = weights.clamp(min=0)
+
+        self.covariance.refresh(self.generation)
+        whitened = self.covariance.whiten(steps)
+        step = best_weights @ steps  # eq. 41
+        generation = self.generation + 1
+
+        c_sigma, c_c = rates.c_sigma, rates.c_c
+        push = math.sqrt(c_sigma * (2 - c_sigma) * rates.mu_eff)
+        path_sigma = (1 - c_sigma) * self.path_sigma + push * (best_weights @ whitened)  # eq. 43
+        length = float(path_sigma.norm())
+        exponent = c_sigma / rates.d_sigma * (length / expected_norm(n) - 1)  # eq. 44
+        if self.config.sigma_exponent_cap is not None:
+            exponent = min(exponent, self.config.sigma_exponent_cap)
+        log_sigma = math.log(self.sigma) + exponent
+        if not abs(log_sigma) < 300:
+            raise NammError(
+                f"CMA-ES step size: expected a number near {self.config.sigma}, found exp({log_sigma:.0f}) at "
+                f"generation {generation}; the fitness rewards ever larger or smaller steps, so bound it."
+            )
+
+        settled = length / math.sqrt(1 - (1 - c_sigma) ** (2 * generation))
+        h_sigma = float(settled < (1.4 + 2 / (n + 1)) * expected_norm(n))
+        path_c = (1 - c_c) * self.path_c + h_sigma * math.sqrt(c_c * (2 - c_c) * rates.mu_eff) * step  # eq. 45
+        scale = torch.where(weights < 0, n / (whitened.square().sum(dim=1) + 1e-20), 1.0)  # eq. 46
+        keep = 1 + rates.c_1 * (1 - h_sigma) * c_c * (2 - c_c) - rates.c_1 - rates.c_mu * float(weights.sum())
+        self.covariance.update(keep, rates.c_1, path_c, rates.c_mu * weights * scale, steps)  # eq. 47
+
+        top = int(torch.where(torch.isfinite(fitness), fitness, -math.inf).argmax())
+        if float(fitness[top]) > self.best_fitness:
+            self.best_fitness = float(fitness[top])
+            self.best_candidate = candidates[top].to("cpu", torch.float64, copy=True)
+        self.mean = self.mean + self.config.c_m * self.sigma * step  # eq. 42
+        self.sigma = self.sigma * math.exp(exponent)
+        self.path_sigma, self.path_c, self.generation = path_sigma, path_c, generation
+        return failed
+
+    def _ranked_steps(
+        self, candidates: Float[Tensor, "population params"], fitness: Float[Tensor, " population"]
+    ) -> tuple[Float[Tensor, "population params"], int]:
+        """The steps that lead to the candidates, best first, and how many candidates failed."""
+        expected = [self.config.population, self.params]
+        if list(candidates.shape) != expected or list(fitness.shape) != expected[:1]:
+            raise ConfigError(
+                f"CMA-ES tell: expected candidates {expected} and fitness {expected[:1]}, found "
+                f"{list(candidates.shape)} and {list(fitness.shape)}; tell the whole population at once."
+            )
+        if not bool(torch.isfinite(candidates).all()):
+            raise ConfigError(
+                "CMA-ES tell: expected finite candidates, found NaN or infinite ones; pass on what ask() gave."
+            )
+        fitness = fitness.detach().to("cpu", torch.float64)
+        alive = torch.isfinite(fitness)
+        failed = int((~alive).sum())
+        if failed == self.config.population:
+            raise NammError(
+                f"CMA-ES tell: expected at least one finite fitness, found {failed} of {failed} candidates failed at "
+                f"generation {self.generation + 1}; look at the error of one candidate, nothing was learned from them."
+            )
+        order = torch.where(alive, fitness, -math.inf).argsort(descending=True, stable=True)
+        return ((candidates.detach().to("cpu", torch.float64) - self.mean) / self.sigma)[order], failed
+
+    @property
+    def axis_ratio(self) -> float:
+        """Longest over shortest axis of the search distribution; near 1 means that no shape was learned."""
+        return self.covariance.axis_ratio
+
+    def report(self) -> dict[str, float]:
+        """Figures of the search to log; a path_sigma_norm of 1 leaves the step size as it is."""
+        typical = expected_norm(self.params)
+        return {
+            "sigma": self.sigma,
+            "axis_ratio": self.axis_ratio,
+            "path_sigma_norm": float(self.path_sigma.norm()) / typical,
+            "path_c_norm": float(self.path_c.norm()) / typical,
+            "mean_norm": float(self.mean.norm()),
+            "best_fitness": self.best_fitness,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a bit-identical continuation needs, between a `tell` and the next `ask`.
+
+        Returns:
+            ``tensors``: name to tensor (n x n matrices only for a full covariance), untouched by later generations;
+            ``scalars``: plain values for JSON, among them the configuration.
+        """
+        tensors = {
+            "mean": self.mean,
+            "path_sigma": self.path_sigma,
+            "path_c": self.path_c,
+            "best_candidate": self.best_candidate,
+            "generator": self._generator.get_state(),
+            **{f"covariance.{name}": value for name, value in self.covariance.tensors().items()},
+        }
+        scalars = {
+            "generation": self.generation,
+            "sigma": self.sigma,
+            "best_fitness": self.best_fitness if math.isfinite(self.best_fitness) else None,
+            "refreshed_at": self.covariance.refreshed_at,
+            "config": dataclasses.asdict(self.config),
+            "rates": {**dataclasses.asdict(self.rates), "weights": list(self.rates.weights)},
+        }
+        return {"tensors": tensors, "scalars": scalars}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from what `state_dict` gave.
+
+        Args:
+            state: Tensors are copied.
+
+        Raises:
+            CheckpointError: The state belongs to another configuration, or something in it is missing or misshapen.
+        """
+        own = self.state_dict()
+        tensors, scalars = state.get("tensors", {}), state.get("scalars", {})
+        theirs, ours = scalars.get("config") or {}, own["scalars"]["config"]
+        differ = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
+        if differ:
+            raise CheckpointError(
+                f"CMA-ES state: expected the configuration of this search, found another {', '.join(differ)}; "
+                "continue with the configuration that the state was saved with."
+            )
+        wanted = dict(own["tensors"])
+        if scalars.get("refreshed_at", -1) >= 0 and "covariance.matrix" in wanted:
+            wanted["covariance.axes"], wanted["covariance.lengths"] = wanted["covariance.matrix"], self.mean
+        for name, like in wanted.items():
+            found = tensors.get(name)
+            if found is None or found.shape != like.shape or found.dtype != like.dtype:
+                seen = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+                raise CheckpointError(
+                    f"CMA-ES state: expected {name} as {like.dtype} {list(like.shape)}, found {seen}; "
+                    "the checkpoint is damaged or of another search, use an older one."
+                )
+        # clones, because a view into a file's buffer may be aligned differently, which changes the last bit of sums
+        copies = {name: tensors[name].clone() for name in wanted}
+        self.rates = Rates(**{**scalars["rates"], "weights": tuple(scalars["rates"]["weights"])})
+        self._weights = torch.tensor(self.rates.weights, dtype=torch.float64)
+        self.generation, self.sigma = int(scalars["generation"]), float(scalars["sigma"])
+        best = scalars["best_fitness"]
+        self.best_fitness = -math.inf if best is None else float(best)
+        self.mean, self.path_sigma, self.path_c = copies["mean"], copies["path_sigma"], copies["path_c"]
+        self.best_candidate = copies["best_candidate"]
+        self._generator.set_state(copies["generator"])
+        prefix = "covariance."
+        self.covariance.load(
+            {name.removeprefix(prefix): value for name, value in copies.items() if name.startswith(prefix)},
+            self.generation,
+            int(scalars["refreshed_at"]),
+        )

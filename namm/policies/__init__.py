@@ -1,0 +1,59 @@
+"""The registry of eviction policies: one file a policy, one line here."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.policies.base import Policy, Selection, State, TokenView
+from namm.policies.full import Full
+from namm.policies.h2o import H2O, H2OByAge
+from namm.policies.l2_norm import L2Norm
+from namm.policies.namm import NAMMPolicy
+from namm.policies.random import Random
+from namm.policies.window import SinkWindow, Window
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (Full, Window, SinkWindow, Random, H2O, H2OByAge, L2Norm, NAMMPolicy)
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "full": {"interval": None},
+    "sink_window": {"protected_first": 4},
+    "namm": {"threshold": 0.0},
+}
+"""What a policy's selection rule differs in from the shared defaults."""
+
+__all__ = ["DEFAULTS", "POLICIES", "Policy", "Selection", "State", "TokenView", "make_policy"]
+
+
+def make_policy(name: str, **options: Any) -> Policy:
+    """A policy by name.
+
+    Args:
+        name: A key of ``POLICIES``.
+        options: Fields of :class:`Selection` (``interval``, ``budget``, ``protected_last``, ...) and arguments of the
+            policy's own constructor (``seed``, ``namm``, ``statistics``, ...). An option that is None is left at
+            its default, except ``interval`` of the full cache.
+
+    Raises:
+        UnknownNameError: No such policy.
+        ConfigError: An option that this policy does not have, or a policy that evicts but has no rule to do so.
+    """
+    if name not in POLICIES:
+        raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICIES)}")
+    policy = POLICIES[name]
+    given = {key: value for key, value in options.items() if value is not None}
+    selection_names = {field.name for field in fields(Selection)}
+    own_names = set(inspect.signature(policy.__init__).parameters) - {"self", "selection"}
+    unknown = set(given) - selection_names - own_names
+    if unknown:
+        wrong = sorted(unknown)[0]
+        raise ConfigError(f"Policy {name!r} has no option {wrong!r}. {did_you_mean(wrong, selection_names | own_names)}")
+    rule = {**DEFAULTS.get(name, {}), **{key: value for key, value in given.items() if key in selection_names}}
+    selection = Selection(**rule)
+    if name != "full" and selection.budget is None and selection.threshold is None:
+        raise ConfigError(f"Policy {name!r} needs a budget (slots per KV head); without one it would keep everything.")
+    return policy(selection, **{key: value for key, value in given.items() if key in own_names})

@@ -1,0 +1,91 @@
+"""The NAMM as an eviction policy: spectra observed at updates, scores from the evolved network.
+
+Holds one parameter vector or a population of them; a batch row's sequence names the candidate that judges it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from namm.errors import ConfigError
+from namm.features import FeatureStatistics, StatisticsMode, check_statistics_mode, sequence_statistics
+from namm.model import NAMM
+from namm.policies.base import Policy, Selection, State, TokenView
+from namm.spectrogram import fold_spectrum, stft_magnitudes
+
+
+class NAMMPolicy(Policy):
+    """Keeps what the NAMM scores at or above the threshold (0 as released), or its best within a budget."""
+
+    name = "namm"
+    observes_attention = True
+
+    def __init__(
+        self,
+        selection: Selection,
+        namm: NAMM,
+        statistics: StatisticsMode = "source",
+        target_statistics: FeatureStatistics | None = None,
+        population: Float[Tensor, "population params"] | None = None,
+        candidate: Int[Tensor, " sequences"] | None = None,
+    ) -> None:
+        """A NAMM, attached.
+
+        Args:
+            selection: The shared selection rule.
+            namm: Features, scorer and the source's statistics.
+            statistics: Whose mean and deviation the z-score uses: "source", "target" or "sequence".
+            target_statistics: Needed by "target"; from :func:`namm.calibration.calibrate`.
+            population: Parameter vectors that replace the NAMM's own.
+            candidate: Row of ``population`` that judges each sequence, by sequence identity.
+
+        Raises:
+            ConfigError: ``target`` without statistics, or a population without candidates.
+            UnknownNameError: An unknown statistics mode.
+        """
+        super().__init__(selection)
+        check_statistics_mode(statistics)
+        if (statistics == "target") != (target_statistics is not None):
+            raise ConfigError(
+                f"statistics={statistics!r} and target_statistics={'given' if target_statistics else 'missing'} do not "
+                "go together; run namm.calibration.calibrate on the target and pass its result with "
+                "statistics='target'."
+            )
+        if (population is None) != (candidate is None):
+            raise ConfigError("A population needs the candidate of each sequence, and candidates need a population.")
+        self.namm = namm
+        self.statistics = statistics
+        self.target_statistics = target_statistics
+        self.population = namm.flat.unsqueeze(0) if population is None else population
+        self.candidate = candidate
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The averaged spectrum and the last ``hop`` attention values of each token."""
+        return {"spectrum": (self.namm.config.bins,), "tail": (self.namm.config.hop,)}
+
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State) -> State:
+        """Folds the interval's frames into the averaged spectrum."""
+        config = self.namm.config
+        magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis)
+        return {
+            "spectrum": fold_spectrum(state["spectrum"], magnitudes, config.hop, config.decay),
+            "tail": columns[..., -config.hop :],
+        }
+
+    def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
+        """The network's score under the chosen statistics."""
+        spectrum = view.state["spectrum"]
+        if self.statistics == "sequence":
+            mean, deviation = sequence_statistics(spectrum, view.valid)
+        else:
+            known = self.namm.statistics if self.target_statistics is None else self.target_statistics
+            mean, deviation = (part.to(spectrum.device) for part in known.of_layer(view.layer))
+        features = self.namm.token_features(spectrum, view.age, mean, deviation)
+        candidate = torch.zeros_like(view.sequences) if self.candidate is None else self.candidate[view.sequences]
+        return self.namm.scorer(self.population, features, view.valid, candidate)
+
+    def describe(self) -> dict[str, object]:
+        """Facts for a row: whose statistics, and which NAMM."""
+        return {**super().describe(), "statistics": self.statistics, "namm_sha256": self.namm.sha256()}

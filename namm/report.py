@@ -1,0 +1,102 @@
+"""What a memory held: slots and bytes, now and at the peak, and what it evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from namm.memory import LayerMemory
+
+
+@dataclass
+class Peaks:
+    """Largest totals met so far; each layer reports after its call what it held at most during it."""
+
+    cache_bytes: int = 0
+    state_bytes: int = 0
+    slots: dict[int, int] = field(default_factory=dict)
+    now: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def note(self, index: int, layer: LayerMemory) -> None:
+        """Compares the call's peak, beside what the other layers hold, with the peak so far."""
+        self.now[index] = layer.call_peak
+        self.cache_bytes = max(self.cache_bytes, sum(cache for cache, _ in self.now.values()))
+        self.state_bytes = max(self.state_bytes, sum(state for _, state in self.now.values()))
+        self.now[index] = (layer.cache.cache_bytes(), layer.state_bytes())
+        self.slots[index] = max(self.slots.get(index, 0), layer.most_slots)
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Facts about one memory; prints as a short table."""
+
+    policy: str
+    """Name of the policy."""
+
+    tokens_seen: list[int]
+    """Tokens of each sequence."""
+
+    slots: list[list[float]]
+    """Mean slots held now, per layer and KV head."""
+
+    kept_fraction: float
+    """Slots held now / tokens seen, over all layers, heads and sequences."""
+
+    peak_slots: list[int]
+    """Most slots that any head of each layer ever held."""
+
+    cache_bytes: int
+    """Bytes of keys and values allocated now."""
+
+    peak_cache_bytes: int
+    """The most that was allocated, just before an update frees its share."""
+
+    state_bytes: int
+    """Bytes of per-token policy state, positions and buffered queries now."""
+
+    peak_state_bytes: int
+    """The most of these."""
+
+    updates: int
+    """Updates of the layer that had most."""
+
+    evicted: int
+    """Tokens evicted, counted per layer, head and sequence."""
+
+    @classmethod
+    def of(cls, policy: str, layers: Mapping[int, LayerMemory], peaks: Peaks) -> MemoryReport:
+        """The report of a memory's layers."""
+        ordered = [layers[index] for index in sorted(layers)]
+        held = sum(int(layer.cache.slots().sum()) for layer in ordered)
+        seen = sum(int(layer.cache.seen.sum()) * layer.cache.kv_heads for layer in ordered)
+        return cls(
+            policy=policy,
+            tokens_seen=ordered[0].cache.seen.tolist() if ordered else [],
+            slots=[layer.cache.slots().float().mean(0).tolist() for layer in ordered],
+            kept_fraction=held / seen if seen else 1.0,
+            peak_slots=[peaks.slots[index] for index in sorted(peaks.slots)],
+            cache_bytes=sum(layer.cache.cache_bytes() for layer in ordered),
+            peak_cache_bytes=peaks.cache_bytes,
+            state_bytes=sum(layer.state_bytes() for layer in ordered),
+            peak_state_bytes=peaks.state_bytes,
+            updates=max((layer.updates for layer in ordered), default=0),
+            evicted=sum(layer.evicted for layer in ordered),
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"policy {self.policy}: kept {100 * self.kept_fraction:.1f}% of {sum(self.tokens_seen)} tokens, "
+            f"{self.updates} updates",
+            f"keys and values {_mib(self.cache_bytes)} now, {_mib(self.peak_cache_bytes)} at the peak; "
+            f"policy state {_mib(self.state_bytes)} now, {_mib(self.peak_state_bytes)} at the peak",
+        ]
+        for index, (heads, peak) in enumerate(zip(self.slots, self.peak_slots, strict=True)):
+            now = " ".join(f"{slots:.0f}" for slots in heads)
+            lines.append(f"layer {index}: slots per KV head {now} (peak {peak})")
+        return "\n".join(lines)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB"

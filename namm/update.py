@@ -1,0 +1,147 @@
+"""One update of one layer: recompute the attention its tokens received, let the policy score them, free the rest.
+
+Attention columns exist only for one block of tokens at a time and are folded into the policy's state at once, so
+the extra memory is one block whatever the number of heads, queries and tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from namm import attention
+from namm.policies.base import State, TokenView
+
+if TYPE_CHECKING:
+    from namm.memory import LayerMemory
+
+
+def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
+    """Judges the tokens of the sequences that have completed an interval and keeps the survivors.
+
+    Sequences that have not are left as they are: their kept tokens move to the new store unjudged.
+    """
+    cache, interval = layer.cache, layer.interval
+    assert interval is not None  # only called when there is one
+    everyone = bool(complete.all())
+    rows = complete.nonzero().squeeze(1).to(cache.device)
+    index, in_kept = cache.packed_index()
+    layout = _Layout(cache.lengths.to(cache.device), index.shape[2], interval)
+
+    kept_positions = cache.positions[index].long()
+    tail_start = (cache.seen - cache.tail_lengths).to(cache.device)[:, None, None]
+    tail_positions = (tail_start + torch.arange(interval, device=cache.device)).expand(-1, cache.kv_heads, -1)
+    positions = layout.join(kept_positions, tail_positions).masked_fill_(~layout.valid, -1)
+
+    kept_state = {name: packed[index] for name, packed in cache.state.items()}
+    tail_state = {
+        name: packed.new_zeros(cache.batch, cache.kv_heads, interval, *packed.shape[1:])
+        for name, packed in cache.state.items()
+    }
+    if layer.policy.observes_attention:
+        _observe(layer, rows, index, kept_state, tail_state)
+    state = {}
+    for name in cache.state:
+        joined = layout.join(kept_state[name], tail_state[name])
+        state[name] = joined.masked_fill_(_like(~layout.valid, joined), 0.0)
+    del kept_state, tail_state
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor if everyone else tensor[rows]
+
+    view = TokenView(
+        layer=layer.index,
+        positions=pick(positions),
+        valid=pick(layout.valid),
+        seen=pick(cache.seen.to(cache.device)),
+        sequences=pick(layer.sequences.to(cache.device)),
+        state={name: pick(tensor) for name, tensor in state.items()},
+        keys=lambda: pick(layout.join(cache.keys[index], cache.tail_keys[:, :, :interval])),
+    )
+    kept = layer.policy.selection.keep(layer.policy.score(view), view.positions, view.valid, view.seen)
+    if everyone:
+        survivors = kept
+    else:
+        survivors = layout.join(in_kept, torch.zeros_like(tail_positions, dtype=torch.bool)) & layout.valid
+        survivors[rows] = kept
+
+    room = cache.tail_keys.shape[2]
+    head = torch.arange(cache.batch * cache.kv_heads, device=cache.device).view(cache.batch, cache.kv_heads, 1)
+    tail_source = cache.keys.shape[0] + head * room + torch.arange(interval, device=cache.device)
+    source = layout.join(index, tail_source)
+    layer.updates += 1
+    layer.evicted += int(view.valid.sum()) - int(kept.sum())
+    cache.replace(
+        source[survivors],
+        survivors.sum(-1).cpu(),
+        positions[survivors],
+        {name: tensor[survivors] for name, tensor in state.items()},
+        complete,
+    )
+
+
+class _Layout:
+    """Each head's kept slots followed directly by its tail, although heads keep different numbers."""
+
+    def __init__(self, lengths: Int[Tensor, "batch kv_heads"], longest: int, interval: int) -> None:
+        slot = torch.arange(longest + interval, device=lengths.device)
+        length = lengths[..., None]
+        self.valid: Bool[Tensor, "batch kv_heads slots"] = slot < length + interval
+        self.even = bool((lengths == longest).all())
+        self.index = torch.where(slot < length, slot, (slot - length + longest).clamp_max(longest + interval - 1))
+
+    def join(
+        self, kept: Tensor, tail: Tensor
+    ) -> Tensor:
+        """``[batch, kv_heads, longest, ...]`` and ``[..., interval, ...]`` to ``[..., longest + interval, ...]``."""
+        both = torch.cat([kept, tail], dim=2)
+        if self.even:
+            return both
+        return both.gather(2, _like(self.index, both).expand_as(both))
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """The tensor with trailing axes of one, to as many as the other has."""
+    return tensor.reshape(*tensor.shape, *(1,) * (other.dim() - tensor.dim()))
+
+
+def _observe(
+    layer: LayerMemory,
+    rows: Int[Tensor, " rows"],
+    index: Int[Tensor, "batch kv_heads slots"],
+    kept_state: State,
+    tail_state: State,
+) -> None:
+    """Carries the state of every token of ``rows`` over the interval, in place, block by block."""
+    cache, interval = layer.cache, layer.interval
+    assert interval is not None
+    everyone = rows.shape[0] == cache.batch
+    heads = (rows.shape[0], cache.kv_heads, layer.group * interval)
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor if everyone else tensor[rows]
+
+    query = pick(layer.queries)[:, :, :interval].reshape(*heads, cache.head_dim)
+    log_sum = pick(layer.log_sums)[:, :, :interval].reshape(heads)
+    block = max(16, attention.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * heads[2]))
+
+    def fold(key: Float[Tensor, "rows kv_heads block head_dim"], state: State, span: slice, causal: bool) -> None:
+        columns = attention.attention_columns(
+            key, query, log_sum, layer.group, layer.scale, span.start if causal else None
+        )
+        before = {name: pick(tensor[:, :, span]) for name, tensor in state.items()}
+        for name, tensor in layer.policy.observe(columns, before).items():
+            if everyone:
+                state[name][:, :, span] = tensor
+            else:
+                state[name][rows, :, span] = tensor
+
+    for start in range(0, index.shape[2], block):
+        span = slice(start, min(start + block, index.shape[2]))
+        fold(cache.keys[pick(index[:, :, span])], kept_state, span, causal=False)
+    for start in range(0, interval, block):
+        span = slice(start, min(start + block, interval))
+        fold(pick(cache.tail_keys)[:, :, span], tail_state, span, causal=True)

@@ -1,0 +1,71 @@
+"""A slow, obvious memory: one sequence, token by token, dense masked attention, nothing packed or cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from namm.policies import Policy, TokenView
+
+
+def reference_attend(
+    policy: Policy, layer: int, query: Tensor, key: Tensor, value: Tensor, sequence: int
+) -> tuple[Tensor, list[list[int]]]:
+    """Output ``[query_heads, tokens, head_dim]`` and the positions each head holds at the end.
+
+    Args:
+        policy: Judges at multiples of its interval.
+        layer: Told to the policy.
+        query: ``[query_heads, tokens, head_dim]`` of one sequence without padding.
+        key: ``[kv_heads, tokens, head_dim]``.
+        value: ``[kv_heads, tokens, head_dim]``.
+        sequence: Identity told to the policy.
+    """
+    query_heads, tokens, width = query.shape
+    kv_heads = key.shape[0]
+    group = query_heads // kv_heads
+    interval = policy.selection.interval
+    alive = torch.zeros(kv_heads, tokens, dtype=torch.bool)
+    state = {name: torch.zeros(kv_heads, tokens, *shape) for name, shape in policy.state_shapes().items()}
+    rows: list[Tensor] = []  # attention of each query of the interval over all positions, averaged over the group
+    out = torch.zeros_like(query)
+    for now in range(tokens):
+        alive[:, now] = True
+        logits = torch.einsum("hgd,hnd->hgn", query[:, now].view(kv_heads, group, width), key) * width**-0.5
+        weights = logits.masked_fill(~alive[:, None], -torch.inf).softmax(-1)
+        out[:, now] = torch.einsum("hgn,hnd->hgd", weights, value).reshape(query_heads, width)
+        rows.append(weights.mean(1))
+        if interval is None or (now + 1) % interval:
+            continue
+        columns = torch.stack(rows, dim=-1)  # [kv_heads, positions, interval]
+        rows = []
+        kept = torch.zeros_like(alive)
+        for head in range(kv_heads):
+            positions = alive[head].nonzero().squeeze(1)
+            mine = {name: tensor[head, positions][None, None] for name, tensor in state.items()}
+            mine = policy.observe(columns[head, positions][None, None], mine)
+            for name, tensor in mine.items():
+                state[name][head, positions] = tensor[0, 0]
+        # scored together: the random policy tells heads apart
+        longest = int(alive.sum(1).max())
+        padded = torch.full((kv_heads, longest), -1)
+        for head in range(kv_heads):
+            positions = alive[head].nonzero().squeeze(1)
+            padded[head, : len(positions)] = positions
+        valid = padded >= 0
+        index = padded.clamp_min(0)
+        heads = torch.arange(kv_heads)[:, None]
+        views = {}
+        for name, tensor in state.items():
+            gathered = tensor[heads, index]
+            views[name] = torch.where(valid.view(*valid.shape, *(1,) * (gathered.dim() - 2)), gathered, 0.0)[None]
+        seen = torch.tensor([now + 1])
+        keys = key[heads, index][None]
+        view = TokenView(
+            layer, padded[None], valid[None], seen, torch.tensor([sequence]), views, lambda keys=keys: keys
+        )
+        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen)[0]
+        for head in range(kv_heads):
+            kept[head, padded[head][keep[head]]] = True
+        alive = kept
+    return out, [alive[head].nonzero().squeeze(1).tolist() for head in range(kv_heads)]
