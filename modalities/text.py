@@ -49,7 +49,7 @@ def recall(
     context: Int[Tensor, "prompts context_tokens"],
     question: Int[Tensor, "prompts question_tokens"],
     target: Int[Tensor, "prompts question_tokens"],
-    sequences: Int[Tensor, " prompts"] | None = None,
+    copies: int = 1,
 ) -> Recall:
     """Answers prompts under a policy.
 
@@ -59,12 +59,20 @@ def recall(
         context: Tokens read first.
         question: Tokens fed then.
         target: The token to predict after each question token; -100 where nothing is asked.
-        sequences: Identity of each row for the policy (which candidate judges it); 0, 1, 2, ... by default.
+        copies: The rows are so many copies of the same prompts, block by block, which the policy judges differently (a
+            population). What comes before the first update is the same for all and is then read only once.
     """
     body = model.base_model
+    interval = policy.selection.interval
+    rows, tokens = context.shape
+    shared = min(tokens, interval) - 1 if copies > 1 and interval else 0
     with attach(body, policy) as memory:
-        memory.expect(sequences)
-        read = body(input_ids=context, use_cache=True)
+        cache = None
+        if shared:
+            prompts = rows // copies
+            cache = body(input_ids=context[:prompts, :shared], use_cache=True).past_key_values
+            memory.select_sequences(torch.arange(prompts).repeat(copies), identities=torch.arange(rows))
+        read = body(input_ids=context[:, shared:], past_key_values=cache, use_cache=True)
         slots = memory.slots().float().mean(dim=(1, 2))
         cache_bytes = memory.cache_bytes()
         asked = body(input_ids=question, past_key_values=read.past_key_values, use_cache=True).last_hidden_state
@@ -73,4 +81,4 @@ def recall(
     right = torch.zeros(target.shape)
     right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
     accuracy = right.sum(1) / wanted.sum(1).cpu()
-    return Recall(accuracy, slots, cache_bytes, context.shape[1])
+    return Recall(accuracy, slots, cache_bytes, tokens)

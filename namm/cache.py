@@ -117,12 +117,15 @@ class LayerCache:
         return (ends - self.lengths.flatten()).view_as(self.lengths)
 
     def packed_index(self) -> tuple[Int[Tensor, "batch kv_heads slots"], Bool[Tensor, "batch kv_heads slots"]]:
-        """Padded index into the packed buffers, and which of its entries are real."""
-        lengths = self.lengths.to(self.device)
-        slot = torch.arange(int(self.lengths.max()) if self.lengths.numel() else 0, device=self.device)
-        valid = slot < lengths[..., None]
-        index = (self.offsets().to(self.device)[..., None] + slot).clamp_max(max(0, self.keys.shape[0] - 1))
-        return index, valid
+        """Index into the packed buffers, padded at the OLD end, and which of its entries are real.
+
+        Heads that keep fewer tokens are filled up before their oldest, so that the newest line up.
+        """
+        longest = int(self.lengths.max()) if self.lengths.numel() else 0
+        missing = (longest - self.lengths).to(self.device)[..., None]
+        slot = torch.arange(longest, device=self.device)
+        index = self.offsets().to(self.device)[..., None] + (slot - missing).clamp_min(0)
+        return index.clamp_max(max(0, self.keys.shape[0] - 1)), slot >= missing
 
     def replace(
         self,

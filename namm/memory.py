@@ -35,21 +35,11 @@ class Memory:
         self.policy = policy
         self.layers: dict[int, LayerMemory] = {}
         self.peaks = Peaks()
-        self._sequences: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets everything; the next call starts new sequences."""
         self.layers.clear()
         self.peaks = Peaks()
-
-    def expect(self, sequences: Int[Tensor, " batch"] | None) -> None:
-        """Names the rows of the batches to come.
-
-        Args:
-            sequences: Identity of each row (0, 1, 2, ... by default), by which a population's candidate and the
-                random policy's draws are looked up. Holds until it is called again.
-        """
-        self._sequences = None if sequences is None else sequences.cpu()
 
     def attend(
         self,
@@ -75,8 +65,7 @@ class Memory:
         """
         _check_shapes(layer, query, key, value)
         if layer not in self.layers:
-            sequences = torch.arange(query.shape[0]) if self._sequences is None else self._sequences
-            self.layers[layer] = LayerMemory(layer, self.policy, query, key, sequences)
+            self.layers[layer] = LayerMemory(layer, self.policy, query, key)
         held = self.layers[layer]
         if held.cache.batch != query.shape[0]:
             raise AttachError(
@@ -110,10 +99,20 @@ class Memory:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
         return sum(layer.state_bytes() for layer in self.layers.values())
 
-    def select_sequences(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keeps these rows of the batch, in this order; the others' memory is freed."""
+    def select_sequences(
+        self, rows: Int[Tensor, " rows"], identities: Int[Tensor, " rows"] | None = None
+    ) -> None:
+        """Keeps these rows of the batch, in this order; the others' memory is freed.
+
+        Args:
+            rows: Present rows; one may appear more than once.
+            identities: New identity of each, by which a population's candidate and the random policy's draws are
+                looked up. By default rows keep theirs, which are 0, 1, 2, ... at first.
+        """
         for layer in self.layers.values():
             layer.select(rows.cpu())
+            if identities is not None:
+                layer.sequences = identities.cpu()
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
@@ -129,11 +128,10 @@ class LayerMemory:
         policy: Policy,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        sequences: Int[Tensor, " batch"],
     ) -> None:
         """An empty memory of the shape of these tensors."""
         batch, kv_heads, _, head_dim = key.shape
-        self.index, self.policy, self.sequences = index, policy, sequences
+        self.index, self.policy, self.sequences = index, policy, torch.arange(batch)
         self.interval = policy.selection.interval
         self.group = query.shape[1] // kv_heads
         self.scale = 1.0
@@ -195,6 +193,7 @@ class LayerMemory:
                 complete = self.cache.tail_lengths == self.interval
                 if bool(complete.any()):
                     update_layer(self, complete)
+                    self._drop_judged_queries()
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
@@ -285,6 +284,11 @@ class LayerMemory:
             self.queries, self.log_sums = grow(self.queries, room), grow(self.log_sums, room)
         write_rows(self.queries, query, starts, counts)
         write_rows(self.log_sums, log_sum, starts, counts)
+
+    def _drop_judged_queries(self) -> None:
+        """Frees the buffers once every sequence's interval has been judged; they grow again with the next."""
+        if not self.cache.tail_lengths.any():
+            self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
 
     def _note_peaks(self) -> None:
         """The most this layer has held: ever, in slots; during the present call, in bytes."""

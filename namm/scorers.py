@@ -60,7 +60,7 @@ class Scorer(ABC):
 
         Args:
             flat: Weights of each candidate.
-            features: Token features; valid slots first, unused ones at the end.
+            features: Token features, oldest first; heads with fewer tokens have unused slots BEFORE their oldest.
             valid: Which slots hold a token.
             candidate: The row of ``flat`` that judges each batch row.
         """
@@ -92,46 +92,17 @@ class BAM(Scorer):
         batch, heads, slots, width = features.shape
         rows = features.reshape(batch, heads * slots, width)
         projected = torch.baddbmm(weights["qkv_bias"].unsqueeze(1), rows, weights["qkv_weight"])
-        # reversed in time "itself and newer" reads "itself and earlier": causal attention; unused slots, which are
-        # last in the cache, come first there and must be masked only when there are some
+        # reversed in time "itself and newer" reads "itself and earlier": causal attention. Unused slots lie before the
+        # oldest token, so after it there: plain causal attention never reaches them
         newest_first = projected.unflatten(1, (heads, slots)).flip(2)
         query, key, value = newest_first.split(self.hidden, dim=-1)
-        if bool(valid.all()):
-            attended = scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            attended = _ragged_causal(query, key, value, valid)
+        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
         attended = attended.flip(2).reshape(batch, heads * slots, self.hidden)
         mixed = torch.baddbmm(weights["out_bias"].unsqueeze(1), attended, weights["out_weight"])
         additive, multiplicative = mixed.split(self.features, dim=-1)
         hidden = rows * (1.0 + multiplicative) + additive
         scores = torch.baddbmm(weights["score_bias"].unsqueeze(1), hidden, weights["score_weight"].unsqueeze(-1))
         return scores.reshape(batch, heads, slots)
-
-
-def _ragged_causal(
-    query: Float[Tensor, "batch kv_heads slots hidden"],
-    key: Float[Tensor, "batch kv_heads slots hidden"],
-    value: Float[Tensor, "batch kv_heads slots hidden"],
-    valid: Bool[Tensor, "batch kv_heads slots"],
-) -> Float[Tensor, "batch kv_heads slots hidden"]:
-    """Causal attention over newest-first heads of unequal length, without a mask over heads x slots x slots.
-
-    Each head is rolled so that its tokens begin at 0: then the unused slots lie after every token and plain causal
-    attention never reaches them.
-    """
-    slots = valid.shape[-1]
-    lengths = valid.sum(-1, keepdim=True)
-    index = torch.arange(slots, device=valid.device)
-    forward = (index + (slots - lengths)) % slots
-    backward = (index - (slots - lengths)) % slots
-
-    def roll(tensor: Tensor, by: Tensor) -> Tensor:
-        return tensor.gather(2, by.unsqueeze(-1).expand_as(tensor))
-
-    attended = scaled_dot_product_attention(
-        roll(query, forward), roll(key, forward), roll(value, forward), is_causal=True
-    )
-    return roll(attended, backward)
 
 
 class MLP(Scorer):

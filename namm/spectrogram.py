@@ -47,11 +47,13 @@ def stft_magnitudes(
         ``queries / hop`` frames a token; frame f covers queries ``hop*(f-1)`` to ``hop*(f+1)-1``.
     """
     hop = previous.shape[-1]
-    halves = torch.cat([previous, signal], dim=-1).unflatten(-1, (-1, hop))  # [..., frames + 1, hop]
-    # a frame is two neighbouring halves, so the product splits and no overlapping copy of the signal is made
-    spectrum = halves[..., :-1, :] @ basis[:hop] + halves[..., 1:, :] @ basis[hop:]
-    bins = basis.shape[1] // 2
-    return torch.hypot(spectrum[..., :bins], spectrum[..., bins:])
+    blocks = signal.unflatten(-1, (-1, hop))  # [..., frames, hop]
+    # a frame is a block and the one before it, so the product splits and no overlapping copy of the signal is made
+    spectrum = blocks @ basis[hop:]
+    spectrum[..., 1:, :] += blocks[..., :-1, :] @ basis[:hop]
+    spectrum[..., 0, :] += previous @ basis[:hop]
+    real, imaginary = spectrum.square_().chunk(2, dim=-1)
+    return (real + imaginary).sqrt_()
 
 
 def fold_spectrum(

@@ -29,12 +29,13 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
     everyone = bool(complete.all())
     rows = complete.nonzero().squeeze(1).to(cache.device)
     index, in_kept = cache.packed_index()
-    layout = _Layout(cache.lengths.to(cache.device), index.shape[2], interval)
 
     kept_positions = cache.positions[index].long()
     tail_start = (cache.seen - cache.tail_lengths).to(cache.device)[:, None, None]
     tail_positions = (tail_start + torch.arange(interval, device=cache.device)).expand(-1, cache.kv_heads, -1)
-    positions = layout.join(kept_positions, tail_positions).masked_fill_(~layout.valid, -1)
+    in_tail = torch.ones_like(tail_positions, dtype=torch.bool)
+    valid = torch.cat([in_kept, in_tail], dim=2)
+    positions = torch.cat([kept_positions, tail_positions], dim=2).masked_fill_(~valid, -1)
 
     kept_state = {name: packed[index] for name, packed in cache.state.items()}
     tail_state = {
@@ -45,9 +46,8 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         _observe(layer, rows, index, kept_state, tail_state)
     state = {}
     for name in cache.state:
-        joined = layout.join(kept_state[name], tail_state[name])
-        state[name] = joined.masked_fill_(_like(~layout.valid, joined), 0.0)
-    del kept_state, tail_state
+        joined = torch.cat([kept_state.pop(name), tail_state.pop(name)], dim=2)
+        state[name] = joined.masked_fill_(_like(~valid, joined), 0.0)
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor if everyone else tensor[rows]
@@ -55,23 +55,23 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
     view = TokenView(
         layer=layer.index,
         positions=pick(positions),
-        valid=pick(layout.valid),
+        valid=pick(valid),
         seen=pick(cache.seen.to(cache.device)),
         sequences=pick(layer.sequences.to(cache.device)),
         state={name: pick(tensor) for name, tensor in state.items()},
-        keys=lambda: pick(layout.join(cache.keys[index], cache.tail_keys[:, :, :interval])),
+        keys=lambda: pick(torch.cat([cache.keys[index], cache.tail_keys[:, :, :interval]], dim=2)),
     )
     kept = layer.policy.selection.keep(layer.policy.score(view), view.positions, view.valid, view.seen)
     if everyone:
         survivors = kept
     else:
-        survivors = layout.join(in_kept, torch.zeros_like(tail_positions, dtype=torch.bool)) & layout.valid
+        survivors = torch.cat([in_kept, ~in_tail], dim=2)
         survivors[rows] = kept
 
     room = cache.tail_keys.shape[2]
     head = torch.arange(cache.batch * cache.kv_heads, device=cache.device).view(cache.batch, cache.kv_heads, 1)
     tail_source = cache.keys.shape[0] + head * room + torch.arange(interval, device=cache.device)
-    source = layout.join(index, tail_source)
+    source = torch.cat([index, tail_source], dim=2)
     layer.updates += 1
     layer.evicted += int(view.valid.sum()) - int(kept.sum())
     cache.replace(
@@ -81,26 +81,6 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         {name: tensor[survivors] for name, tensor in state.items()},
         complete,
     )
-
-
-class _Layout:
-    """Each head's kept slots followed directly by its tail, although heads keep different numbers."""
-
-    def __init__(self, lengths: Int[Tensor, "batch kv_heads"], longest: int, interval: int) -> None:
-        slot = torch.arange(longest + interval, device=lengths.device)
-        length = lengths[..., None]
-        self.valid: Bool[Tensor, "batch kv_heads slots"] = slot < length + interval
-        self.even = bool((lengths == longest).all())
-        self.index = torch.where(slot < length, slot, (slot - length + longest).clamp_max(longest + interval - 1))
-
-    def join(
-        self, kept: Tensor, tail: Tensor
-    ) -> Tensor:
-        """``[batch, kv_heads, longest, ...]`` and ``[..., interval, ...]`` to ``[..., longest + interval, ...]``."""
-        both = torch.cat([kept, tail], dim=2)
-        if self.even:
-            return both
-        return both.gather(2, _like(self.index, both).expand_as(both))
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:

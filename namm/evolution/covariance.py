@@ -230,9 +230,9 @@ def _shifted_identity(params: int, shift: float) -> tuple[Float[Tensor, "params 
     """
     axes = torch.eye(params, dtype=torch.float64)
     lengths = torch.ones(params, dtype=torch.float64)
-    if shift > 0 and params > 1:
+    if shift > 0:
         normal = torch.full((params,), 1 / math.sqrt(params), dtype=torch.float64)
-        normal[0] -= 1
+        normal[0] += 1  # to minus the diagonal: no cancellation, and no special case for one parameter
         axes.addr_(normal, normal, alpha=-2 / float(normal @ normal))
     lengths[0] = math.sqrt(1 + params * shift)
     return axes, lengths

@@ -109,7 +109,7 @@ def _rank(
 
 @dataclass(frozen=True)
 class TokenView:
-    """What a policy sees of one layer at an update; slots of a head are oldest first, unused ones at the end."""
+    """What a policy sees of one layer at an update: slots oldest first, unused ones before the oldest token."""
 
     layer: int
     """Index of the layer."""

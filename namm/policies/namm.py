@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from namm.errors import ConfigError
-from namm.features import FeatureStatistics, StatisticsMode, check_statistics_mode, sequence_statistics
+from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
 from namm.model import NAMM
 from namm.policies.base import Policy, Selection, State, TokenView
 from namm.spectrogram import fold_spectrum, stft_magnitudes
@@ -26,7 +26,7 @@ class NAMMPolicy(Policy):
         self,
         selection: Selection,
         namm: NAMM,
-        statistics: StatisticsMode = "source",
+        statistics: str = "source",
         target_statistics: FeatureStatistics | None = None,
         population: Float[Tensor, "population params"] | None = None,
         candidate: Int[Tensor, " sequences"] | None = None,

@@ -51,7 +51,7 @@ def reference_attend(
         padded = torch.full((kv_heads, longest), -1)
         for head in range(kv_heads):
             positions = alive[head].nonzero().squeeze(1)
-            padded[head, : len(positions)] = positions
+            padded[head, longest - len(positions) :] = positions
         valid = padded >= 0
         index = padded.clamp_min(0)
         heads = torch.arange(kv_heads)[:, None]

@@ -148,6 +148,14 @@ def test_full_covariance_draws_and_whitens_with_its_matrix(params: int, shift: f
         advance(search, 1)
 
 
+def test_diagonal_shift_is_for_the_first_generation_only():
+    search = CMAES(torch.ones(4), CMAESConfig(covariance="diagonal", initial_shift=3.0), seed=1)
+    ones = torch.ones(1, 4, dtype=torch.float64)
+    torch.testing.assert_close(search.covariance.colour(ones), 2 * ones)
+    advance(search, 1).ask()
+    torch.testing.assert_close(search.covariance.colour(ones)[0].square(), search.covariance.tensors()["variances"])
+
+
 def test_lazy_schedule_decomposes_every_25_generations_at_namm_size():
     lazy = CMAES(torch.zeros(500), CMAESConfig(), seed=0)
     gap = 1 / (10 * 500 * (lazy.rates.c_1 + lazy.rates.c_mu))
@@ -209,6 +217,9 @@ def test_state_is_not_changed_by_later_generations():
     before = search.state_dict()
     copy = {name: tensor.clone() for name, tensor in before["tensors"].items()}
     advance(search, 2)
+    resumed = CMAES(torch.ones(6), CMAESConfig(), seed=5)
+    resumed.load_state_dict(before)
+    advance(resumed, 2)
     assert all(torch.equal(before["tensors"][name], tensor) for name, tensor in copy.items())
 
 

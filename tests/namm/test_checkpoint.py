@@ -1,0 +1,98 @@
+"""A NAMM on disk: strict, whole or not at all, and never executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from namm import NAMM, NAMMConfig
+from namm.errors import CheckpointError, ConfigError
+from namm.features import FeatureStatistics
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    statistics = FeatureStatistics(torch.rand(1, 17), torch.rand(1, 17) + 0.1)
+    NAMM(NAMMConfig(interval=64), torch.randn(4172), statistics).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scorer", ["bam", "mlp"])
+def test_save_and_load_keep_every_number(tmp_path: Path, scorer: str) -> None:
+    config = NAMMConfig(scorer=scorer, hidden=16, trained_statistics="sequence")
+    namm = NAMM(config)
+    namm = NAMM(config, torch.randn_like(namm.flat))
+    namm.save_pretrained(tmp_path)
+    again = NAMM.from_pretrained(tmp_path)
+    assert again.config == config
+    assert torch.equal(again.flat, namm.flat)
+    assert again.sha256() == namm.sha256()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        NAMM.from_pretrained(folder)
+
+
+def test_nan_is_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["flat"][7] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="NaN"):
+        NAMM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_tensors_that_do_not_fit_are_refused(folder: Path, change: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    if change == "missing":
+        del tensors["statistics_mean"]
+    elif change == "extra":
+        tensors["surprise"] = torch.zeros(1)
+    else:
+        tensors["flat"] = torch.zeros(4000)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        NAMM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"surprise": 1}, "unknown keys"), ({"interval": 40}, "multiple of the hop"), ({"scorer": "bma"}, "Did you mean")],
+)
+def test_configs_that_do_not_fit_are_refused(folder: Path, change: dict[str, object], word: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=word):
+        NAMM.from_pretrained(folder)
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        NAMM.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="Cannot save"):
+        NAMM().save_pretrained(tmp_path / "file")
+
+
+def test_vectors_of_the_wrong_length_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4172"):
+        NAMM(flat=torch.zeros(2026))
+
+
+def test_ages_beyond_the_embedding_are_refused() -> None:
+    namm = NAMM(NAMMConfig(max_age=100))
+    with pytest.raises(CheckpointError, match="ages up to 100"):
+        namm.token_features(
+            torch.zeros(1, 1, 1, 17), torch.full((1, 1, 1), 101), torch.zeros(17), torch.ones(17)
+        )
