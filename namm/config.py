@@ -9,11 +9,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from namm.errors import CheckpointError, ConfigError, did_you_mean
 
-ScorerName = Literal["bam", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class NAMMConfig:
     max_age: int = 32_768
     """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
 
-    scorer: ScorerName = "bam"
+    scorer: str = "bam"
     """Scorer network: backward attention ("bam") or token-wise ("mlp")."""
 
     hidden: int = 32

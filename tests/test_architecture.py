@@ -1,0 +1,72 @@
+"""The house rules: imports run one way, the core stays light, the README's commands exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {
+    "namm": {"modalities", "evaluations", "checkpoints", "transformers", "gymnasium", "wandb", "minari", "open_clip"},
+    "modalities": {"evaluations", "wandb"},
+    "evaluations": {"checkpoints.recipes"},
+}
+"""What each package must not import, wherever in a file."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_imports_run_one_way(package: str) -> None:
+    found = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / package).rglob("*.py")
+        for name in imports(path)
+        for forbidden in FORBIDDEN[package]
+        if name == forbidden or name.startswith(forbidden + ".")
+    }
+    assert not found
+
+
+def test_the_core_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, torch, safetensors.torch, jaxtyping, time\n"
+        "began = time.process_time(); import namm, namm.policies; spent = time.process_time() - began\n"
+        "heavy = {'transformers', 'gymnasium', 'wandb', 'matplotlib', 'scipy', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert spent < 1.0, spent"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_nothing_executes_what_it_loads() -> None:
+    """No pickle, no torch.load, no eval anywhere in what is installed."""
+    calls = set()
+    for package in ("namm", "modalities", "evaluations", "checkpoints"):
+        for path in (ROOT / package).rglob("*.py"):
+            names = set(imports(path))
+            tree = ast.parse(path.read_text())
+            called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            bad = ({"pickle", "dill", "joblib"} & names) | ({"torch.load", "eval", "exec"} & called)
+            bad |= {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "allow_pickle"}
+            calls |= {f"{path.relative_to(ROOT)}: {name}" for name in bad}
+    assert not calls
+
+
+@pytest.mark.parametrize("script", ["rl", "text", "evolve"])
+def test_every_command_explains_itself(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert importlib.import_module(f"evaluations.{script}").main(["--help"]) == 0
+    assert f"namm-{script}" in capsys.readouterr().out
