@@ -21,11 +21,12 @@ NEW_TOKENS = 48
 
 def measure(name: str, tokens: int, threads: int) -> dict[str, float]:
     """Times one configuration in this process; seconds, bytes."""
-    import modalities
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import modalities
     from namm import NAMM
     from namm.policies import make_policy
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -70,7 +71,8 @@ def measure(name: str, tokens: int, threads: int) -> dict[str, float]:
             state, kept = report.state_bytes, report.kept_fraction
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     return {
-        "prefill": prefill, "step": step, "held": held, "peak_held": peak_held, "state": state, "kept": kept, "peak": peak
+        "prefill": prefill, "step": step, "held": held, "peak_held": peak_held, "state": state, "kept": kept,
+        "peak": peak,
     }  # fmt: skip
 
 
@@ -85,7 +87,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), arguments.threads)))
         return
-    print("| tokens | configuration | prefill | per new token | KV held | KV peak | policy state | process peak | kept |")
+    print(
+        "| tokens | configuration | prefill | per new token | KV held | KV peak | policy state | process peak | kept |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for tokens in arguments.tokens:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.configurations}
@@ -100,7 +104,9 @@ def main() -> None:
             return statistics.median(row[key] for row in rows)
 
         for name, rows in found.items():
-            ratio = {key: typical(rows, key) / typical(base, key) for key in ("prefill", "step", "held", "peak_held", "peak")}
+            ratio = {
+                key: typical(rows, key) / typical(base, key) for key in ("prefill", "step", "held", "peak_held", "peak")
+            }
             print(
                 f"| {tokens} | {name} | {typical(rows, 'prefill'):.2f} s = {ratio['prefill']:.2f}x "
                 f"| {1e3 * typical(rows, 'step'):.1f} ms = {ratio['step']:.2f}x | {ratio['held']:.2f}x "

@@ -13,14 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import modalities  # noqa: F401  (makes transformers importable beside a CPU-only torch)
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import checkpoints
 from evaluations.harness import write_atomically
@@ -30,6 +27,9 @@ from namm.calibration import with_statistics
 from namm.errors import CheckpointError, NammError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.evolution.rates import CMAESConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INTERRUPTED = 130
 
@@ -118,6 +118,8 @@ def load_source(name: str, dtype: torch.dtype, device: str = "cpu") -> PreTraine
     Raises:
         CheckpointError: The folder or Hub id holds none.
     """
+    from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
+
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:

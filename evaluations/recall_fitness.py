@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from evaluations.tasks.recall import TASKS, TextPrompts, get_task, train_seed, validation_seed
 from modalities.huggingface import attach
@@ -25,6 +25,9 @@ from namm.errors import ConfigError
 from namm.evolution.loop import FitnessReport, ValidationReport
 from namm.features import FeatureStatistics, StatisticsMode, check_statistics_mode
 from namm.policies import make_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SMALLEST_REFERENCE = 0.01
 """Floor of the full-cache score that a candidate's is divided by."""

@@ -12,15 +12,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import modalities  # noqa: F401  (makes transformers importable beside a CPU-only torch)
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
 
 import checkpoints
 from evaluations.evolve import INTERRUPTED, load_source
@@ -31,6 +28,9 @@ from modalities.text import recall
 from namm import NAMM
 from namm.errors import ConfigError, NammError, UnknownNameError, did_you_mean
 from namm.policies import POLICIES, make_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHIPPED = Path(checkpoints.__file__).parent
 NAMM_LABELS = {"namm:source": "source", "namm:sequence": "sequence"}
@@ -170,7 +170,7 @@ def _play(
 
 
 def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimate, float, float]]:
-    """Policy, task ("all" for the mean over tasks), context tokens, interval, score estimate, kept fraction, relative score.
+    """Policy, task ("all" for the mean), context tokens, interval, score, kept fraction, score relative to full.
 
     Intervals are 95% bootstrap intervals over prompts, stratified by task; the relative score is the mean over tasks
     of the score divided by the full cache's on the same prompts.

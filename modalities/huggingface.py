@@ -33,7 +33,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     """Lets a policy govern a model's KV cache for the length of a ``with`` block.
 
     Inside it, ``generate()`` and plain forward calls of the model (or of the submodule given, such as a Decision
-    Transformer's ``encoder``) use one memory. A call that brings no cache, or an empty one, starts new sequences; a call
+    Transformer's ``encoder``) use one memory. A call that brings no cache, or an empty one, starts new sequences; one
     that brings the cache of the last output continues them.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 22
-"""Logits held at once when columns are recomputed or attention runs without a fused kernel (16 MiB in fp32)."""
+BLOCK_ELEMENTS = 1 << 21
+"""Logits held at once when columns are recomputed or attention runs without a fused kernel (8 MiB in fp32)."""
 
 
 def attend_part(
@@ -110,8 +110,15 @@ def attention_columns(
         causal_from: Index of the first of these tokens within the interval, when they belong to it: a query sees
             none of the tokens after itself. None for tokens older than the interval, which every query saw.
     """
-    probability = torch.matmul(key.float(), query.float().transpose(-1, -2))
-    probability.mul_(scale).sub_(log_sum.unsqueeze(-2)).exp_()
+    if key.dtype == torch.float32:
+        # scale and log-sum-exp ride in the product: one more dimension instead of two passes over the logits
+        scaled = torch.cat([query * scale, -log_sum.unsqueeze(-1)], dim=-1)
+        ones = key.new_ones(1).expand(*key.shape[:-1], 1)
+        probability = torch.matmul(torch.cat([key, ones], dim=-1), scaled.transpose(-1, -2)).exp_()
+    else:
+        # half precision: the logits the model itself computes, the rest in fp32
+        logits = torch.matmul(key, query.transpose(-1, -2)).float()
+        probability = logits.mul_(scale).sub_(log_sum.unsqueeze(-2)).exp_()
     columns = probability.unflatten(-1, (group, -1))
     columns = columns.squeeze(-2) if group == 1 else columns.mean(-2)
     if causal_from is not None:

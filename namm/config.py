@@ -14,7 +14,6 @@ from typing import Any
 from namm.errors import CheckpointError, ConfigError, did_you_mean
 
 
-
 @dataclass(frozen=True)
 class NAMMConfig:
     """What a Neural Attention Memory Model computes (arXiv 2410.13166, section 3 and the released run files)."""

@@ -30,9 +30,7 @@ def check_statistics_mode(mode: str) -> None:
         raise UnknownNameError(f"Unknown feature statistics {mode!r}. {did_you_mean(mode, known)}")
 
 
-def recency_embedding(
-    age: Int[Tensor, "*tokens"], dim: int, max_frequency: float
-) -> Float[Tensor, "*tokens dim"]:
+def recency_embedding(age: Int[Tensor, "*tokens"], dim: int, max_frequency: float) -> Float[Tensor, "*tokens dim"]:
     """Sines, then cosines, of the age in tokens (newest token: age 0) at ``dim / 2`` frequencies.
 
     Computed in double precision: at large ages single precision loses the fast phases.

@@ -99,9 +99,7 @@ class Memory:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
         return sum(layer.state_bytes() for layer in self.layers.values())
 
-    def select_sequences(
-        self, rows: Int[Tensor, " rows"], identities: Int[Tensor, " rows"] | None = None
-    ) -> None:
+    def select_sequences(self, rows: Int[Tensor, " rows"], identities: Int[Tensor, " rows"] | None = None) -> None:
         """Keeps these rows of the batch, in this order; the others' memory is freed.
 
         Args:
@@ -139,9 +137,7 @@ class LayerMemory:
         self.evicted = 0
         self.most_slots = 0
         self.call_peak = (0, 0)
-        self.cache = LayerCache(
-            batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval
-        )
+        self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
         # queries and their log-sum-exp, heads of a group beside each other: [batch, query_heads, tokens(, head_dim)]
         self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
         self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
@@ -267,7 +263,9 @@ class LayerMemory:
         for segment, length in enumerate(cache.lengths.flatten().tolist()):
             if length:
                 key, value = cache.keys[start : start + length], cache.values[start : start + length]
-                out[segment], log_sum[segment] = attend_part(rows[segment], key[None, None], value[None, None], self.scale)
+                out[segment], log_sum[segment] = attend_part(
+                    rows[segment], key[None, None], value[None, None], self.scale
+                )
             start += length
         return out.view_as(folded), log_sum.view(folded.shape[:3])
 
@@ -317,7 +315,10 @@ class LayerMemory:
         """Keeps these sequences."""
         self.cache.select(rows)
         self.sequences = self.sequences[rows]
-        self.queries, self.log_sums = self.queries[rows.to(self.queries.device)], self.log_sums[rows.to(self.queries.device)]
+        self.queries, self.log_sums = (
+            self.queries[rows.to(self.queries.device)],
+            self.log_sums[rows.to(self.queries.device)],
+        )
 
 
 def _check_shapes(layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:

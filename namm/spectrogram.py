@@ -47,13 +47,10 @@ def stft_magnitudes(
         ``queries / hop`` frames a token; frame f covers queries ``hop*(f-1)`` to ``hop*(f+1)-1``.
     """
     hop = previous.shape[-1]
-    blocks = signal.unflatten(-1, (-1, hop))  # [..., frames, hop]
-    # a frame is a block and the one before it, so the product splits and no overlapping copy of the signal is made
-    spectrum = blocks @ basis[hop:]
-    spectrum[..., 1:, :] += blocks[..., :-1, :] @ basis[:hop]
-    spectrum[..., 0, :] += previous @ basis[:hop]
+    frames = torch.cat([previous, signal], dim=-1).unfold(-1, 2 * hop, hop)  # [..., frames, window]
+    spectrum = frames.reshape(-1, 2 * hop) @ basis
     real, imaginary = spectrum.square_().chunk(2, dim=-1)
-    return (real + imaginary).sqrt_()
+    return (real + imaginary).sqrt_().view(*frames.shape[:-1], -1)
 
 
 def fold_spectrum(

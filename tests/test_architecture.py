@@ -61,7 +61,11 @@ def test_nothing_executes_what_it_loads() -> None:
             tree = ast.parse(path.read_text())
             called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
             bad = ({"pickle", "dill", "joblib"} & names) | ({"torch.load", "eval", "exec"} & called)
-            bad |= {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "allow_pickle"}
+            bad |= {
+                ast.unparse(node)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.keyword) and node.arg == "allow_pickle"
+            }
             calls |= {f"{path.relative_to(ROOT)}: {name}" for name in bad}
     assert not calls
 

@@ -51,7 +51,9 @@ def make_policy(name: str, **options: Any) -> Policy:
     unknown = set(given) - selection_names - own_names
     if unknown:
         wrong = sorted(unknown)[0]
-        raise ConfigError(f"Policy {name!r} has no option {wrong!r}. {did_you_mean(wrong, selection_names | own_names)}")
+        raise ConfigError(
+            f"Policy {name!r} has no option {wrong!r}. {did_you_mean(wrong, selection_names | own_names)}"
+        )
     rule = {**DEFAULTS.get(name, {}), **{key: value for key, value in given.items() if key in selection_names}}
     selection = Selection(**rule)
     if name != "full" and selection.budget is None and selection.threshold is None:

@@ -68,7 +68,7 @@ class NAMMPolicy(Policy):
     def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State) -> State:
         """Folds the interval's frames into the averaged spectrum."""
         config = self.namm.config
-        magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis)
+        magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis.to(columns.device))
         return {
             "spectrum": fold_spectrum(state["spectrum"], magnitudes, config.hop, config.decay),
             "tail": columns[..., -config.hop :],
@@ -83,8 +83,11 @@ class NAMMPolicy(Policy):
             known = self.namm.statistics if self.target_statistics is None else self.target_statistics
             mean, deviation = (part.to(spectrum.device) for part in known.of_layer(view.layer))
         features = self.namm.token_features(spectrum, view.age, mean, deviation)
-        candidate = torch.zeros_like(view.sequences) if self.candidate is None else self.candidate[view.sequences]
-        return self.namm.scorer(self.population, features, view.valid, candidate)
+        device = spectrum.device
+        judge = torch.zeros_like(view.sequences)
+        if self.candidate is not None:
+            judge = self.candidate.to(device)[view.sequences]
+        return self.namm.scorer(self.population.to(device), features, view.valid, judge)
 
     def describe(self) -> dict[str, object]:
         """Facts for a row: whose statistics, and which NAMM."""

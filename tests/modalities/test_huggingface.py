@@ -6,11 +6,6 @@ import copy
 
 import pytest
 import torch
-
-from modalities import attach
-from namm import NAMM
-from namm.errors import AttachError
-from namm.policies import make_policy
 from transformers import (
     DecisionTransformerConfig,
     DecisionTransformerModel,
@@ -22,6 +17,11 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
 )
+
+from modalities import attach
+from namm import NAMM
+from namm.errors import AttachError
+from namm.policies import make_policy
 
 VOCABULARY = 61
 
@@ -151,7 +151,10 @@ def test_a_decision_transformers_encoder_is_driven_token_by_token() -> None:
             for start in range(0, 60, 3):
                 step = slice(start, start + 3)
                 out = model.encoder(
-                    inputs_embeds=embeddings[:, step], position_ids=zeros[:, step], past_key_values=cache, use_cache=True
+                    inputs_embeds=embeddings[:, step],
+                    position_ids=zeros[:, step],
+                    past_key_values=cache,
+                    use_cache=True,
                 )
                 cache = out.past_key_values
                 outputs.append(out.last_hidden_state)

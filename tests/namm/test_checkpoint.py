@@ -93,6 +93,4 @@ def test_vectors_of_the_wrong_length_are_refused() -> None:
 def test_ages_beyond_the_embedding_are_refused() -> None:
     namm = NAMM(NAMMConfig(max_age=100))
     with pytest.raises(CheckpointError, match="ages up to 100"):
-        namm.token_features(
-            torch.zeros(1, 1, 1, 17), torch.full((1, 1, 1), 101), torch.zeros(17), torch.ones(17)
-        )
+        namm.token_features(torch.zeros(1, 1, 1, 17), torch.full((1, 1, 1), 101), torch.zeros(17), torch.ones(17))

@@ -63,7 +63,9 @@ def test_three_updates_match_the_released_code(case: str) -> None:
         seen = torch.tensor([(update + 1) * 512])
         valid = torch.ones_like(positions, dtype=torch.bool)
         view = TokenView(0, positions, valid, seen, torch.zeros(1, dtype=torch.long), state, lambda: torch.zeros(0))
-        expected = {name: golden[f"{case}/u{update}/{name}"] for name in ("emb", "scores", "kept_positions", "ema_after")}
+        expected = {
+            name: golden[f"{case}/u{update}/{name}"] for name in ("emb", "scores", "kept_positions", "ema_after")
+        }
 
         mean, deviation = namm.statistics.of_layer(0)
         features = namm.token_features(state["spectrum"], view.age, mean, deviation)
@@ -84,12 +86,13 @@ def test_flat_vector_has_the_documented_length_and_order() -> None:
     assert scorer.params == 4172
     flat = torch.arange(4172.0)[None]
     parts = scorer.unpack(flat)
-    assert [name for name in parts] == [
+    assert list(parts) == [
         "qkv_weight", "qkv_bias", "out_weight", "out_bias", "score_weight", "score_bias"
     ]  # fmt: skip
     starts = {name: int(part.flatten()[0]) for name, part in parts.items()}
     assert starts == {
-        "qkv_weight": 0, "qkv_bias": 2400, "out_weight": 2496, "out_bias": 4096, "score_weight": 4146, "score_bias": 4171
+        "qkv_weight": 0, "qkv_bias": 2400, "out_weight": 2496, "out_bias": 4096, "score_weight": 4146,
+        "score_bias": 4171,
     }  # fmt: skip
     assert parts["qkv_weight"][0, 1, 0] == 96  # matrices are [in, out]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,9 +65,13 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     out = torch.cat(
         [
             memory.attend(
-                0, query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], padding=None if padding[:, a:b].all() else padding[:, a:b]
+                0,
+                query[:, :, a:b],
+                key[:, :, a:b],
+                value[:, :, a:b],
+                padding=None if padding[:, a:b].all() else padding[:, a:b],
             )
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in itertools.pairwise(bounds)
         ],
         dim=2,
     )
@@ -82,7 +88,10 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
 def test_full_equals_stock_attention(interval: int | None) -> None:
     query, key, value = random_qkv(2, 2, 3, 150, 16, seed=0)
     memory = Memory(make_policy("full", interval=interval))
-    out = torch.cat([memory.attend(0, *(t[:, :, a:b] for t in (query, key, value))) for a, b in [(0, 100), (100, 101), (101, 150)]], 2)
+    out = torch.cat(
+        [memory.attend(0, *(t[:, :, a:b] for t in (query, key, value))) for a, b in [(0, 100), (100, 101), (101, 150)]],
+        2,
+    )
     stock = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(out, stock, atol=2e-6, rtol=1e-5)
     assert memory.report().evicted == 0
@@ -176,7 +185,9 @@ def test_population_is_a_batch_dimension() -> None:
     for index in range(3):
         alone = Memory(make_policy("namm", namm=NAMM(flat=population[index]), statistics="sequence", interval=32))
         mine = slice(2 * index, 2 * index + 2)
-        torch.testing.assert_close(out[mine], alone.attend(0, query[mine], key[mine], value[mine]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            out[mine], alone.attend(0, query[mine], key[mine], value[mine]), atol=1e-5, rtol=1e-4
+        )
         assert kept_sets(together, 0, 2 * index) == kept_sets(alone, 0, 0)
         sizes.add(int(alone.slots().sum()))
     assert len(sizes) == 3  # the candidates do differ

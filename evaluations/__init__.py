@@ -1,0 +1,1 @@
+"""What a memory policy is judged on, and how the judging is run."""

@@ -1,0 +1,272 @@
+"""Cells of a control experiment: a Decision Transformer plays the seeds' episodes under one memory policy.
+
+The seeds of a policy run as one batch, which is what makes it fast; a seed run alone agrees to floating-point rounding.
+Beside the keys of evaluations/harness.py a row holds:
+
+    metrics     means over episodes: return, normalised_score, success, episode_length; slots_mean, slots_peak (per KV
+                head, mean over layers and heads), bytes_* and state_bytes_* (per episode), tokens_seen, kept_fraction
+                and kept_fraction_R / _s / _a (held / seen, mean over time), evicted (per KV head), updates,
+                ms_per_env_step (model, memory and policy; without the simulator), env_steps
+    episodes    reset_seed, return, normalised_score, success, length, score, slots_mean, slots_peak
+    memory      asked_to_evict, recomputed (no cache), and for a matched budget: matched_to, asked, predicted
+    retention   kept fraction by layer and age; trace: one episode's memory and actions (first seed only)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evaluations.harness import Cell
+from evaluations.matching import Match
+from evaluations.replay import ActionRecorder, encode_actions
+from evaluations.retention import BatchObserver, MemoryHoldings, RetentionBook, WindowHoldings
+from evaluations.tasks.d4rl import normalised_score
+from modalities import attach
+from modalities.control import ControlModel, IncrementalAgent, WindowAgent
+from modalities.rollout import Agent, EpisodeResult, Rollout, StepObserver, rollout
+from namm import NAMM, MemoryReport
+from namm.calibration import Calibration
+from namm.features import FeatureStatistics
+from namm.policies import Policy, make_policy
+
+RESET_SEEDS = 10_000
+"""The reset seeds of seed s are (s + 1) * RESET_SEEDS + 0, 1, 2, ..."""
+CALIBRATION_SEEDS = 5_000_000
+"""First reset seed of the episodes that target statistics are estimated on: never one that is scored."""
+CALIBRATION_EPISODES = 4
+PROTECTED_LAST = 3
+"""Newest tokens that no policy evicts: an agent must see the present step."""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """A policy as a user names it: `window`, `h2o`, `native_window`, `namm:target`, ..."""
+
+    name: str
+    statistics: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        if self.statistics is not None:
+            return f"{self.name} ({self.statistics})"
+        return "native window" if self.name == "native_window" else self.name
+
+    @property
+    def is_reference(self) -> bool:
+        """Nobody asks it to forget."""
+        return self.name in ("native_window", "full")
+
+    @property
+    def needs_budget(self) -> bool:
+        """It must be told how many slots to keep."""
+        return not self.is_reference and self.name != "namm"
+
+    @property
+    def protected_first(self) -> int:
+        """Oldest tokens it never evicts: the first step and the next return-to-go, where it keeps sinks."""
+        return 4 if self.name == "sink_window" else 0
+
+
+@dataclass(frozen=True)
+class ControlTarget:
+    """A model, the environment it acts in, and how many episodes of it make one seed."""
+
+    name: str
+    checkpoint: str
+    env_id: str
+    target_return: float
+    episodes: int
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+    checkpoint_sha256: str = ""
+
+    def reset_seeds(self, seed: int) -> list[int]:
+        """The episodes of a seed, the same for every policy."""
+        return [(seed + 1) * RESET_SEEDS + index for index in range(self.episodes)]
+
+
+class ControlRunner:
+    """Runs the cells of one target.
+
+    Args:
+        target: Model and environment.
+        control: The loaded model.
+        interval: Tokens between two updates.
+        namm: Attached by the namm policies; None where none of them runs.
+        trace_seed: The seed whose first episode is recorded in detail.
+    """
+
+    def __init__(
+        self, target: ControlTarget, control: ControlModel, interval: int, namm: NAMM | None, trace_seed: int
+    ) -> None:
+        self.target, self.control, self.interval, self.namm = target, control, interval, namm
+        self.trace_seed = trace_seed
+        self._target_statistics: FeatureStatistics | None = None
+
+    def cell(self, spec: PolicySpec, seed: int, budget: int | None, versions: Mapping[str, str]) -> Cell:
+        """The cell of a policy and seed, its identity holding everything that decides the result.
+
+        Args:
+            spec: The policy.
+            seed: Chooses the episodes, and the draws of policies that draw.
+            budget: Slots per KV head after an update, None where the policy decides.
+            versions: Of the packages; those of the simulator and of this project enter the identity.
+        """
+        target, facts = self.target, self.control.facts
+        acts = {} if spec.name == "native_window" else {"interval": self.interval, "budget": budget}
+        if not spec.is_reference:
+            acts |= {"protected_first": spec.protected_first, "protected_last": PROTECTED_LAST}
+        if spec.name == "namm" and self.namm is not None:
+            acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
+        if spec.statistics == "target":
+            acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
+        identity = {
+            "modality": "control",
+            "env_id": target.env_id,
+            "env_kwargs": dict(target.env_kwargs),
+            "checkpoint_sha256": target.checkpoint_sha256,
+            "facts": {k: v for k, v in asdict(facts).items() if k not in ("provenance", "env_id", "env_kwargs")},
+            "device": self.control.device.type,
+            "target_return": target.target_return,
+            "reset_seeds": target.reset_seeds(seed),
+            "max_steps": target.max_steps,
+            **acts,
+            **{name: versions[name] for name in ("gymnasium", "mujoco", "namm_suite")},
+        }
+        return Cell(target.name, target.env_id, spec.label, seed, identity)
+
+    def run(self, spec: PolicySpec, cells: Sequence[Cell], match: tuple[str, Match] | None) -> list[dict[str, Any]]:
+        """Plays the episodes of several seeds as one batch and returns the content of each seed's row.
+
+        Args:
+            spec: The policy of the cells.
+            cells: Cells that differ in nothing but the seed.
+            match: The label of the NAMM that the budget is matched to, and the match; None for an own budget.
+        """
+        started = time.perf_counter()
+        sizes = [len(cell.identity["reset_seeds"]) for cell in cells]
+        traced = next((index for index, cell in enumerate(cells) if cell.seed == self.trace_seed), None)
+        with ExitStack() as stack:
+            if spec.name == "native_window":
+                memory = None
+                agent: Agent = WindowAgent(self.control)
+                holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
+            else:
+                memory = stack.enter_context(attach(self.control.model.encoder, self._policy(spec, cells[0])))
+                agent = IncrementalAgent(self.control, memory=memory)
+                holdings = MemoryHoldings(memory)
+            recorder = ActionRecorder(agent, None if traced is None else sum(sizes[:traced]))
+            observer = BatchObserver(holdings, sizes, traced)
+            played = self._play(recorder, [seed for cell in cells for seed in cell.identity["reset_seeds"]], observer)
+            report = None if memory is None else memory.report()
+        seconds = round((time.perf_counter() - started) / len(cells), 3)
+        contents = []
+        for index, (cell, book) in enumerate(zip(cells, observer.books, strict=True)):
+            episodes = played.episodes[observer.first[index] : observer.first[index] + sizes[index]]
+            content = self._content(episodes, played, book)
+            if report is not None:
+                self._add_peaks(content["metrics"], report, sum(sizes))
+            trace = book.traced()
+            if trace is not None:
+                actions = recorder.actions()
+                first = cell.identity["reset_seeds"][0]
+                trace |= {"reset_seed": first, "actions": encode_actions(actions), "action_size": actions.shape[1]}
+            memory_facts = {
+                "asked_to_evict": not spec.is_reference,
+                "recomputed": spec.name == "native_window",
+                "matched_to": match[0] if match else None,
+                **(asdict(match[1]) if match else {}),
+            }
+            described = {"memory": memory_facts, "retention": book.retention(), "trace": trace, "seconds": seconds}
+            contents.append({**content, **described})
+        return contents
+
+    def _play(self, agent: Agent, seeds: Sequence[int], observer: StepObserver | None = None) -> Rollout:
+        return rollout(
+            agent,
+            self.target.env_id,
+            seeds,
+            self.target.target_return,
+            env_kwargs=dict(self.target.env_kwargs),
+            on_step=observer,
+            max_steps=self.target.max_steps,
+        )
+
+    @staticmethod
+    def _add_peaks(metrics: dict[str, Any], report: MemoryReport, sequences: int) -> None:
+        """Between two observations, just before an update, more is held than any observation saw."""
+        metrics["updates"] = float(report.updates)
+        metrics["bytes_peak"] = max(metrics["bytes_peak"], report.peak_cache_bytes / sequences)
+        metrics["state_bytes_peak"] = max(metrics["state_bytes_peak"], report.peak_state_bytes / sequences)
+
+    def _policy(self, spec: PolicySpec, cell: Cell) -> Policy:
+        if spec.name == "full":
+            return make_policy("full")
+        options: dict[str, Any] = {
+            "interval": self.interval,
+            "budget": cell.identity["budget"],
+            "protected_first": spec.protected_first,
+            "protected_last": PROTECTED_LAST,
+        }
+        if spec.name == "namm":
+            options |= {"namm": self.namm, "statistics": spec.statistics}
+        if spec.statistics == "target":
+            options["target_statistics"] = self.target_statistics()
+        return make_policy(spec.name, **options)
+
+    def target_statistics(self) -> FeatureStatistics | None:
+        """The target's own feature statistics: a full-cache pass without labels over episodes that are never scored."""
+        if self._target_statistics is None and self.namm is not None:
+            encoder = self.control.model.encoder
+            calibration = Calibration(self.namm, self.interval, layers=encoder.config.n_layer)
+            with attach(encoder, calibration) as memory:
+                seeds = [CALIBRATION_SEEDS + index for index in range(CALIBRATION_EPISODES)]
+                self._play(IncrementalAgent(self.control, memory=memory), seeds)
+            self._target_statistics = calibration.statistics()
+        return self._target_statistics
+
+    def _content(self, played: Sequence[EpisodeResult], batch: Rollout, book: RetentionBook) -> dict[str, Any]:
+        reference = self.control.facts.reference_scores
+        episodes = []
+        for index, episode in enumerate(played):
+            normalised = None if reference is None else normalised_score(episode.total, reference)
+            success = episode.success
+            score = 100.0 * success if success is not None else episode.total if normalised is None else normalised
+            episodes.append(
+                {
+                    "reset_seed": episode.seed,
+                    "return": episode.total,
+                    "normalised_score": normalised,
+                    "success": success,
+                    "length": episode.length,
+                    "score": float(score),
+                    **book.episode(index),
+                }
+            )
+        is_rate = episodes[0]["success"] is not None
+        return {
+            "score": _mean(episodes, "score"),
+            "score_name": "success rate" if is_rate else "return" if reference is None else "normalised score",
+            "metrics": {
+                "return": _mean(episodes, "return"),
+                "normalised_score": _mean(episodes, "normalised_score"),
+                "success": _mean(episodes, "success"),
+                "episode_length": _mean(episodes, "length"),
+                **book.metrics(),
+                "ms_per_env_step": 1000.0 * batch.agent_seconds / batch.steps,
+                "env_steps": float(sum(episode.length for episode in played)),
+            },
+            "episodes": episodes,
+        }
+
+
+def _mean(episodes: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [episode[name] for episode in episodes]
+    return None if None in values else float(np.mean(values))

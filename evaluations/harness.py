@@ -1,0 +1,297 @@
+"""Experiment = target x task x policy x seed: one cell of the grid gives one row of rows.jsonl.
+
+A cell's key hashes everything that decides its result, so a row is reused exactly when the same cell is asked for again
+and never when a checkpoint, an option or a simulator version has changed. A row is one line, written at once and synced
+to the disk as its cell finishes: whatever stops a run costs at most the cell it was in, and the same command goes on.
+
+Keys of a row: `schema key target task policy seed identity score score_name metrics episodes versions seconds finished`
+and what the experiment adds (evaluations/control_cells.py documents those of control).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from namm.errors import ConfigError, DataError
+
+SCHEMA = 1
+"""Version of the row format; part of every key, so rows of another format are never reused."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    `target`, `task` and `policy` are the names shown to people, `identity` holds every other setting that decides the
+    result (checksums, options, versions) as plain JSON values.
+    """
+
+    target: str
+    task: str
+    policy: str
+    seed: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that change whenever anything that decides the result changes."""
+        content = [SCHEMA, self.target, self.task, self.policy, self.seed, dict(self.identity)]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """What the progress display calls this cell."""
+        return f"{self.target} · {self.policy} · seed {self.seed}"
+
+
+class Results:
+    """The folder of one experiment: rows.jsonl, config.json and whatever is drawn from them.
+
+    Args:
+        folder: Made if it is missing. Rows already in it are read; a damaged last line (a killed write) is moved to
+            rows.damaged.
+
+    Raises:
+        ConfigError: If the folder cannot be made or written to; raised before any work is done.
+        DataError: If a line in the middle of rows.jsonl is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "rows.jsonl"
+        _require_writable(self.folder)
+        self._rows = {row["key"]: row for row in _read_rows(self.path)}
+
+    def get(self, cell: Cell) -> Row | None:
+        """The finished row of a cell, or None."""
+        return self._rows.get(cell.key)
+
+    def rows(self, cells: Iterable[Cell]) -> list[Row]:
+        """The finished rows of these cells, in their order; rows of other experiments in the folder are left out."""
+        return [self._rows[cell.key] for cell in cells if cell.key in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, cell: Cell, content: Mapping[str, Any]) -> Row:
+        """Writes one finished row: whole line in one write, synced to the disk before this returns.
+
+        Args:
+            cell: What was run.
+            content: What came out; not-a-number becomes null.
+
+        Returns:
+            The row as it can be read back.
+        """
+        row: Row = {
+            "schema": SCHEMA,
+            "key": cell.key,
+            "target": cell.target,
+            "task": cell.task,
+            "policy": cell.policy,
+            "seed": cell.seed,
+            "identity": dict(cell.identity),
+            **content,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        line = json.dumps(_plain(row), allow_nan=False) + "\n"
+        _append_line(self.path, line.encode())
+        self._rows[cell.key] = json.loads(line)
+        return self._rows[cell.key]
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes the resolved configuration of the run beside its rows (atomically)."""
+        write_atomically(self.folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    results: Results,
+    run: Callable[[Sequence[Cell]], Iterable[Mapping[str, Any]]],
+    announce: Callable[[Cell, Row, bool], None] | None = None,
+) -> list[Row]:
+    """Runs the cells that have no row yet and returns the rows of all.
+
+    Args:
+        cells: Part of the grid, in order.
+        results: Where rows are kept.
+        run: Given the unfinished cells, yields the content of their rows in order. Each row is written as soon as it is
+            yielded, so a generator that plays cell by cell loses at most one; one that plays them as a batch loses all.
+        announce: Called after every cell with the cell, its row, and whether the row was reused.
+
+    Returns:
+        One row per cell, in order.
+
+    Raises:
+        DataError: If `run` yields more or fewer contents than it was given cells.
+    """
+    say = announce or (lambda cell, row, reused: None)
+    unfinished = []
+    for cell in cells:
+        row = results.get(cell)
+        if row is None:
+            unfinished.append(cell)
+        else:
+            say(cell, row, True)
+    contents = iter(run(unfinished)) if unfinished else iter(())
+    start = time.perf_counter()
+    for cell in unfinished:
+        content = next(contents, None)
+        if content is None:
+            raise DataError(f"A runner must give one row a cell, found none for {cell.label}; mend the experiment.")
+        seconds = round(time.perf_counter() - start, 3)
+        say(cell, results.append(cell, {"seconds": seconds, **content}), False)
+        start = time.perf_counter()
+    return results.rows(cells)
+
+
+def versions(packages: Sequence[str] = ("torch", "transformers", "gymnasium", "mujoco", "numpy")) -> dict[str, str]:
+    """What the numbers were made with: Python, the packages that decide them, this project and its git commit."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    try:
+        found["namm_suite"] = importlib.metadata.version("namm-suite")
+    except importlib.metadata.PackageNotFoundError:
+        found["namm_suite"] = "source"
+    found["git_commit"] = _git_commit()
+    return found
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, or of all files of a folder in the order of their names, as hex digits."""
+    root = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file by new content; a reader sees the old one or the new one, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _require_writable(folder: Path) -> None:
+    """A real file is written: permission bits say little on network drives and nothing to root."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise ConfigError(
+            f"The output folder must be writable, found {folder} ({error.strerror}); pass another one with --out."
+        ) from error
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        written = os.write(descriptor, line)
+        os.fsync(descriptor)
+    except OSError as error:
+        raise DataError(f"A row must be added to {path}, found {error.strerror}; make room and run again.") from error
+    finally:
+        os.close(descriptor)
+    if written != len(line):
+        raise DataError(f"A row of {len(line)} bytes must be added to {path}, {written} fitted; make room, run again.")
+
+
+def _read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+    rows = []
+    for number, line in lines:
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif number == lines[-1][0]:
+            _move_aside(path, content[: content.rindex(line)], line)
+            return rows
+        else:
+            raise DataError(
+                f"Every line of {path} must be one JSON object with a key, found something else in line {number} of "
+                f"{lines[-1][0]}; delete that line (its cell then runs again) or pass another folder with --out."
+            )
+    if lines and not content.endswith(b"\n"):
+        write_atomically(path, content + b"\n")
+    return rows
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("key"), str) else None
+
+
+def _move_aside(path: Path, intact: bytes, damaged: bytes) -> None:
+    aside = path.with_name("rows.damaged")
+    with aside.open("ab") as stream:
+        stream.write(damaged + b"\n")
+    write_atomically(path, intact)
+    warnings.warn(
+        f"The last line of {path} was damaged (a killed write?); it was moved to {aside.name} and its cell runs again.",
+        stacklevel=4,
+    )
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+def _plain(value: Any) -> Any:
+    """The same value out of JSON's own types; infinities and not-a-number become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,92 @@
+"""Equal memory for unequal policies: the budget at which a rival holds as many tokens as NAMM did.
+
+NAMM decides for itself how much to keep, a budgeted policy is told; they are comparable only when both hold the same
+number of slots per KV head, averaged over an episode. For a budgeted policy that number needs no run: slots grow by one
+a token, and when the tokens seen reach a multiple of the interval they are cut to the budget. So the budget is solved
+over NAMM's own episode lengths. A mean between two budgets takes the larger: a rival never gets less than NAMM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from namm.errors import ConfigError
+
+TOKENS_PER_STEP = 3
+"""A Decision Transformer reads return-to-go, state and action at every environment step."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A budget, and the mean slots per KV head it was asked to reach and is predicted to reach."""
+
+    budget: int
+    asked: float
+    predicted: float
+
+
+def tokens_seen(steps: int) -> Int[np.ndarray, " steps"]:
+    """Tokens in a Decision Transformer's memory as each action is chosen: the action of that step is not yet read."""
+    return TOKENS_PER_STEP * np.arange(steps) + 2
+
+
+def slots_held(seen: Int[np.ndarray, " times"], interval: int, budget: int) -> Int[np.ndarray, " times"]:
+    """Slots per KV head of a budgeted policy after it has seen so many tokens.
+
+    At the k-th update min(k * interval, budget) slots remain, and every token since has one.
+
+    Args:
+        seen: Tokens seen, any number of moments.
+        interval: Tokens between two updates.
+        budget: Slots kept per KV head after an update.
+    """
+    updates, since = np.divmod(seen, interval)
+    return np.minimum(updates * interval, budget) + since
+
+
+def mean_slots(lengths: Sequence[int], interval: int, budget: int) -> float:
+    """Slots per KV head of a budgeted policy: mean over an episode's steps, then over the episodes.
+
+    Args:
+        lengths: Environment steps of each episode.
+        interval: Tokens between two updates.
+        budget: Slots kept per KV head after an update.
+    """
+    longest = slots_held(tokens_seen(max(lengths)), interval, budget)
+    running = np.cumsum(longest) / np.arange(1, len(longest) + 1)
+    return float(np.mean(running[np.asarray(lengths) - 1]))
+
+
+def match_budget(asked: float, lengths: Sequence[int], interval: int, protected: int) -> Match:
+    """The smallest budget whose mean size is at least what NAMM held.
+
+    Args:
+        asked: Mean slots per KV head that NAMM held.
+        lengths: Environment steps of NAMM's episodes.
+        interval: Tokens between two updates.
+        protected: Tokens that no policy may evict; no budget is smaller.
+
+    Returns:
+        The budget with its predicted mean. If even keeping everything holds less than `asked`, everything is kept; if
+        the protected tokens alone hold more, they are the budget, and `predicted` says so.
+
+    Raises:
+        ConfigError: If there are no episodes to match.
+    """
+    if not lengths or min(lengths) < 1:
+        raise ConfigError(
+            f"Matching needs episodes of at least one step, found lengths {list(lengths)}; run NAMM first."
+        )
+    low, high = max(protected, 1), max(protected, TOKENS_PER_STEP * max(lengths))
+    reachable = min(asked, mean_slots(lengths, interval, high))
+    while low < high:
+        middle = (low + high) // 2
+        if mean_slots(lengths, interval, middle) >= reachable - 1e-9:
+            high = middle
+        else:
+            low = middle + 1
+    return Match(low, asked, mean_slots(lengths, interval, low))

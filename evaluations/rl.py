@@ -1,0 +1,292 @@
+"""Attaches a NAMM evolved on text, unchanged, to Decision Transformers in real simulators, beside every rival policy.
+
+    python evaluations/rl.py                                    the shipped targets, every policy, about five minutes
+    python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o
+    python evaluations/rl.py --checkpoint FOLDER_OR_HUB_ID --env Hopper-v4 --dataset hopper_medium-v2.hdf5
+
+NAMM runs first; the budget of each rival is then the smallest one whose mean size is not below that of the best NAMM.
+Rows are kept as they finish, and the same command continues after any interruption. Writes rows.jsonl, config.json,
+summary.md and report.html into --out, and mirrors to Weights & Biases.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    # run as a script: this folder on the path would hide the standard library's `statistics`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import json
+import os
+import shlex
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, get_args
+
+import torch
+import tyro
+from rich.console import Console
+
+import checkpoints
+import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
+from evaluations.control_cells import PROTECTED_LAST, PolicySpec
+from evaluations.control_experiment import ControlExperiment
+from evaluations.control_targets import TargetOptions, check_device, resolve_targets
+from evaluations.harness import Results
+from evaluations.tracking import Mode, Tracker
+from namm import NAMM
+from namm.config import check_interval
+from namm.errors import ConfigError, NammError, UnknownNameError, did_you_mean
+from namm.features import StatisticsMode
+from namm.policies import POLICIES
+from namm.policies.base import Selection
+
+STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
+POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
+DEFAULT_POLICIES = ("native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Everything `rl.py` can be told."""
+
+    env: tuple[str, ...] = ()
+    """Targets that are shipped (hopper-medium-expert, tmaze-150, tmaze-300) or Gymnasium ids. Default: all shipped."""
+
+    checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Decision Transformer: a folder or a Hugging Face Hub id. May be given several times."""
+
+    dataset: str | None = None
+    """State statistics for checkpoints that lack them: D4RL HDF5 file, D4RL name (hopper-medium) or Minari id."""
+
+    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v1"
+    """Folder of the NAMM."""
+
+    policy: tuple[str, ...] = DEFAULT_POLICIES
+    """Policies to compare. `namm` stands for namm:source, namm:target and namm:sequence (whose feature statistics)."""
+
+    budget: int | None = None
+    """Slots per KV head after an update, for every policy that forgets, NAMM included. Default: rivals match NAMM."""
+
+    match: str = "best"
+    """The NAMM whose mean size the rivals get: `best` (highest score, of equals the smaller) or e.g. namm:target."""
+
+    interval: int = 48
+    """Tokens between two updates, a multiple of 16; three tokens are one environment step."""
+
+    episodes: int | None = None
+    """Episodes per target, policy and seed. Default: 4 for Hopper, 32 for the mazes."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed is a set of reset seeds that all policies share."""
+
+    target_return: float | None = None
+    """Return to ask the agent for. Default: what the checkpoint says."""
+
+    max_steps: int | None = None
+    """Cut every episode after so many steps (normalised scores then mean little). Default: the environment decides."""
+
+    device: str = "cpu"
+    """Where the models run: cpu, cuda, cuda:1, ..."""
+
+    threads: int = 1
+    """Threads of torch on a CPU: a step of a small model is too short to be shared."""
+
+    out: Path = Path("results/rl")
+    """Folder of the experiment; its name is the group in Weights & Biases."""
+
+    wandb: Mode = "auto"
+    """auto is online where somebody is logged in, else offline."""
+
+    video: bool = True
+    """Make an animation of one episode per target and policy."""
+
+    quick: bool = False
+    """A short form to try things out: one seed, few episodes, without the longest maze."""
+
+    config: Path | None = None
+    """Start from the config.json of an earlier run; other options given here win."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = _command(arguments)
+    errors = Console(stderr=True)
+    try:
+        config = _parse(arguments)
+        with _terminated_like_interrupted(), _threads(config.threads):
+            run(config, command)
+    except SystemExit as exit_:  # tyro: a wrong option, or --help
+        return exit_.code if isinstance(exit_.code, int) else 2
+    except KeyboardInterrupt:
+        errors.print(
+            f"\nInterrupted. Finished rows are kept; continue with:\n  {command}", markup=False, soft_wrap=True
+        )
+        return INTERRUPTED
+    except NammError as error:
+        if os.environ.get("NAMM_DEBUG") == "1":
+            raise
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def run(config: RLConfig, command: str = "namm-rl") -> Path:
+    """Runs an experiment and returns the path of its report.
+
+    Args:
+        config: What to run; everything in it is checked before the first episode.
+        command: Shown in the report, as the way to continue.
+
+    Raises:
+        NammError: Anything wrong in the configuration or in the files it names.
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    if config.quick:
+        config = replace(config, seeds=config.seeds[:1])
+    specs = _check(config)
+    device = check_device(config.device)
+    results = _open(config.out, console)
+    options = TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)})
+    targets = resolve_targets(options, device)
+    namm = NAMM.from_pretrained(config.namm).to(device) if any(spec.name == "namm" for spec in specs) else None
+    resolved = {**asdict(config), "config": None}
+    results.write_config(resolved)
+    with Tracker(config.wandb, config.out, json.loads((config.out / "config.json").read_text())) as tracker:
+        if tracker.notice:
+            console.print(tracker.notice, markup=False, soft_wrap=True)
+        experiment = ControlExperiment(
+            specs=specs,
+            seeds=config.seeds,
+            interval=config.interval,
+            budget=config.budget,
+            match=config.match,
+            video=config.video,
+            namm=namm,
+        )
+        return experiment.run(targets, results, tracker, console, command, resolved)
+
+
+def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
+    """Policies as users name them, each once, in order.
+
+    Raises:
+        UnknownNameError: A policy, or whose statistics a NAMM uses, is not known.
+    """
+    specs: dict[PolicySpec, None] = {}
+    for name in names:
+        if name not in POLICY_NAMES:
+            raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICY_NAMES)}")
+        base, _, mode = name.partition(":")
+        modes = [mode] if mode else STATISTICS if base == "namm" else [None]
+        specs |= dict.fromkeys(PolicySpec(base, mode) for mode in modes)
+    return list(specs)
+
+
+def _check(config: RLConfig) -> list[PolicySpec]:
+    """The policies, after everything that can be checked without opening a file."""
+    specs = parse_policies(config.policy)
+    check_interval(config.interval)
+    for spec in specs:
+        if not spec.is_reference and config.budget is not None:
+            Selection(config.interval, config.budget, None, spec.protected_first, PROTECTED_LAST)
+    has_namm = any(spec.name == "namm" for spec in specs)
+    rivals = [spec.name for spec in specs if spec.needs_budget]
+    if rivals and not has_namm and config.budget is None:
+        raise ConfigError(
+            f"{', '.join(rivals)} need a size: pass --budget, or run a namm policy beside them to be matched to."
+        )
+    variants = [f"namm:{spec.statistics}" for spec in specs if spec.name == "namm"]
+    if config.match != "best" and config.match not in variants:
+        raise UnknownNameError(
+            f"--match names no NAMM of this run: {config.match!r}. {did_you_mean(config.match, ['best', *variants])}"
+        )
+    for name, value in (("seeds", config.seeds), ("policy", config.policy)):
+        if not value:
+            raise ConfigError(f"--{name} must name at least one, found none.")
+    for name in ("episodes", "max_steps"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more, found {value}.")
+    if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
+    return specs
+
+
+def _open(folder: Path, console: Console) -> Results:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = Results(folder)
+    for warning in caught:
+        console.print(f"warning: {warning.message}", markup=False, soft_wrap=True)
+    return results
+
+
+def _parse(arguments: Sequence[str]) -> RLConfig:
+    parse: Any = tyro.cli
+    description = (__doc__ or "").partition("\n\n")[0]
+    config = parse(RLConfig, args=arguments, description=description, prog="namm-rl")
+    if config.config is None:
+        return config
+    return parse(RLConfig, args=arguments, default=_read_config(config.config), description=description, prog="namm-rl")
+
+
+def _read_config(path: Path) -> RLConfig:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config must be the config.json of an earlier run, found {path} ({error}).") from error
+    known = {entry.name for entry in fields(RLConfig)}
+    if not isinstance(values, dict) or set(values) - known:
+        wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else "no object"
+        raise ConfigError(f"{path} has a setting that rl.py lacks: {wrong!r}. {did_you_mean(wrong, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    paths = {name: Path(values[name]) for name in ("namm", "out") if values.get(name)}
+    return RLConfig(**{**values, **paths})
+
+
+def _command(arguments: Sequence[str]) -> str:
+    program = Path(sys.argv[0]).name if sys.argv else "namm-rl"
+    start = ["python", "evaluations/rl.py"] if program == "rl.py" else ["namm-rl"]
+    return shlex.join([*start, *arguments])
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill (SIGTERM, as schedulers send) ends a run as Ctrl-C does; only the main thread can ask for it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    if number < 1:
+        raise ConfigError(f"--threads must be 1 or more, found {number}.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

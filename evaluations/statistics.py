@@ -1,0 +1,158 @@
+"""Estimates with intervals: means, interquartile means, success rates and paired differences.
+
+Every estimate is a frozen `Estimate` (value, low, high). Intervals are 95% percentile bootstraps that resample inside
+strata (a stratum is one seed's episodes, or one task), success rates get Wilson's interval because a bootstrap of
+all-successes has no width, and two policies are compared episode by episode on the reset seeds they share. Randomness
+comes from an explicit seed, so a report made twice is the same report.
+
+Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (2021), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from namm.errors import DataError
+
+RESAMPLES = 4_000
+"""Bootstrap resamples and random sign flips; the interval's own error is then below a tenth of its width."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95% interval, in the unit of what was estimated."""
+
+    value: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Estimate) -> bool:
+        """True if the two intervals share a point."""
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """First minus second on shared episodes: mean difference, its interval and a two-sided permutation p-value."""
+
+    difference: Estimate
+    p_value: float
+    pairs: int
+
+
+def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The plain mean along an axis."""
+    return np.mean(values, axis=axis)
+
+
+def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean of what is left when the lowest and the highest quarter are cut off.
+
+    Args:
+        values: Scores, any shape.
+        axis: Axis to reduce. As in scipy's `trim_mean`, the number cut at each end is rounded down.
+
+    Returns:
+        The interquartile mean, `axis` removed.
+    """
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def bootstrap(
+    strata: Sequence[Sequence[float]],
+    seed: int,
+    statistic: Callable[..., np.ndarray] = mean,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> Estimate:
+    """A statistic over pooled strata with its stratified percentile-bootstrap interval.
+
+    Args:
+        strata: One sequence of scores per stratum; every resample draws each stratum's own number from it.
+        seed: Seed of the resampling.
+        statistic: Reduces the last axis, such as `mean` or `interquartile_mean`.
+        resamples: Number of resamples.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        The statistic of the data and its interval (no width when there is one score per stratum).
+
+    Raises:
+        DataError: If there is nothing to estimate from, or a score is not finite.
+    """
+    groups = [_finite(group) for group in strata if len(group)]
+    if not groups:
+        raise DataError("An estimate needs at least one score, found none; run at least one episode.")
+    generator = np.random.default_rng(seed)
+    drawn = [group[generator.integers(len(group), size=(resamples, len(group)))] for group in groups]
+    draws = statistic(np.concatenate(drawn, axis=-1), axis=-1)
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(draws, [tail, 100.0 - tail])
+    return Estimate(float(statistic(np.concatenate(groups), axis=-1)), float(low), float(high))
+
+
+def success_rate(successes: Sequence[bool | float], confidence: float = 0.95) -> Estimate:
+    """The fraction of successful episodes with Wilson's score interval.
+
+    Args:
+        successes: One truth value (or 0 / 1) an episode.
+        confidence: Coverage of the interval.
+
+    Returns:
+        The rate in [0, 1]; the interval has a width even when every episode succeeds.
+
+    Raises:
+        DataError: If there are no episodes or a value is neither 0 nor 1.
+    """
+    values = _finite(successes)
+    if not values.size or not np.isin(values, (0.0, 1.0)).all():
+        raise DataError(f"A success rate needs episodes that are 0 or 1, found {values.tolist()[:8]}.")
+    test = stats.binomtest(int(values.sum()), values.size)
+    interval = test.proportion_ci(confidence_level=confidence, method="wilson")
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high))
+
+
+def paired_difference(
+    first: Mapping[int, float], second: Mapping[int, float], seed: int, resamples: int = RESAMPLES
+) -> PairedDifference:
+    """How much better the first policy is than the second on the episodes both have played.
+
+    Args:
+        first: Score by reset seed.
+        second: Score by reset seed; only shared reset seeds count.
+        seed: Seed of the resampling and of the sign flips.
+        resamples: Bootstrap resamples, and permutations (all of them where there are fewer).
+
+    Returns:
+        Mean of first minus second, its bootstrap interval, the p-value of a two-sided paired permutation test.
+
+    Raises:
+        DataError: If no reset seed is shared.
+    """
+    shared = sorted(set(first) & set(second))
+    if not shared:
+        raise DataError("A paired difference needs shared reset seeds, found none; run both on the same seeds.")
+    differences = _finite([first[key] - second[key] for key in shared])
+    estimate = bootstrap([differences], seed, resamples=resamples)
+    if len(shared) == 1 or not differences.any():
+        return PairedDifference(estimate, 1.0, len(shared))
+    test = stats.permutation_test(
+        (differences,),
+        mean,
+        permutation_type="samples",
+        n_resamples=resamples,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return PairedDifference(estimate, float(test.pvalue), len(shared))
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise DataError(f"Scores must be finite numbers, found {array[~np.isfinite(array)][:4].tolist()}.")
+    return array

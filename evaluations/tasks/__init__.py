@@ -1,0 +1,1 @@
+"""Text, video and control tasks that a memory policy is judged on."""

@@ -1,0 +1,167 @@
+"""What lies in the folder of a Decision Transformer, read without executing anything and checked before it is used.
+
+`config.json` and `model.safetensors` are stock Hugging Face files; `control.json` holds what weights do not say: the
+environment, the state statistics, the return scale and the native window. A damaged, truncated or NaN-bearing file, or
+two files of different models, raise an error that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from namm.errors import CheckpointError
+
+FACTS_FILE = "control.json"
+OBSOLETE_BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
+"""Causal masks that older releases of transformers stored in checkpoints."""
+
+
+@dataclass(frozen=True)
+class StateStatistics:
+    """Mean and standard deviation of the states of a dataset; a Decision Transformer sees states whitened with them."""
+
+    mean: Float[np.ndarray, " state"]
+    """Mean of each dimension."""
+    std: Float[np.ndarray, " state"]
+    """Standard deviation of each dimension, larger than 0."""
+
+    def normalise(self, states: Float[np.ndarray, "... state"]) -> Float[np.ndarray, "... state"]:
+        """(states - mean) / std in float32."""
+        return ((states - self.mean) / self.std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ControlFacts:
+    """What `control.json` says about a Decision Transformer."""
+
+    env_id: str
+    """Gymnasium id of the environment it was trained for."""
+    state_mean: tuple[float, ...]
+    """Mean of its training states."""
+    state_std: tuple[float, ...]
+    """Standard deviation of its training states, the floor included."""
+    context_steps: int | None = 20
+    """Steps of its native window; None: it was trained on whole episodes."""
+    return_scale: float = 1000.0
+    """Returns-to-go are divided by this before the model sees them."""
+    target_return: float | None = None
+    """Return to ask for by default."""
+    reference_scores: tuple[float, float] | None = None
+    """Return of a random and of an expert policy, for normalised scores; None where the environment has none."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """How it was made: versions, dataset sizes and returns."""
+
+    @classmethod
+    def from_json(cls, path: Path) -> ControlFacts:
+        """Reads `control.json`.
+
+        Raises:
+            CheckpointError: The file is damaged, a fact is missing, or one is there that nobody knows.
+        """
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"expected JSON in {path}, found a damaged file ({error}); copy it again") from error
+        known = {entry.name for entry in fields(cls)}
+        needed = {"env_id", "state_mean", "state_std"}
+        if not isinstance(values, dict) or not needed <= values.keys() or not values.keys() <= known:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            keys = f"{sorted(needed)} and at most {sorted(known)}"
+            raise CheckpointError(f"expected the keys {keys} in {path}, found {found}; write the file again")
+        for name in ("state_mean", "state_std", "reference_scores"):
+            if values.get(name) is not None:
+                values[name] = tuple(float(value) for value in values[name])
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """The text of `control.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """Local folder of a checkpoint; an id like "owner/name" that is no folder is fetched from the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: There is no such folder, and the Hub has no such repository or cannot be reached.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or folder.parent.is_dir():
+        siblings = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        beside = f"; beside it lie: {', '.join(siblings)}" if siblings else ""
+        raise CheckpointError(f"expected a checkpoint folder at {source}, found none{beside}; check the path")
+    from huggingface_hub import snapshot_download
+
+    try:  # no pickled weights: only JSON and safetensors are fetched
+        return Path(snapshot_download(str(source), allow_patterns=["config.json", FACTS_FILE, "model.safetensors"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"expected a local folder or a reachable Hugging Face repository named {source}, found neither "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); check the name and the network"
+        ) from error
+
+
+def load_decision_transformer(folder: Path) -> torch.nn.Module:
+    """The stock `DecisionTransformerModel` of a folder, every tensor checked: name, shape, finite values.
+
+    Raises:
+        CheckpointError: `config.json` or `model.safetensors` is missing, damaged, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    transformers = import_transformers()
+    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    for path in (config_file, weights_file):
+        if not path.is_file():
+            raise CheckpointError(f"expected {path.name} in {folder}, found none; save the model as safetensors")
+    try:
+        settings = json.loads(config_file.read_text("utf-8"))
+        if settings.get("model_type") != "decision_transformer":
+            kind = settings.get("model_type")
+            raise CheckpointError(f"expected a decision_transformer in {config_file}, found {kind!r}; choose another")
+        model = transformers.DecisionTransformerModel(transformers.DecisionTransformerConfig.from_dict(settings))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"expected a configuration in {config_file}, found {error}; copy it again") from error
+    try:
+        tensors = load_file(weights_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        found = f"a damaged file ({error})"
+        raise CheckpointError(f"expected tensors in {weights_file}, found {found}; copy it again") from error
+    tensors = {name: value for name, value in tensors.items() if not OBSOLETE_BUFFERS.search(name)}
+    expected = model.state_dict()
+    if tensors.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        raise CheckpointError(
+            f"expected the tensors of the model that config.json describes in {weights_file}, missing {missing[:3]} "
+            f"({len(missing)}), unknown {extra[:3]} ({len(extra)}); the two files belong to different models"
+        )
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(expected[name].shape)}, found {tuple(value.shape)}"
+            raise CheckpointError(f"expected {name} of shape {shapes} in {weights_file}; it belongs to another model")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"expected finite numbers in {name} of {weights_file}, found NaN; copy it again")
+    model.load_state_dict(tensors)
+    return model
+
+
+def import_transformers() -> Any:
+    """The transformers package, also beside a torchvision that does not fit this torch."""
+    from modalities.torchvision_cure import cure_torchvision
+
+    cure_torchvision()
+    import transformers
+
+    return transformers

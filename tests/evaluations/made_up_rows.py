@@ -1,0 +1,113 @@
+"""Made-up rows of a finished control experiment, in the format that evaluations/control_cells.py writes."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+
+from evaluations.harness import Cell, Row, versions
+
+POLICIES = {
+    # policy: (score, spread, mean slots, budget)
+    "native window": (99.0, 1.0, 58.0, None),
+    "full": (74.0, 9.0, 1500.0, None),
+    "window": (97.0, 1.5, 71.0, 48),
+    "random": (92.0, 4.0, 71.0, 48),
+    "namm (source)": (70.0, 8.0, 60.0, None),
+    "namm (target)": (98.0, 1.0, 70.5, None),
+}
+
+
+def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, binary: bool = False) -> list[Row]:
+    """One row per policy and seed; scores are drawn around `POLICIES`."""
+    rows = []
+    for number, (policy, (score, spread, slots, budget)) in enumerate(POLICIES.items()):
+        for seed in range(seeds):
+            generator = np.random.default_rng([number, seed, binary])
+            identity = {
+                "modality": "control",
+                "env": "Hopper-v5",
+                "interval": 48,
+                "budget": budget,
+                "statistics": policy.partition("(")[2].rstrip(")") or None,
+                "checkpoint_sha256": "c0ffee" * 8,
+                "namm_sha256": "beef" * 12 if "namm" in policy else None,
+            }
+            cell = Cell(target, "Hopper-v5", policy, seed, identity)
+            rows.append(_row(cell, generator, score, spread, slots, episodes, binary))
+    return rows
+
+
+def _row(
+    cell: Cell, generator: np.random.Generator, score: float, spread: float, slots: float, episodes: int, binary: bool
+) -> Row:
+    scores = generator.normal(score, spread, size=episodes)
+    if binary:
+        scores = 100.0 * (generator.random(episodes) < score / 100)
+    asked = cell.policy not in ("native window", "full")
+    layers, bins = 3, 7
+    samples = 20
+    return {
+        "schema": 1,
+        "key": cell.key,
+        "target": cell.target,
+        "task": cell.task,
+        "policy": cell.policy,
+        "seed": cell.seed,
+        "identity": dict(cell.identity),
+        "score": float(scores.mean()),
+        "score_name": "success rate" if binary else "normalised score",
+        "metrics": {
+            "return": float(scores.mean() * 32.5),
+            "normalised_score": float(scores.mean()),
+            "success": float(scores.mean() / 100) if binary else None,
+            "episode_length": 990.0,
+            "slots_mean": slots + cell.seed * 0.1,
+            "slots_peak": slots * 1.4,
+            "bytes_mean": slots * 3072,
+            "bytes_peak": slots * 1.4 * 3072,
+            "state_bytes_mean": slots * 300,
+            "tokens_seen": 2970.0,
+            "kept_fraction": slots / 1500,
+            "kept_fraction_R": min(1.0, slots / 1600),
+            "kept_fraction_s": min(1.0, slots / 1300),
+            "kept_fraction_a": min(1.0, slots / 1700),
+            "evicted": 2800.0 if asked else 0.0,
+            "ms_per_env_step": 0.8,
+            "env_steps": 990.0 * episodes,
+        },
+        "memory": {"asked_to_evict": asked, "recomputed": cell.policy == "native window", "matched_to": None},
+        "episodes": [
+            {
+                "reset_seed": 1000 * cell.seed + index,
+                "return": float(value * 32.5),
+                "normalised_score": float(value),
+                "length": 990,
+                "success": bool(value) if binary else None,
+                "score": float(value),
+                "slots_mean": slots,
+                "slots_peak": slots * 1.4,
+            }
+            for index, value in enumerate(scores)
+        ],
+        "retention": {
+            "age_edges": [0, 4, 16, 32, 64, 128, 256, 1000],
+            "layers": generator.random((layers, bins)).round(4).tolist(),
+        },
+        "trace": None
+        if cell.seed
+        else {
+            "reset_seed": 0,
+            "steps": list(range(0, samples * 16, 16)),
+            "slots": [float(min(slots, 3 * step + 2)) for step in range(0, samples * 16, 16)],
+            "survival_steps": list(range(0, samples * 16, 16)),
+            "survival": (100 * np.tril(generator.random((samples, samples)))).astype(int).tolist(),
+            "tokens_per_bin": 48,
+            "actions": base64.b64encode(np.zeros((5, 3), dtype="<f4").tobytes()).decode(),
+            "action_size": 3,
+        },
+        "versions": versions(),
+        "seconds": 3.2,
+        "finished": "2026-01-01T00:00:00+00:00",
+    }

@@ -1,0 +1,186 @@
+"""The report is one self-contained page, and its sentences follow from the numbers."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluations import figures
+from evaluations.report import Animation, Page, render, write_report
+from evaluations.statistics import bootstrap
+from evaluations.summary import across_targets, notes, summarise
+from evaluations.tables import markdown, rich_tables
+from tests.evaluations.made_up_rows import made_up_rows
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [*made_up_rows(), *made_up_rows("tmaze-150", binary=True, episodes=16)]
+
+
+def with_scores(policy: str, scores, target: str = "hopper", **metrics) -> list[dict]:
+    """The made-up rows of one policy with other episode scores."""
+    found = [row for row in made_up_rows(target, seeds=1) if row["policy"] == policy]
+    for row in found:
+        template = row["episodes"][0]
+        row["episodes"] = [
+            {**template, "score": float(score), "reset_seed": number} for number, score in enumerate(scores)
+        ]
+        row["metrics"] |= metrics
+    return found
+
+
+def said(rows) -> str:
+    return " ".join(text for _, text in notes(summarise(rows)[0]))
+
+
+class Outside(HTMLParser):
+    """Collects everything a browser would fetch, and checks that tags are closed in order."""
+
+    VOID = ("meta", "img", "br", "hr", "link", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("script", "link", "iframe"):
+            self.fetched.append(tag)
+        for name, value in attrs:
+            outside = name in ("src", "href", "xlink:href", "srcset", "data") and value
+            if outside and not value.startswith(("data:", "#")):
+                self.fetched.append(value)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+def test_the_page_fetches_nothing_and_is_well_formed(rows, tmp_path):
+    frames = [Image.new("RGB", (16, 16), (40 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    page = Page(
+        "a <title> & more", "python evaluations/rl.py", {"interval": 48}, {"hopper": Animation(tmp_path / "a.gif", "x")}
+    )
+    text = write_report(tmp_path / "report.html", rows, page).read_text()
+    parser = Outside()
+    parser.feed(text)
+    assert parser.fetched == []
+    assert parser.open == []
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "a &lt;title&gt; &amp; more" in text
+    assert text.count("data:image/gif;base64") == 1
+    assert "width=device-width" in text
+    assert "prefers-color-scheme" in text
+
+
+def test_the_page_shows_every_policy_and_the_numbers_of_the_summary(rows):
+    text = render(rows, Page("t"))
+    for target in summarise(rows):
+        for policy in target.policies:
+            assert policy.policy in text
+            assert f"{policy.score.value:.1f} <small>[{policy.score.low:.1f}" in text
+
+
+def test_pictures_take_the_ink_of_the_page_and_ids_do_not_clash(rows):
+    target = summarise(rows)[0]
+    first, second = (figures.svg(figures.scores(target), salt) for salt in ("a", "b"))
+    assert "currentColor" in first
+    assert figures.INK not in first
+    ids = [set(re.findall(r'\bid="([^"]+)"', drawing)) for drawing in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    referenced = set(re.findall(r'(?:url\(|href=")#([^")]+)', first))
+    assert referenced <= ids[0]
+
+
+def test_pictures_can_be_drawn_of_what_little_there_is(rows):
+    """A run of one policy without a trace, and ages that no token ever reached."""
+    row = {**rows[0], "trace": None}
+    layers = [[None if age > 3 else 0.5 for age in range(7)] for _ in range(2)]
+    row["retention"] = {**row["retention"], "layers": layers}
+    target = summarise([row])[0]
+    for figure in (figures.scores(target), figures.kinds(target), figures.ages(target.policies), figures.sizes(target)):
+        assert figures.png(figure).startswith(b"\x89PNG")
+    assert "<svg" in figures.svg(figures.survival([row]), "x")
+
+
+def test_score_of_a_summary_is_the_stratified_bootstrap_of_its_episodes(rows):
+    policy = summarise(rows)[0].get("random")
+    strata = [
+        [e["score"] for e in row["episodes"]] for row in rows if row["target"] == "hopper" and row["policy"] == "random"
+    ]
+    assert policy.score == bootstrap(strata, seed=0)
+    assert policy.score.value == pytest.approx(np.mean(strata))
+
+
+def test_success_rates_get_wilsons_interval_and_normalised_scores_the_bootstrap(rows):
+    maze = summarise(rows)[1].get("window")
+    assert maze.score.value == pytest.approx(100 * maze.success.value)
+    assert maze.score.low < maze.score.value
+
+
+def test_best_namm_is_the_highest_score_and_of_equal_ones_the_smaller():
+    tie = with_scores("namm (source)", [90, 91], slots_mean=50.0) + with_scores(
+        "namm (target)", [90, 91], slots_mean=60.0
+    )
+    assert summarise(tie)[0].best_namm.policy == "namm (source)"
+    better = with_scores("namm (source)", [80, 81]) + with_scores("namm (target)", [90, 91])
+    assert summarise(better)[0].best_namm.policy == "namm (target)"
+
+
+def test_notes_say_ahead_only_when_intervals_do_not_overlap():
+    namm = with_scores("namm (target)", [90, 91, 92, 93] * 3)
+    assert "ahead of window" in said(namm + with_scores("window", [50, 52, 54, 51] * 3))
+    assert "behind window" in said(namm + with_scores("window", [150, 152, 154, 151] * 3))
+    close = said(namm + with_scores("window", [88, 93, 90, 95] * 3))
+    assert "ahead of" not in close
+    assert "overlap with those of window" in close
+
+
+def test_notes_flag_a_policy_that_was_asked_to_evict_and_did_not():
+    text = said(with_scores("window", [1, 2, 3], evicted=0.0))
+    assert "window was asked to forget and evicted nothing" in text
+    assert "evicted nothing" not in said(with_scores("window", [1, 2, 3], evicted=5.0))
+    assert "evicted nothing" not in said(with_scores("full", [1, 2, 3], evicted=0.0))
+
+
+def test_notes_warn_that_the_full_cache_is_broken_by_length():
+    native = with_scores("native window", [99, 98, 97])
+    assert "breaks down beyond the context" in said(native + with_scores("full", [60, 70, 65]))
+    assert "breaks down" not in said(native + with_scores("full", [99, 98, 96]))
+
+
+def test_notes_warn_when_a_match_was_missed():
+    namm = with_scores("namm (target)", [90, 91, 92], slots_mean=60.0)
+    window = with_scores("window", [90, 91, 92], slots_mean=90.0)
+    window[0]["memory"]["matched_to"] = "namm (target)"
+    assert "held 90.0 slots on average where 60.0 were asked for" in said(namm + window)
+
+
+def test_targets_weigh_the_same_however_many_episodes_they_have():
+    rows = with_scores("window", [0.0] * 4, "a") + with_scores("window", [100.0] * 40, "b")
+    mean, _ = across_targets(summarise(rows))["window"]
+    assert mean.value == pytest.approx(50.0)
+
+
+def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
+    from rich.console import Console
+
+    targets = summarise(rows)
+    console = Console(width=120)
+    for table in rich_tables(targets[0]):
+        console.print(table)
+    printed, written = capsys.readouterr().out, markdown(targets)
+    best = targets[0].best_namm
+    number = f"{best.score.value:.1f} [{best.score.low:.1f}, {best.score.high:.1f}]"
+    assert number in printed
+    assert number in written
+    assert "…" not in printed
