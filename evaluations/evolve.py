@@ -121,7 +121,7 @@ def load_source(name: str, dtype: torch.dtype, device: str = "cpu") -> PreTraine
     from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Expected a causal language model (a folder or a Hub id) at {name!r}, found none: {error}"

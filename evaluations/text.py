@@ -110,8 +110,11 @@ def _condition(
             for seed in config.seeds
         ]
 
-        def play(cell: Cell, name: str = name, budget: int | None = budget) -> Mapping[str, Any]:
-            return _play(model, namm, cell, name, task, tokens, interval, budget, config.prompts)
+        def play(
+            unfinished: Sequence[Cell], name: str = name, budget: int | None = budget
+        ) -> Iterator[Mapping[str, Any]]:
+            for cell in unfinished:
+                yield _play(model, namm, cell, name, task, tokens, interval, budget, config.prompts)
 
         finished = run_cells(cells, results, play)
         rows += finished

@@ -30,10 +30,11 @@ from modalities.rollout import Agent, Rollout, rollout
 
 MINARI_ID = "namm/hopper/medium-expert-v0"
 
-TARGET_RETURN = 3200.0
-"""Asked for at evaluation; a little above the expert tier, as the reference does."""
+TARGET_RETURN = 4200.0
+"""Asked for at evaluation, above the expert tier as in the reference. A request near it is sometimes answered with the
+medium tier's gait after so few updates; 3600, 4200 and 5000 were tried on resets 0 to 7."""
 
-CONFIG = DTConfig(updates=2000, learning_rate=3e-4, warmup_updates=200, cosine=True)
+CONFIG = DTConfig(updates=2500, warmup_updates=300)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DataConfig:
 
     steps_per_tier: int = 200_000
     """Environment steps of each tier (D4RL: 1,000,000)."""
-    noise: float = 0.1
+    noise: float = 0.05
     """Standard deviation of the action noise; the behaviour policies are deterministic."""
     seed: int = 10_000
     """Reset seed of the first episode."""
@@ -81,9 +82,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def evaluate(control: ControlModel, agent: Agent, seeds: tuple[int, ...], episodes: int) -> list[Rollout]:
-    """One rollout a seed; the resets of seed k are numbered 1000 k, 1000 k + 1, ..."""
+    """One rollout a seed; the resets of seed k are numbered 1000 (k + 1), 1000 (k + 1) + 1, ..."""
     facts = control.facts
-    blocks = [range(1000 * seed, 1000 * seed + episodes) for seed in seeds]
+    blocks = [range(1000 * (seed + 1), 1000 * (seed + 1) + episodes) for seed in seeds]
     return [rollout(agent, facts.env_id, list(block), facts.target_return, facts.env_kwargs) for block in blocks]
 
 
@@ -127,16 +128,16 @@ Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[
 
 ## Training
 
-Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, dropout 0.1, AdamW, weight decay 1e-4, gradient
-clip 0.25, batch 64), with these differences, made for a training of minutes: {training["updates"]:,} updates instead of
-100,000, learning rate {training["learning_rate"]:g} with half a cosine instead of a constant 1e-4, warm-up over
-{training["warmup_updates"]:,} updates instead of 10,000, bfloat16 autocast in the forward pass. Seed
-{training["seed"]}; {made["training_minutes"]} minutes on one busy core. The last state is shipped, none was selected.
+Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, dropout 0.1, AdamW 1e-4, weight decay 1e-4,
+gradient clip 0.25, batch 64), with these differences: {training["updates"]:,} updates instead of 100,000, warm-up over
+{training["warmup_updates"]:,} of them instead of 10,000, bfloat16 autocast in the forward pass. Seed
+{training["seed"]}; {made["training_minutes"]} minutes on one busy core.
 
 ## Score
 
-Target return {facts.target_return:g}, deterministic actions, 3 seeds of resets, 95% bootstrap interval over episodes
-within seeds. One training seed.
+Target return {facts.target_return:g}, chosen on eight other resets, where 3600, 4200 and 5000 gave 89, 94 and 87: after so
+few updates a request near the expert's return is sometimes answered with the medium tier's gait. Deterministic actions,
+3 seeds of resets, 95% bootstrap interval over episodes within seeds. One training seed.
 
 | context | episodes | return | normalised | mean length |
 |---|---|---|---|---|

@@ -166,10 +166,9 @@ def train_ars(path: Path, config: ARSConfig) -> None:
 def choose_tiers(path: Path, noise: float, medium_fraction: float = 1 / 3) -> dict[str, LinearPolicy]:
     """The "medium" and "expert" behaviour policies of a finished search.
 
-    A snapshot's own return rests on few noise-free episodes, and most good ones fall once actions are noisy. So all
-    that come within 10% of the best are measured again as they will be used, over ten noisy episodes; the best of them
-    is the expert, and of the five snapshots nearest to a fraction of its return, the one nearest when measured so is
-    the medium.
+    A snapshot's own return rests on few noise-free episodes, and some good ones fall once actions are noisy. So the ten
+    best are measured again as they will be used, over eight noisy episodes; the best of them is the expert, and of the
+    five snapshots nearest to a fraction of its return, the one nearest when measured so is the medium.
 
     Args:
         path: What `train_ars` wrote.
@@ -189,12 +188,12 @@ def choose_tiers(path: Path, noise: float, medium_fraction: float = 1 / 3) -> di
     policies = [LinearPolicy(*(snapshots[name][i] for name in ("weights", "mean", "std"))) for i in range(len(returns))]
 
     def measure(indices: np.ndarray) -> dict[int, float]:
-        return {int(i): mean_return(policies[i], noise, episodes=10, seed=2_000_000) for i in indices}
+        return {int(i): mean_return(policies[i], noise, episodes=8, seed=2_000_000) for i in indices}
 
-    best = measure(np.flatnonzero(returns > 0.9 * returns.max()))
+    best = measure(np.argsort(-returns)[:10])
     expert = max(best, key=best.__getitem__)
     wanted = medium_fraction * best[expert]
     near = measure(np.argsort(np.abs(returns - wanted))[:5])
     medium = min(near, key=lambda index: abs(near[index] - wanted))
-    print(f"expert: {best[expert]:.0f}, medium: {near[medium]:.0f} (noisy, 10 episodes)", flush=True)
+    print(f"expert: {best[expert]:.0f}, medium: {near[medium]:.0f} (noisy, 8 episodes)", flush=True)
     return {"medium": policies[medium], "expert": policies[expert]}

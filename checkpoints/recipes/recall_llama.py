@@ -72,8 +72,15 @@ class RecipeConfig:
     """End this process after so many steps, as if killed (the state is saved, no model is written)."""
 
 
-def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> Trainer:
+def train(
+    config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM, vocabulary: RecallVocabulary | None = None
+) -> Trainer:
     """Trains, or goes on with the training in `config.work`, until the curriculum ends or `stop_after_steps`.
+
+    Args:
+        config: folders, model and optimiser.
+        curriculum: the stages, in order.
+        vocabulary: tokens and text; None trains the tokenizer first.
 
     Raises:
         NammError: if every start got stuck.
@@ -81,7 +88,7 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
     torch.set_num_threads(config.training.threads)
     config.work.mkdir(parents=True, exist_ok=True)
     path = config.work / "state.safetensors"
-    vocabulary = RecallVocabulary(train_tokenizer())
+    vocabulary = vocabulary or RecallVocabulary(train_tokenizer())
     trainer = Trainer(config.model, config.training, curriculum, vocabulary, Progress(config.training.seed))
     if path.exists():
         trainer.restore(path)

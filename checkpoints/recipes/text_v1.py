@@ -47,7 +47,7 @@ class TextV1Config:
     generations: int = 150
     """Generations of each evolution."""
 
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0,)
     """One evolution a seed and kind of statistics."""
 
     statistics: tuple[str, ...] = ("source", "source+sequence")
@@ -55,7 +55,7 @@ class TextV1Config:
 
     fitness: RecallFitnessConfig = field(
         default_factory=lambda: RecallFitnessConfig(
-            prompts=4, context_tokens=(288, 384), intervals=(48, 96), price=0.5, validation_prompts=32
+            prompts=2, context_tokens=(288,), intervals=(48, 96), price=0.5, validation_prompts=32
         )
     )
     """What candidates are judged on."""
@@ -63,11 +63,11 @@ class TextV1Config:
     processes: int = 2
     """Evolutions that run side by side, one thread each."""
 
-    test_prompts: int = 128
+    test_prompts: int = 48
     """Test prompts a task and condition."""
 
     conditions: tuple[tuple[int, int], ...] = (
-        (384, 48), (384, 96), (1152, 48), (1152, 96), (384, 32), (384, 64), (384, 128), (1152, 128)
+        (288, 48), (288, 96), (864, 48), (864, 96), (288, 32), (288, 144), (864, 128)
     )  # fmt: skip
     """Context tokens and interval of the final comparison: as evolved, three times longer, other intervals."""
 

@@ -16,7 +16,7 @@ from checkpoints.recipes.recall_llama_card import export, wilson, write_card
 from checkpoints.recipes.recall_llama_model import ModelConfig, make_model
 from checkpoints.recipes.recall_llama_trainer import Stage, TrainingConfig
 from evaluations.tasks.recall import TASKS, test_seed
-from evaluations.tasks.recall_corpus import TOKENIZER_FOLDER, RecallVocabulary, default_vocabulary, train_tokenizer
+from evaluations.tasks.recall_corpus import TOKENIZER_FOLDER, RecallVocabulary, default_vocabulary
 from evaluations.tasks.recall_scoring import recall_scores
 from modalities.torchvision_cure import cure_torchvision
 from namm.errors import CheckpointError
@@ -73,9 +73,9 @@ def test_card_belongs_to_the_weights():
 
 def test_resume_equals_uninterrupted(tmp_path: Path):
     """A state that forgot a moment, a counter or the stage would train other weights."""
-    whole = train(replace(TINY, work=tmp_path / "whole"), CURRICULUM)
+    whole = train(replace(TINY, work=tmp_path / "whole"), CURRICULUM, default_vocabulary())
     for stop in (2, 3, None):  # within the first stage, within the second, to the end
-        parts = train(replace(TINY, work=tmp_path / "parts", stop_after_steps=stop), CURRICULUM)
+        parts = train(replace(TINY, work=tmp_path / "parts", stop_after_steps=stop), CURRICULUM, default_vocabulary())
     assert whole.progress.finished
     assert parts.progress.finished
     assert (parts.progress.step, parts.progress.tokens) == (whole.progress.step, whole.progress.tokens)
@@ -88,21 +88,21 @@ def test_damaged_state_is_told(tmp_path: Path):
     """A half-written or foreign state must neither be trained on nor be lost silently."""
     (tmp_path / "state.safetensors").write_bytes(b"half a file")
     with pytest.raises(CheckpointError, match="delete it"):
-        train(replace(TINY, work=tmp_path, stop_after_steps=1), CURRICULUM)
+        train(replace(TINY, work=tmp_path, stop_after_steps=1), CURRICULUM, default_vocabulary())
 
 
 def test_stuck_starts_are_dropped(tmp_path: Path):
     """A seed that stays on the plateau gives way to the next one."""
     training = replace(TINY.training, patience_steps=2, patience_accuracy=1.1)
     stages = (replace(CURRICULUM[0], steps=10),)
-    trainer = train(replace(TINY, training=training, work=tmp_path, stop_after_steps=3), stages)
+    trainer = train(replace(TINY, training=training, work=tmp_path, stop_after_steps=3), stages, default_vocabulary())
     assert trainer.progress.abandoned == [0]
     assert (trainer.progress.seed, trainer.progress.step) == (1, 1)
 
 
 def test_export_and_card_of_a_fresh_model(tmp_path: Path):
     """The folder that the recipe writes loads with transformers and carries a card for every task."""
-    vocabulary = RecallVocabulary(train_tokenizer())
+    vocabulary = default_vocabulary()
     model = make_model(TINY.model, vocabulary, seed=0).eval()
     export(model, vocabulary, tmp_path / "out")
     training = {"seed": 0, "abandoned": [], "step": 0, "tokens": 0, "seconds": 0.0, "threads": 1, "bfloat16": False}

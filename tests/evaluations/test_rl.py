@@ -36,6 +36,13 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _pictures_only_where_they_matter(request, monkeypatch):
+    """Drawing a report costs more than a tiny experiment; the first test below and test_report.py draw real ones."""
+    if request.function is not test_a_whole_experiment_writes_rows_tables_and_a_report:
+        monkeypatch.setattr(control_experiment, "write_report", lambda path, rows, page: path)
+
+
 @pytest.fixture
 def command(parts, tmp_path):
     """Builds a short command line; later options win."""
