@@ -44,7 +44,7 @@ class Shipped:
 SHIPPED: dict[str, Shipped] = {
     "hopper-medium-expert": Shipped("hopper-medium-expert", episodes=4, quick_episodes=1),
     "tmaze-150": Shipped("tmaze", episodes=32, quick_episodes=8, env_kwargs={"corridor_steps": 150}),
-    "tmaze-300": Shipped("tmaze", episodes=32, quick_episodes=8, env_kwargs={"corridor_steps": 300}, in_quick=False),
+    "tmaze-300": Shipped("tmaze", episodes=16, quick_episodes=8, env_kwargs={"corridor_steps": 300}, in_quick=False),
 }
 """What is evaluated when nothing is named: standard locomotion, and a maze that cannot be solved without memory."""
 

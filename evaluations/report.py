@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluations import figures
+from evaluations.estimates import Estimate
 from evaluations.harness import Row, write_atomically
-from evaluations.statistics import Estimate
 from evaluations.summary import PolicySummary, TargetSummary, across_targets, notes, summarise
-from evaluations.tables import GROUPS, SCORE, cell_text, columns_of
+from evaluations.tables import KEPT, MEMORY, SCORE, cell_text, columns_of
 
 
 @dataclass(frozen=True)
@@ -146,33 +146,28 @@ def _target_section(target: TargetSummary, animation: Animation | None) -> str:
         f"<figure>{figures.svg(figure, f'{salt}{number}')}<figcaption>{caption}</figcaption></figure>"
         for number, (caption, figure) in enumerate(pictures)
     )
-    return (
-        f"<section><h2>{escape(target.target)} <small>{escape(target.task)}</small></h2>"
+    head = f"<h2>{escape(target.target)} <small>{escape(target.task)}</small></h2>"
+    lead = (
         f"<p>Mean over {target.policies[0].episodes} episodes a policy with 95% intervals; every policy plays the same "
-        f"reset seeds.{anchor}</p>{_tables(target)}<ul class='notes'>{said}</ul>{_animated(animation)}{drawn}"
-        f"{_episodes(target)}</section>"
+        f"reset seeds.{anchor}</p>"
     )
+    tables = f"{_table(target, SCORE)}<ul class='notes'>{said}</ul>{_table(target, MEMORY, KEPT)}"
+    return f"<section>{head}{lead}{tables}{drawn}{_animated(animation)}{_episodes(target)}</section>"
 
 
-def _tables(target: TargetSummary) -> str:
-    return "".join(_table(target, group) for group in GROUPS)
-
-
-def _table(target: TargetSummary, group: str) -> str:
-    columns = columns_of(target, group)
+def _table(target: TargetSummary, *groups: str) -> str:
+    columns = [column for group in groups for column in columns_of(target, group)]
     heads = "".join(f"<th title='{escape(c.help)}'>{escape(_typeset(c.title))}</th>" for c in columns)
-    lines = "".join(
-        f"<tr{_row_class(p)}><th scope='row'>{escape(p.policy)}{_flag(p) if group == SCORE else ''}</th>"
-        + "".join(
-            f"<td>{_typeset(cell_text(column, p)).replace('[', '<small>[').replace(']', ']</small>')}</td>"
-            for column in columns
-        )
-        + "</tr>"
-        for p in target.policies
-    )
+    lines = []
+    for policy in target.policies:
+        flag = _flag(policy) if SCORE in groups else ""
+        values = [_typeset(escape(cell_text(column, policy))) for column in columns]
+        cells = "".join(f"<td>{v.replace('[', '<small>[').replace(']', ']</small>')}</td>" for v in values)
+        lines.append(f"<tr{_row_class(policy)}><th scope='row'>{escape(policy.policy)}{flag}</th>{cells}</tr>")
+    caption = escape("; ".join(groups))
     return (
-        f"<div class='scroll'><table><caption>{escape(group)}</caption><thead><tr><th>policy</th>{heads}</tr></thead>"
-        f"<tbody>{lines}</tbody></table></div>"
+        f"<div class='scroll'><table><caption>{caption}</caption><thead><tr><th>policy</th>{heads}</tr>"
+        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

@@ -11,21 +11,16 @@ summary.md and report.html into --out, and mirrors to Weights & Biases.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    # run as a script: this folder on the path would hide the standard library's `statistics`
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import json
 import os
 import shlex
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import torch
@@ -81,7 +76,7 @@ class RLConfig:
     """Tokens between two updates, a multiple of 16; three tokens are one environment step."""
 
     episodes: int | None = None
-    """Episodes per target, policy and seed. Default: 4 for Hopper, 32 for the mazes."""
+    """Episodes per target, policy and seed. Default: 4 for Hopper, 32 and 16 for the mazes."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed is a set of reset seeds that all policies share."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluations.harness import Row
-from evaluations.statistics import (
+from evaluations.estimates import (
     Estimate,
     PairedDifference,
     bootstrap,
@@ -21,6 +20,7 @@ from evaluations.statistics import (
     paired_difference,
     success_rate,
 )
+from evaluations.harness import Row
 
 REFERENCES = ("native window", "full")
 """Rows shown for orientation: nobody asked them to forget."""
@@ -197,35 +197,37 @@ def notes(target: TargetSummary) -> list[tuple[str, str]]:
 
 
 def _ranking(best: PolicySummary, rivals: Sequence[PolicySummary]) -> list[tuple[str, str]]:
+    """Apart where intervals do not overlap; else the paired comparison, which sees more, decides what is said."""
     apart = [p for p in rivals if not p.score.overlaps(best.score)]
     ahead = [p.policy for p in apart if p.score.value < best.score.value]
     behind = [p.policy for p in apart if p.score.value > best.score.value]
-    level = [p for p in rivals if p not in apart]
+    told = [p for p in rivals if p not in apart and p.versus_namm is not None and p.versus_namm.p_value < 0.05]
+    level = [p for p in rivals if p not in apart and p not in told]
     found = []
     if ahead:
         found.append(("note", f"{best.policy} is ahead of {_join(ahead)}: the 95% intervals do not overlap."))
     if behind:
         found.append(("warning", f"{best.policy} is behind {_join(behind)}: the 95% intervals do not overlap."))
+    for verb, sign in (("ahead of", 1), ("behind", -1)):
+        chosen = [f"{p.policy} ({_paired(p.versus_namm)})" for p in told if sign * p.versus_namm.difference.value > 0]
+        if chosen:
+            text = f"{best.policy} is {verb} {_join(chosen)} episode by episode, though the 95% intervals overlap."
+            found.append(("note" if sign > 0 else "warning", text))
     if level:
         details = [f"{p.policy} ({_paired(p.versus_namm)})" for p in level]
-        found.append(
-            (
-                "note",
-                f"Intervals of {best.policy} overlap with those of {_join(details)}; in brackets NAMM's paired "
-                "difference "
-                "on the same reset seeds.",
-            )
-        )
+        found.append(("note", f"{best.policy} is not told apart from {_join(details)}."))
+    if found:
+        found.append(("note", "In brackets: NAMM minus rival on the same reset seeds, 95% interval, permutation test."))
     if len(level) == len(rivals) and len(rivals) > 1:
         found.append(("warning", "No rival is told apart from NAMM: this task does not rank memory policies."))
-    return found
+    return found if told or level else found[:-1]
 
 
 def _paired(difference: PairedDifference | None) -> str:
     if difference is None:
         return "no shared episodes"
     d = difference.difference
-    return f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}], p = {difference.p_value:.2g}"
+    return f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}], p = {difference.p_value:.1g}"
 
 
 def _join(names: Sequence[str]) -> str:

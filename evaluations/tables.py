@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from evaluations.statistics import Estimate
+from evaluations.estimates import Estimate
 from evaluations.summary import PolicySummary, TargetSummary
 
 Value = Estimate | float | None
@@ -54,6 +54,11 @@ def _normalised(policy: PolicySummary) -> Value:
     return policy.score if policy.score_name == "normalised score" else None
 
 
+def _interquartile(policy: PolicySummary) -> Value:
+    """Of successes and failures it says nothing."""
+    return None if policy.success is not None else policy.interquartile
+
+
 def _versus(policy: PolicySummary) -> Value:
     return None if policy.versus_namm is None else policy.versus_namm.difference
 
@@ -65,13 +70,14 @@ def _p_value(policy: PolicySummary) -> Value:
 SCORE, MEMORY, KEPT = "score", "memory", "what is kept, and time"
 GROUPS = (SCORE, MEMORY, KEPT)
 
+P_VALUE = Column(SCORE, "p", "two-sided paired permutation test of that difference", _p_value, 3)
 COLUMNS = (
     Column(SCORE, "score x100", "normalised score: 0 is a random policy, 100 an expert", _normalised),
     Column(SCORE, "success %", "episodes that reached the goal, Wilson interval", _success),
     Column(SCORE, "NAMM - policy", "best NAMM minus this policy, on the same reset seeds", _versus),
-    Column(SCORE, "p", "two-sided paired permutation test of that difference", _p_value, 3),
-    Column(SCORE, "return", "undiscounted sum of rewards", lambda p: p.returns),
-    Column(SCORE, "IQM", "interquartile mean of the score", lambda p: p.interquartile),
+    P_VALUE,
+    Column(SCORE, "return", "undiscounted sum of rewards", lambda p: p.returns, 2),
+    Column(SCORE, "IQM", "interquartile mean of the score", _interquartile),
     Column(SCORE, "length", "environment steps of an episode", _metric("episode_length"), 0),
     Column(MEMORY, "budget", "slots kept per KV head after an update", lambda p: p.budget, 0),
     Column(MEMORY, "slots", "mean slots per KV head over an episode", _metric("slots_mean")),
@@ -93,8 +99,10 @@ def cell_text(column: Column, policy: PolicySummary) -> str:
     if value is None:
         return "–"
     if isinstance(value, Estimate):
-        return f"{value.value:.{column.digits}f} [{value.low:.{column.digits}f}, {value.high:.{column.digits}f}]"
-    return f"{value:.{column.digits}f}"
+        digits = column.digits if max(abs(value.low), abs(value.high)) < 1000 else 0
+        return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    smallest = 10.0**-column.digits
+    return f"<{smallest:g}" if column is P_VALUE and value < smallest else f"{value:.{column.digits}f}"
 
 
 def columns_of(target: TargetSummary, group: str | None = None) -> list[Column]:

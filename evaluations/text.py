@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 import checkpoints
+from evaluations.estimates import Estimate, bootstrap
 from evaluations.evolve import INTERRUPTED, load_source
 from evaluations.harness import Cell, Results, Row, run_cells, versions
-from evaluations.statistics import Estimate, bootstrap
 from evaluations.tasks.recall import TASKS, get_task, test_seed
 from modalities.text import recall
 from namm import NAMM

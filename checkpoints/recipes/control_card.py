@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluations.statistics import Estimate, bootstrap
+from evaluations.estimates import Estimate, bootstrap
 from modalities.control import FACTS_FILE, ControlFacts
 from modalities.rollout import Rollout
 

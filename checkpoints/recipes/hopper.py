@@ -22,7 +22,7 @@ import torch
 from checkpoints.recipes.control_card import estimate_return, mean_length, save_model, show, versions, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, train
 from checkpoints.recipes.hopper_behaviour import ENV_ID, ARSConfig, choose_tiers, collect, train_ars
-from evaluations.statistics import Estimate
+from evaluations.estimates import Estimate
 from evaluations.tasks.d4rl import Episode, normalised_score, reference_scores, state_statistics
 from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5, write_minari
 from modalities.control import ControlFacts, ControlModel, IncrementalAgent, WindowAgent
@@ -135,9 +135,9 @@ gradient clip 0.25, batch 64), with these differences: {training["updates"]:,} u
 
 ## Score
 
-Target return {facts.target_return:g}, chosen on eight other resets, where 3600, 4200 and 5000 gave 89, 94 and 87: after so
-few updates a request near the expert's return is sometimes answered with the medium tier's gait. Deterministic actions,
-3 seeds of resets, 95% bootstrap interval over episodes within seeds. One training seed.
+Target return {facts.target_return:g}, chosen on eight other resets, where 3600, 4200 and 5000 gave 89, 94 and 87: after
+so few updates a request near the expert's return is sometimes answered with the medium tier's gait. Deterministic
+actions, 3 seeds of resets, 95% bootstrap interval over episodes within seeds. One training seed.
 
 | context | episodes | return | normalised | mean length |
 |---|---|---|---|---|

@@ -23,11 +23,11 @@ from rich.console import Console
 
 import checkpoints
 from evaluations import text
+from evaluations.estimates import Estimate
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.evolve import run as run_evolution
 from evaluations.harness import file_sha256, versions, write_atomically
 from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
-from evaluations.statistics import Estimate
 from namm import NAMM
 
 SHIPPED = Path(checkpoints.__file__).parent

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from checkpoints.recipes.control_card import save_model, show, versions, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, train
 from checkpoints.recipes.evicting_agent import EvictingAgent
-from evaluations.statistics import Estimate, success_rate
+from evaluations.estimates import Estimate, success_rate
 from evaluations.tasks.d4rl import Episode, state_statistics
 from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
 from evaluations.tasks.tmaze import ENV_ID, ScriptedExpert, register

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from evaluations import figures
+from evaluations.estimates import bootstrap
 from evaluations.report import Animation, Page, write_report
-from evaluations.statistics import bootstrap
 from evaluations.summary import across_targets, notes, summarise
 from evaluations.tables import markdown, rich_tables
 from tests.evaluations.made_up_rows import made_up_rows

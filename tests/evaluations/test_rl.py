@@ -218,20 +218,6 @@ def test_a_killed_process_loses_at_most_one_policy_and_the_same_command_ends_as_
     assert [row["episodes"] for row in resumed] == [row["episodes"] for row in uninterrupted]
 
 
-def test_the_script_runs_from_the_repository_and_does_not_hide_the_standard_librarys_statistics():
-    """Python puts the script's folder first on the path, where our statistics.py lies."""
-    code = (
-        "import sys, runpy; sys.path[0] = sys.argv[1]; sys.argv = ['rl.py', '--help']\n"
-        "try: runpy.run_path(sys.path[0] + '/rl.py', run_name='__main__')\n"
-        "except SystemExit as done: assert done.code == 0\n"
-        "import statistics; statistics.stdev"
-    )
-    command = [sys.executable, "-c", code, str(REPOSITORY / "evaluations")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    assert "--interval" in done.stdout
-
-
 def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys):
     assert main(command("--policy", "full", "--interval", 64)) == 0
     capsys.readouterr()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluations.statistics import (
+from evaluations.estimates import (
     Estimate,
     bootstrap,
     interquartile_mean,
