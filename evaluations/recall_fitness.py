@@ -55,6 +55,10 @@ class RecallFitnessConfig:
     price: float = 0.5
     """Fitness lost per kept fraction: 0.5 trades 2% of slots for 1% of the full cache's score."""
 
+    budget_fraction: float | None = None
+    """Most slots a head may keep, as a fraction of the context; None leaves the size to the threshold alone. With a
+    cap every head must choose tokens; without one a NAMM may keep all of a few heads and nothing of the others."""
+
     protected_last: int = 1
     """Newest tokens that are never evicted."""
 
@@ -68,6 +72,8 @@ class RecallFitnessConfig:
             check_statistics_mode(mode)
         if "target" in self.statistics:
             raise ConfigError("statistics='target' is meaningless on the source itself; use 'source' or 'sequence'.")
+        if self.budget_fraction is not None and not 0.0 < self.budget_fraction <= 1.0:
+            raise ConfigError(f"budget_fraction must lie in (0, 1], found {self.budget_fraction}.")
         shortest = min(self.context_tokens)
         if shortest < max(self.intervals):
             raise ConfigError(
@@ -146,8 +152,10 @@ class RecallFitness:
         """Every candidate on every prompt, candidate by candidate, in one batch."""
         population, count = len(candidates), len(prompts.context)
         candidate = torch.arange(population).repeat_interleave(count)
+        fraction = self.config.budget_fraction
         policy = make_policy(
             "namm", namm=self.namm, statistics=mode, interval=interval, protected_last=self.config.protected_last,
+            budget=None if fraction is None else max(1, round(fraction * prompts.context.shape[1])),
             population=candidates.to(self.model.device), candidate=candidate.to(self.model.device),
         )  # fmt: skip
         context, question, target = (

@@ -1,7 +1,9 @@
 """Compares eviction policies on recall in long text: `python evaluations/text.py` (also `namm-text`).
 
 Every policy reads the same test prompts; rivals get the mean number of slots that the NAMM held when the question
-came (rounded up, so that none gets less). Rows are appended as they finish, and the same command continues.
+came (rounded up, so that none gets less), the same in every head. `POLICY@heads` gives a rival, in each layer and
+head, as many as the NAMM held just there: what is left of the NAMM's lead is its choice of tokens, not of heads.
+Rows are appended as they finish, and the same command continues.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(checkpoints.__file__).parent
 NAMM_LABELS = {"namm:source": "source", "namm:sequence": "sequence"}
+ALLOCATED = "@heads"
+"""Ending of a rival that gets the NAMM's own allocation over layers and heads."""
+
 BATCH = 32
 """Prompts read side by side."""
 
@@ -48,7 +54,9 @@ class TextConfig:
     namm: Path = SHIPPED / "namm" / "text-v1"
     """Folder of the NAMM."""
 
-    policy: tuple[str, ...] = ("full", "window", "random", "l2_norm", "h2o", "h2o_age", "namm:source")
+    policy: tuple[str, ...] = (
+        "full", "window", "random", "l2_norm", "h2o", "h2o_age", "window@heads", "random@heads", "namm:source",
+    )  # fmt: skip
     """Policies to compare; a NAMM names its feature statistics."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -72,8 +80,8 @@ class TextConfig:
     out: Path = Path("results/text")
     """Folder of the comparison."""
 
-    threads: int | None = None
-    """Torch threads; all by default."""
+    threads: int = 1
+    """Torch threads. Batches of a small model gain nothing from more, and lose much where others use the cores."""
 
 
 def run(config: TextConfig, console: Console | None = None) -> list[Row]:
@@ -83,8 +91,7 @@ def run(config: TextConfig, console: Console | None = None) -> list[Row]:
         NammError: A setting or a file is wrong.
     """
     _check(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads)
     results = Results(config.out)
     results.write_config({**asdict(config), "namm": str(config.namm), "out": str(config.out)})
     model = load_source(config.model, torch.float32)
@@ -103,18 +110,27 @@ def _condition(
 ) -> list[Row]:  # fmt: skip
     """All policies on one task, length and interval; the NAMM first, for its size."""
     ordered = sorted(config.policy, key=lambda name: (name != config.match, config.policy.index(name)))
-    rows, budget = [], None
+    rows: list[Row] = []
+    budget: int | None = None
+    heads: tuple[tuple[int, ...], ...] | None = None
     for name in ordered:
         cells = [
-            Cell(Path(config.model).name, task, name, seed, _identity(config, namm, name, tokens, interval, budget))
+            Cell(
+                Path(config.model).name,
+                task,
+                name,
+                seed,
+                _identity(config, namm, name, tokens, interval, heads if name.endswith(ALLOCATED) else budget),
+            )
             for seed in config.seeds
         ]
 
         def play(
-            unfinished: Sequence[Cell], name: str = name, budget: int | None = budget
+            unfinished: Sequence[Cell], name: str = name, budget: int | None = budget, heads: Any = heads
         ) -> Iterator[Mapping[str, Any]]:
             for cell in unfinished:
-                yield _play(model, namm, cell, name, task, tokens, interval, budget, config.prompts)
+                size = {"head_budgets": heads} if name.endswith(ALLOCATED) else {"budget": budget}
+                yield _play(model, namm, cell, name, task, tokens, interval, size, config.prompts)
 
         finished = run_cells(cells, results, play)
         rows += finished
@@ -122,6 +138,8 @@ def _condition(
         if name == config.match:
             # the tail that no policy has judged yet is the same for all
             budget = max(4, math.ceil(slots - tokens % interval))
+            own = np.mean([row["metrics"]["head_slots"] for row in finished], axis=0) - tokens % interval
+            heads = tuple(tuple(max(1, math.ceil(held)) for held in layer) for layer in own.tolist())
         if console is not None:
             score = sum(row["score"] for row in finished) / len(finished)
             console.print(
@@ -131,9 +149,7 @@ def _condition(
     return rows
 
 
-def _identity(
-    config: TextConfig, namm: NAMM, name: str, tokens: int, interval: int, budget: int | None
-) -> dict[str, Any]:
+def _identity(config: TextConfig, namm: NAMM, name: str, tokens: int, interval: int, budget: Any) -> dict[str, Any]:
     """Everything that decides a row."""
     own = {"namm_sha256": namm.sha256()} if name in NAMM_LABELS else {"budget": None if name == "full" else budget}
     return {
@@ -144,7 +160,7 @@ def _identity(
 
 def _play(
     model: PreTrainedModel, namm: NAMM, cell: Cell, name: str, task: str, tokens: int, interval: int,
-    budget: int | None, prompts: int,
+    size: Mapping[str, Any], prompts: int,
 ) -> Mapping[str, Any]:  # fmt: skip
     """One row: accuracy of every prompt, and what was held when it was asked."""
     if name in NAMM_LABELS:
@@ -152,21 +168,27 @@ def _play(
     elif name == "full":
         policy = make_policy("full")
     else:
-        seed = cell.seed if name == "random" else None
-        policy = make_policy(name, interval=interval, budget=budget, seed=seed)
+        seed = cell.seed if name.startswith("random") else None
+        policy = make_policy(name.removesuffix(ALLOCATED), interval=interval, seed=seed, **size)
     drawn = get_task(task).sample(prompts, tokens, test_seed(cell.seed))
-    accuracy, slots, cache_bytes = [], [], 0
+    accuracy, slots, head_slots, cache_bytes = [], [], [], 0
     for start in range(0, prompts, BATCH):
         rows = slice(start, start + BATCH)
         result = recall(model, policy, drawn.context[rows], drawn.question[rows], drawn.target[rows])
         accuracy += result.accuracy.tolist()
         slots += result.slots.tolist()
         cache_bytes += result.cache_bytes
+        head_slots.append(result.head_slots)
     mean_slots = sum(slots) / len(slots)
     return {
         "score": sum(accuracy) / len(accuracy),
         "score_name": "recall accuracy",
-        "metrics": {"slots": mean_slots, "kept_fraction": mean_slots / tokens, "cache_bytes": cache_bytes},
+        "metrics": {
+            "slots": mean_slots,
+            "head_slots": np.mean(head_slots, axis=0).tolist(),
+            "kept_fraction": mean_slots / tokens,
+            "cache_bytes": cache_bytes,
+        },
         "prompts": accuracy,
         "settings": policy.describe(),
     }
@@ -224,7 +246,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 
 
 def _check(config: TextConfig) -> None:
-    known = [*NAMM_LABELS, *(name for name in POLICIES if name != "namm")]
+    rivals_known = [name for name in POLICIES if name not in ("namm", "full")]
+    known = [*NAMM_LABELS, "full", *rivals_known, *(name + ALLOCATED for name in rivals_known)]
     for name in config.policy:
         if name not in known:
             raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, known)}")

@@ -30,6 +30,9 @@ class Recall:
     slots: Float[Tensor, " prompts"]
     """Slots held when the question came, mean over layers and KV heads."""
 
+    head_slots: tuple[tuple[float, ...], ...]
+    """The same for each layer and KV head, mean over prompts."""
+
     cache_bytes: int
     """Bytes of keys and values allocated at that moment, for the whole batch."""
 
@@ -73,7 +76,7 @@ def recall(
             cache = body(input_ids=context[:prompts, :shared], use_cache=True).past_key_values
             memory.select_sequences(torch.arange(prompts).repeat(copies), identities=torch.arange(rows))
         read = body(input_ids=context[:, shared:], past_key_values=cache, use_cache=True)
-        slots = memory.slots().float().mean(dim=(1, 2))
+        held = memory.slots().float()  # [prompts, layers, kv_heads]
         cache_bytes = memory.cache_bytes()
         asked = body(input_ids=question, past_key_values=read.past_key_values, use_cache=True).last_hidden_state
     wanted = target != IGNORED
@@ -81,4 +84,5 @@ def recall(
     right = torch.zeros(target.shape)
     right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
     accuracy = right.sum(1) / wanted.sum(1).cpu()
-    return Recall(accuracy, slots, cache_bytes, tokens)
+    head_slots = tuple(tuple(heads) for heads in held.mean(0).tolist())
+    return Recall(accuracy, held.mean(dim=(1, 2)), head_slots, cache_bytes, tokens)

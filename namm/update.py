@@ -61,7 +61,7 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         state={name: pick(tensor) for name, tensor in state.items()},
         keys=lambda: pick(torch.cat([cache.keys[index], cache.tail_keys[:, :, :interval]], dim=2)),
     )
-    kept = layer.policy.selection.keep(layer.policy.score(view), view.positions, view.valid, view.seen)
+    kept = layer.policy.selection.keep(layer.policy.score(view), view.positions, view.valid, view.seen, view.layer)
     if everyone:
         survivors = kept
     else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 
@@ -32,6 +33,7 @@ from namm import NAMM
 
 SHIPPED = Path(checkpoints.__file__).parent
 RIVALS = ("window", "random", "l2_norm", "h2o", "h2o_age")
+ALLOCATED = ("window@heads", "random@heads")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def choose(runs: dict[str, EvolveConfig], fitness: RecallFitnessConfig) -> tuple
 
     All are judged on the same prompts with the source's statistics and the same price.
     """
-    model = load_source(next(iter(runs.values())).model, _torch_float32())
+    model = load_source(next(iter(runs.values())).model, torch.float32)
     reached: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
         namm = NAMM.from_pretrained(run.out / "namm")
@@ -110,12 +112,6 @@ def choose(runs: dict[str, EvolveConfig], fitness: RecallFitnessConfig) -> tuple
     return max(reached, key=lambda name: reached[name]["fitness"]), reached
 
 
-def _torch_float32() -> Any:
-    import torch
-
-    return torch.float32
-
-
 def compare(config: TextV1Config) -> list[dict[str, Any]]:
     """The comparison on test prompts, all conditions, as rows of one table."""
     table = []
@@ -123,7 +119,8 @@ def compare(config: TextV1Config) -> list[dict[str, Any]]:
         rows = text.run(
             text.TextConfig(
                 namm=config.out, out=config.work / "comparison", context_tokens=(tokens,), intervals=(interval,),
-                policy=("full", *RIVALS, "namm:source", "namm:sequence"), prompts=config.test_prompts,
+                policy=("full", *RIVALS, *ALLOCATED, "namm:source", "namm:sequence"),
+                prompts=config.test_prompts, threads=1,
             ),
             Console(),
         )  # fmt: skip
@@ -241,6 +238,7 @@ def main(config: TextV1Config) -> None:
     began = time.perf_counter()
     with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn")) as pool:
         list(pool.map(_evolve, runs.values()))
+    torch.set_num_threads(1)  # batches this small gain nothing from more
     chosen, reached = choose(runs, config.fitness)
     config.out.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):

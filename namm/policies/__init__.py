@@ -56,6 +56,7 @@ def make_policy(name: str, **options: Any) -> Policy:
         )
     rule = {**DEFAULTS.get(name, {}), **{key: value for key, value in given.items() if key in selection_names}}
     selection = Selection(**rule)
-    if name != "full" and selection.budget is None and selection.threshold is None:
+    limits = (selection.budget, selection.head_budgets, selection.threshold)
+    if name != "full" and limits == (None, None, None):
         raise ConfigError(f"Policy {name!r} needs a budget (slots per KV head); without one it would keep everything.")
     return policy(selection, **{key: value for key, value in given.items() if key in own_names})

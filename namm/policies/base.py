@@ -32,6 +32,9 @@ class Selection:
     budget: int | None = None
     """Slots kept per KV head after an update; None keeps whatever passes the threshold."""
 
+    head_budgets: tuple[tuple[int, ...], ...] | None = None
+    """A budget for each layer and KV head in place of one for all, as another policy's own allocation."""
+
     threshold: float | None = None
     """Lowest score that is kept; None leaves the choice to the budget."""
 
@@ -59,6 +62,8 @@ class Selection:
                 f"The budget must hold at least the {protected} protected tokens (first {self.protected_first}, "
                 f"newest {self.protected_last}), found {self.budget}; raise --budget or protect fewer."
             )
+        if self.head_budgets is not None and self.budget is not None:
+            raise ConfigError("Give one budget for all heads or head_budgets for each, not both.")
         if self.heads not in ("ragged", "equal"):
             raise ConfigError(f"heads must be 'ragged' or 'equal', found {self.heads!r}.")
 
@@ -68,6 +73,7 @@ class Selection:
         positions: Int[Tensor, "batch kv_heads slots"],
         valid: Bool[Tensor, "batch kv_heads slots"],
         seen: Int[Tensor, " batch"],
+        layer: int = 0,
     ) -> Bool[Tensor, "batch kv_heads slots"]:
         """The survivors: protected tokens first, then by score; of equal scores the newer token wins.
 
@@ -76,6 +82,7 @@ class Selection:
             positions: Absolute position of each token.
             valid: Which slots hold a token.
             seen: Tokens of each sequence so far.
+            layer: Index of the layer, for budgets of its own.
         """
         scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         protected = (positions < self.protected_first) | (positions >= seen[:, None, None] - self.protected_last)
@@ -83,11 +90,13 @@ class Selection:
         kept = valid.clone()
         if self.threshold is not None:
             kept &= scores >= self.threshold
-        if self.budget is None and self.heads == "ragged":
+        if self.budget is None and self.head_budgets is None and self.heads == "ragged":
             return kept
         rank = _rank(scores.masked_fill(~valid, -torch.inf), valid)
         if self.budget is not None:
             kept &= rank < self.budget
+        if self.head_budgets is not None:
+            kept &= rank < torch.tensor(self.head_budgets[layer], device=rank.device)[None, :, None]
         if self.heads == "equal":
             most = kept.sum(-1).amax(-1)  # of each sequence alone, so that a batch equals its members
             kept = valid & (rank < most[:, None, None])
@@ -172,6 +181,7 @@ class Policy(ABC):
             "policy": self.name,
             "interval": selection.interval,
             "budget": selection.budget,
+            "head_budgets": selection.head_budgets,
             "threshold": selection.threshold,
             "protected_first": selection.protected_first,
             "protected_last": selection.protected_last,

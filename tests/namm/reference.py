@@ -64,7 +64,7 @@ def reference_attend(
         view = TokenView(
             layer, padded[None], valid[None], seen, torch.tensor([sequence]), views, lambda keys=keys: keys
         )
-        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen)[0]
+        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen, layer)[0]
         for head in range(kv_heads):
             kept[head, padded[head][keep[head]]] = True
         alive = kept

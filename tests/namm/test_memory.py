@@ -12,7 +12,7 @@ from torch import Tensor
 
 from namm import NAMM, Memory
 from namm import attention as attention_module
-from namm.errors import AttachError
+from namm.errors import AttachError, ConfigError
 from namm.policies import POLICIES, Policy, make_policy
 from tests.namm.reference import reference_attend
 
@@ -169,6 +169,16 @@ def test_protected_tokens_survive_and_budgets_hold() -> None:
             assert len(head) == 10
             assert head[:3] == [0, 1, 2]
             assert head[-4:] == [92, 93, 94, 95]
+
+
+def test_budgets_of_each_layer_and_head_hold() -> None:
+    budgets = ((5, 9), (20, 3))
+    memory = Memory(make_policy("h2o", interval=16, head_budgets=budgets))
+    for layer in range(2):
+        memory.attend(layer, *random_qkv(2, 2, 1, 96, 8, seed=5))
+    assert memory.slots().tolist() == [[list(layer) for layer in budgets]] * 2
+    with pytest.raises(ConfigError, match="not both"):
+        make_policy("h2o", interval=16, budget=4, head_budgets=budgets)
 
 
 def test_population_is_a_batch_dimension() -> None:
