@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+import modalities
+
 CONFIGURATIONS = ("stock", "full", "namm-all", "namm-30", "h2o-30")
 NEW_TOKENS = 48
 
@@ -24,7 +26,6 @@ def measure(name: str, tokens: int, threads: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    import modalities
     from namm import NAMM
     from namm.policies import make_policy
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -52,11 +52,17 @@ class EvolveConfig:
     out: Path = Path("runs/evolve")
     """Folder of the run; the NAMM goes to OUT/namm."""
 
+    start: Path | None = None
+    """NAMM to start from, with its source statistics; all zeros (keeps everything) and fresh statistics by default."""
+
     preset: Literal["fast", "diagonal", "paper"] = "fast"
     """The search: isotropic, diagonal, or the paper's constants."""
 
     generations: int | None = None
     """Generations in all; the preset's by default."""
+
+    sigma: float | None = None
+    """Initial step size; the preset's by default. A smaller one refines a NAMM that `start` names."""
 
     seed: int = 0
     """Seed of candidates and prompts."""
@@ -91,14 +97,22 @@ def run(config: EvolveConfig, console: Console | None = None) -> EvolutionResult
     if config.threads:
         torch.set_num_threads(config.threads)
     search = PRESETS[config.preset]
-    search = EvolutionConfig(generations=config.generations or search.generations, seed=config.seed, cmaes=search.cmaes)
+    search = EvolutionConfig(
+        generations=config.generations or search.generations,
+        seed=config.seed,
+        cmaes=replace(search.cmaes, sigma=config.sigma or search.cmaes.sigma),
+    )
     model = load_source(config.model, torch.bfloat16 if config.bfloat16 else torch.float32, config.device)
     statistics_of = "+".join(dict.fromkeys(config.fitness.statistics))
     namm_config = NAMMConfig(
         scorer=config.scorer, interval=config.fitness.intervals[0], trained_statistics=statistics_of
     )
-    namm = NAMM(namm_config).to(config.device)
-    namm = with_statistics(namm, _source_statistics(model, namm, config)).to(config.device)
+    if config.start is None:
+        namm = NAMM(namm_config).to(config.device)
+        namm = with_statistics(namm, _source_statistics(model, namm, config)).to(config.device)
+    else:
+        earlier = NAMM.from_pretrained(config.start)
+        namm = NAMM(namm_config, earlier.flat, earlier.statistics).to(config.device)
     fitness = RecallFitness(model, namm, config.fitness)
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomically(config.out / "recipe.json", json.dumps(asdict(config), indent=2, default=str) + "\n")

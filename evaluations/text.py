@@ -74,6 +74,9 @@ class TextConfig:
     seeds: tuple[int, ...] = (0,)
     """Indices of test draws; evolution and validation never see them."""
 
+    budget_fraction: float | None = None
+    """Most slots a head may keep under a NAMM, as a fraction of the context; None leaves it to the threshold."""
+
     match: str = "namm:source"
     """The NAMM whose mean size the rivals get."""
 
@@ -130,6 +133,10 @@ def _condition(
         ) -> Iterator[Mapping[str, Any]]:
             for cell in unfinished:
                 size = {"head_budgets": heads} if name.endswith(ALLOCATED) else {"budget": budget}
+                if name in NAMM_LABELS and config.budget_fraction is not None:
+                    size = {"budget": max(1, round(config.budget_fraction * tokens))}
+                elif name in NAMM_LABELS:
+                    size = {}
                 yield _play(model, namm, cell, name, task, tokens, interval, size, config.prompts)
 
         finished = run_cells(cells, results, play)
@@ -151,7 +158,10 @@ def _condition(
 
 def _identity(config: TextConfig, namm: NAMM, name: str, tokens: int, interval: int, budget: Any) -> dict[str, Any]:
     """Everything that decides a row."""
-    own = {"namm_sha256": namm.sha256()} if name in NAMM_LABELS else {"budget": None if name == "full" else budget}
+    if name in NAMM_LABELS:
+        own: dict[str, Any] = {"namm_sha256": namm.sha256(), "budget_fraction": config.budget_fraction}
+    else:
+        own = {"budget": None if name == "full" else budget}
     return {
         "modality": "text", "model": config.model, "context_tokens": tokens, "interval": interval,
         "prompts": config.prompts, **own, **versions(("torch", "transformers")),
@@ -164,7 +174,7 @@ def _play(
 ) -> Mapping[str, Any]:  # fmt: skip
     """One row: accuracy of every prompt, and what was held when it was asked."""
     if name in NAMM_LABELS:
-        policy = make_policy("namm", namm=namm, statistics=NAMM_LABELS[name], interval=interval)
+        policy = make_policy("namm", namm=namm, statistics=NAMM_LABELS[name], interval=interval, **size)
     elif name == "full":
         policy = make_policy("full")
     else:

@@ -102,11 +102,11 @@ class LayerCache:
         self.seen = self.seen + added
 
     def _reserve(self, slots: int) -> None:
-        """Makes room in the tail: doubling, but never beyond what one interval can hold."""
+        """Makes room in the tail: a quarter more than there was, but never beyond what one interval can hold."""
         held = self.tail_keys.shape[2]
         if slots <= held:
             return
-        room = max(slots, 2 * held, TAIL_BLOCK) if held else max(slots, TAIL_BLOCK)
+        room = max(slots, held + max(held // 4, TAIL_BLOCK))
         if self.largest_tail is not None:
             room = max(slots, min(room, self.largest_tail))
         self.tail_keys, self.tail_values = (grow(t, room) for t in (self.tail_keys, self.tail_values))

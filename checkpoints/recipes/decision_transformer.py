@@ -58,6 +58,8 @@ class DTConfig:
     """Linear warm-up (the reference: 10,000 of 100,000)."""
     cosine: bool = False
     """Decay the learning rate to a tenth along half a cosine after the warm-up (the reference keeps it constant)."""
+    cooldown_updates: int = 0
+    """Last updates, over which a constant learning rate falls linearly to a tenth (the reference has none)."""
     gradient_clip: float = 0.25
     """Largest norm of the gradient."""
     return_scale: float = 1000.0
@@ -208,7 +210,8 @@ def learning_rate(config: DTConfig, update: int) -> float:
     if update < config.warmup_updates:
         return config.learning_rate * (update + 1) / config.warmup_updates
     if not config.cosine:
-        return config.learning_rate
+        left = (config.updates - update) / max(1, config.cooldown_updates)
+        return config.learning_rate * (0.1 + 0.9 * min(1.0, left))
     done = (update - config.warmup_updates) / max(1, config.updates - config.warmup_updates)
     return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 

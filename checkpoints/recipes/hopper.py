@@ -30,11 +30,10 @@ from modalities.rollout import Agent, Rollout, rollout
 
 MINARI_ID = "namm/hopper/medium-expert-v0"
 
-TARGET_RETURN = 4200.0
-"""Asked for at evaluation, above the expert tier as in the reference. A request near it is sometimes answered with the
-medium tier's gait after so few updates; 3600, 4200 and 5000 were tried on resets 0 to 7."""
+TARGET_RETURN = 3600.0
+"""Asked for at evaluation, above the expert tier as in the reference; the best of five tried on resets 0 to 19."""
 
-CONFIG = DTConfig(updates=2500, warmup_updates=300)
+CONFIG = DTConfig(updates=5750, warmup_updates=300, cooldown_updates=750)
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,15 @@ Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[
 
 Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, dropout 0.1, AdamW 1e-4, weight decay 1e-4,
 gradient clip 0.25, batch 64), with these differences: {training["updates"]:,} updates instead of 100,000, warm-up over
-{training["warmup_updates"]:,} of them instead of 10,000, bfloat16 autocast in the forward pass. Seed
-{training["seed"]}; {made["training_minutes"]} minutes on one busy core.
+{training["warmup_updates"]:,} of them instead of 10,000, a learning rate that falls to a tenth over the last
+{training["cooldown_updates"]:,}, bfloat16 autocast in the forward pass. Seed {training["seed"]};
+{made["training_minutes"]} minutes on one busy core.
 
 ## Score
 
-Target return {facts.target_return:g}, chosen on eight other resets, where 3600, 4200 and 5000 gave 89, 94 and 87: after
-so few updates a request near the expert's return is sometimes answered with the medium tier's gait. Deterministic
-actions, 3 seeds of resets, 95% bootstrap interval over episodes within seeds. One training seed.
+Target return {facts.target_return:g}, chosen on twenty other resets 750 updates before the end, where 3100, 3300, 3600, 3900
+and 4200 gave 89, 89, 91, 90 and 89. Deterministic actions, 3 seeds of resets, 95% bootstrap interval over episodes
+within seeds. One training seed. What is lost is lost in falls: an episode without one scores about 94.
 
 | context | episodes | return | normalised | mean length |
 |---|---|---|---|---|

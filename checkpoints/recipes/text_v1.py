@@ -30,10 +30,49 @@ from evaluations.evolve import run as run_evolution
 from evaluations.harness import file_sha256, versions, write_atomically
 from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
 from namm import NAMM
+from namm.features import StatisticsMode
 
 SHIPPED = Path(checkpoints.__file__).parent
 RIVALS = ("window", "random", "l2_norm", "h2o", "h2o_age")
 ALLOCATED = ("window@heads", "random@heads")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One evolution of the recipe."""
+
+    statistics: tuple[StatisticsMode, ...] = ("source",)
+    """Feature statistics seen while evolving; one is drawn a generation."""
+
+    price: float = 0.5
+    """Fitness lost per kept fraction."""
+
+    budget_fraction: float | None = None
+    """Cap on each head while evolving."""
+
+    generations: int = 150
+    """Generations."""
+
+    seed: int = 0
+    """Seed of candidates and prompts."""
+
+    sigma: float = 0.2
+    """Initial step size."""
+
+    validation_prompts: int = 24
+    """Prompts a task and interval in each validation of the mean."""
+
+    after: str | None = None
+    """Variant whose result this one starts from."""
+
+
+VARIANTS = {
+    "free": Variant(validation_prompts=32),
+    "free-mixed-statistics": Variant(statistics=("source", "sequence"), validation_prompts=32),
+    "capped": Variant(price=0.3, budget_fraction=0.3, generations=160),
+    "capped-refined": Variant(price=0.05, budget_fraction=0.3, generations=100, sigma=0.1, after="capped"),
+}
+"""Without a cap the size holds on average over heads only; with one, in every head."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +85,12 @@ class TextV1Config:
     work: Path = Path("runs/text-v1")
     """Where the evolutions and the comparison lie."""
 
-    generations: int = 150
-    """Generations of each evolution."""
-
-    seeds: tuple[int, ...] = (0,)
-    """One evolution a seed and kind of statistics."""
-
-    statistics: tuple[str, ...] = ("source", "source+sequence")
-    """Feature statistics seen while evolving: one kind, or one drawn a generation."""
-
     fitness: RecallFitnessConfig = field(
         default_factory=lambda: RecallFitnessConfig(
-            prompts=2, context_tokens=(288,), intervals=(48, 96), price=0.5, validation_prompts=32
+            prompts=2, context_tokens=(288,), intervals=(48, 96), price=0.3, budget_fraction=0.3, validation_prompts=24
         )
     )
-    """What candidates are judged on."""
+    """What the choice between evolutions is made on; each evolves on the same but for its variant's settings."""
 
     processes: int = 2
     """Evolutions that run side by side, one thread each."""
@@ -77,15 +107,22 @@ class TextV1Config:
 def evolutions(config: TextV1Config) -> dict[str, EvolveConfig]:
     """Every evolution of the recipe, by name."""
     return {
-        f"{kind.replace('+', '-')}-seed{seed}": EvolveConfig(
-            out=config.work / f"{kind.replace('+', '-')}-seed{seed}",
-            generations=config.generations,
-            seed=seed,
-            fitness=replace(config.fitness, statistics=tuple(kind.split("+"))),
+        name: EvolveConfig(
+            out=config.work / name,
+            generations=variant.generations,
+            seed=variant.seed,
+            fitness=replace(
+                config.fitness,
+                statistics=variant.statistics,
+                price=variant.price,
+                budget_fraction=variant.budget_fraction,
+                validation_prompts=variant.validation_prompts,
+            ),
             threads=1,
+            sigma=variant.sigma,
+            start=None if variant.after is None else config.work / variant.after / "namm",
         )
-        for kind in config.statistics
-        for seed in config.seeds
+        for name, variant in VARIANTS.items()
     }
 
 
@@ -98,7 +135,8 @@ def _evolve(config: EvolveConfig) -> None:
 def choose(runs: dict[str, EvolveConfig], fitness: RecallFitnessConfig) -> tuple[str, dict[str, dict[str, float]]]:
     """The name of the evolution that does best on validation prompts, and what each reached.
 
-    All are judged on the same prompts with the source's statistics and the same price.
+    All are judged on the same prompts, with the source's statistics, the same price and the same cap on every head: a
+    size that holds only on average over heads bounds the memory of none.
     """
     model = load_source(next(iter(runs.values())).model, torch.float32)
     reached: dict[str, dict[str, float]] = {}
@@ -120,7 +158,7 @@ def compare(config: TextV1Config) -> list[dict[str, Any]]:
             text.TextConfig(
                 namm=config.out, out=config.work / "comparison", context_tokens=(tokens,), intervals=(interval,),
                 policy=("full", *RIVALS, *ALLOCATED, "namm:source", "namm:sequence"),
-                prompts=config.test_prompts, threads=1,
+                prompts=config.test_prompts, budget_fraction=config.fitness.budget_fraction, threads=1,
             ),
             Console(),
         )  # fmt: skip
@@ -160,12 +198,21 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         "",
         "## How it was made",
         "",
-        f"Isotropic CMA-ES, population 32, start sigma 0.2, {config.generations} generations, the mean deployed. Each",
-        f"generation: {config.fitness.prompts} fresh prompts a task ({', '.join(config.fitness.tasks)}), the same",
-        f"for all candidates; context of {_either(config.fitness.context_tokens)} tokens and interval of "
+        "Isotropic CMA-ES, population 32, start sigma 0.2, the mean with the best validation deployed. Each",
+        f"generation: {config.fitness.prompts} fresh prompts a task ({', '.join(config.fitness.tasks)}), the same for",
+        f"all candidates; contexts of {_either(config.fitness.context_tokens)} tokens, interval "
         f"{_either(config.fitness.intervals)} drawn.",
-        f"Fitness: recall relative to the full cache on the same prompts, less {config.fitness.price} x kept fraction.",
-        "Chosen by fitness on validation prompts, source statistics:",
+        "Fitness: recall relative to the full cache on the same prompts, less a price times kept fraction. Evolutions:",
+        "",
+        *(
+            f"- `{name}`: statistics {_either(run.fitness.statistics)}, price {run.fitness.price}, cap on every head "
+            f"{run.fitness.budget_fraction or 'none'}, {run.generations} generations, sigma {run.sigma}, "
+            f"seed {run.seed}" + (f", from `{VARIANTS[name].after}`" if VARIANTS[name].after else "")
+            for name, run in runs.items()
+        ),
+        "",
+        f"Chosen by fitness on validation prompts with at most {config.fitness.budget_fraction:.0%} of the context in",
+        "any head, because a size that holds only on average bounds the memory of no head:",
         "",
         "| evolution | validation fitness | score of full | kept | seconds |",
         "|---|---|---|---|---|",
@@ -179,7 +226,10 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         "",
         f"{config.test_prompts} prompts a task and condition, from seeds and documents that neither evolution nor "
         "choice has seen.",
-        "Rivals hold the same number of slots as `namm:source`, rounded up, when the question comes. Mean over tasks,",
+        f"The NAMM keeps what it scores at 0 or above, at most {config.fitness.budget_fraction:.0%} of the context in",
+        "any head. Rivals hold the same number of slots as `namm:source`, rounded up, when the question comes;",
+        "`@heads` gives them its size in each layer and head: what is left of its lead there is its choice of tokens,",
+        "not of heads. Mean over tasks,",
         "95% bootstrap intervals over prompts stratified by task. Evolved at "
         f"{_either(config.fitness.context_tokens)} tokens and intervals {_either(config.fitness.intervals)}.",
         "",
@@ -217,13 +267,13 @@ def _verdict(overall: Sequence[dict[str, Any]]) -> list[str]:
             if (row["context_tokens"], row["interval"]) == (tokens, interval)
         }
         ours = here["namm:source"]
-        behind = [name for name in RIVALS if ours.low <= here[name].high]
+        behind = [name for name in (*RIVALS, *ALLOCATED) if ours.low <= here[name].high]
         said = "ahead of every rival, intervals apart" if not behind else f"NOT clearly ahead of {', '.join(behind)}"
         lines.append(f"- {tokens} tokens, interval {interval}: {said}.")
     return lines
 
 
-def _either(values: Sequence[int]) -> str:
+def _either(values: Sequence[object]) -> str:
     return " or ".join(str(value) for value in values)
 
 
@@ -237,7 +287,8 @@ def main(config: TextV1Config) -> None:
     runs = evolutions(config)
     began = time.perf_counter()
     with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_evolve, runs.values()))
+        for stage in (False, True):  # what starts from nothing, then what starts from its result
+            list(pool.map(_evolve, [run for run in runs.values() if (run.start is not None) == stage]))
     torch.set_num_threads(1)  # batches this small gain nothing from more
     chosen, reached = choose(runs, config.fitness)
     config.out.mkdir(parents=True, exist_ok=True)
