@@ -135,9 +135,9 @@ gradient clip 0.25, batch 64), with these differences: {training["updates"]:,} u
 
 ## Score
 
-Target return {facts.target_return:g}, chosen on twenty other resets 750 updates before the end, where 3100, 3300, 3600, 3900
-and 4200 gave 89, 89, 91, 90 and 89. Deterministic actions, 3 seeds of resets, 95% bootstrap interval over episodes
-within seeds. One training seed. What is lost is lost in falls: an episode without one scores about 94.
+Target return {facts.target_return:g}, chosen on twenty other resets 750 updates before the end, where 3100, 3300,
+3600, 3900 and 4200 gave 89, 89, 91, 90 and 89. Deterministic actions, 3 seeds of resets, 95% bootstrap interval over
+episodes within seeds. One training seed. What is lost is lost in falls: an episode without one scores about 94.
 
 | context | episodes | return | normalised | mean length |
 |---|---|---|---|---|
