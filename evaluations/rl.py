@@ -191,7 +191,12 @@ def _check(config: RLConfig) -> list[PolicySpec]:
     check_interval(config.interval)
     for spec in specs:
         if not spec.is_reference and config.budget is not None:
-            Selection(config.interval, config.budget, None, spec.protected_first, PROTECTED_LAST)
+            Selection(
+                interval=config.interval,
+                budget=config.budget,
+                protected_first=spec.protected_first,
+                protected_last=PROTECTED_LAST,
+            )
     has_namm = any(spec.name == "namm" for spec in specs)
     rivals = [spec.name for spec in specs if spec.needs_budget]
     if rivals and not has_namm and config.budget is None:

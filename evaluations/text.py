@@ -162,9 +162,10 @@ def _identity(config: TextConfig, namm: NAMM, name: str, tokens: int, interval: 
         own: dict[str, Any] = {"namm_sha256": namm.sha256(), "budget_fraction": config.budget_fraction}
     else:
         own = {"budget": None if name == "full" else budget}
+    found = versions(("torch", "transformers"))
     return {
         "modality": "text", "model": config.model, "context_tokens": tokens, "interval": interval,
-        "prompts": config.prompts, **own, **versions(("torch", "transformers")),
+        "prompts": config.prompts, **own, **{name: found[name] for name in ("torch", "transformers", "namm_suite")},
     }  # fmt: skip
 
 
@@ -201,6 +202,7 @@ def _play(
         },
         "prompts": accuracy,
         "settings": policy.describe(),
+        "versions": versions(("torch", "transformers")),
     }
 
 

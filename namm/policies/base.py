@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 """Per-token state by name, ``[batch, kv_heads, slots, *shape]`` in fp32; new tokens start at zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """Who survives an update, given the scores."""
 
