@@ -167,13 +167,22 @@ def compare(config: TextV1Config) -> list[dict[str, Any]]:
             ),
             Console(),
         )  # fmt: skip
-        for policy, task, _, _, estimate, kept, relative in text.summarise(rows):
-            table.append(
-                {
-                    "context_tokens": tokens, "interval": interval, "policy": policy, "task": task,
-                    "recall": asdict(estimate), "kept_fraction": kept, "of_full_cache": relative,
-                }
-            )  # fmt: skip
+        table += tabulate(rows, tokens, interval)
+    return table
+
+
+def tabulate(rows: Sequence[dict[str, Any]], tokens: int, interval: int) -> list[dict[str, Any]]:
+    """The rows of one condition as lines of the table; the NAMM's mean line says what each layer and head kept."""
+    table = []
+    ours = [row["metrics"]["head_slots"] for row in rows if row["policy"] == "namm:source"]
+    for policy, task, _, _, estimate, kept, relative in text.summarise(rows):
+        line = {
+            "context_tokens": tokens, "interval": interval, "policy": policy, "task": task,
+            "recall": asdict(estimate), "kept_fraction": kept, "of_full_cache": relative,
+        }  # fmt: skip
+        if policy == "namm:source" and task == "all":
+            line["kept_by_head"] = (np.mean(ours, axis=0) / tokens).round(3).tolist()
+        table.append(line)
     return table
 
 
@@ -189,7 +198,12 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         "chosen": chosen,
         "validation": reached,
         "seconds": seconds,
-        "recipe": json.loads(json.dumps(asdict(config), default=str)),
+        "recipe": {
+            name: value
+            for name, value in json.loads(json.dumps(asdict(config), default=str)).items()
+            if name not in ("out", "work")
+        },
+        "evolutions": {name: asdict(variant) for name, variant in VARIANTS.items()},
         "versions": versions(("torch", "transformers", "numpy")),
         "test": list(table),
     }
@@ -243,6 +257,18 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         *(_table_line(row) for row in overall),
         "",
         *_verdict(overall),
+        "",
+        "What it keeps, in % of the context, by layer and KV head, mean over tasks:",
+        "",
+        *(
+            f"- {row['context_tokens']} tokens, interval {row['interval']}: "
+            + "; ".join(
+                f"layer {index}: " + ", ".join(f"{100 * head:.0f}" for head in heads)
+                for index, heads in enumerate(row["kept_by_head"])
+            )
+            for row in overall
+            if "kept_by_head" in row
+        ),
         "",
         "Per task in `card.json`.",
         "",
