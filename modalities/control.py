@@ -93,7 +93,10 @@ class ControlModel:
             given["state_mean"] = tuple(float(value) for value in dataset_statistics.mean)
             given["state_std"] = tuple(float(value) for value in dataset_statistics.std)
         if (folder / FACTS_FILE).is_file():
-            loaded = replace(ControlFacts.from_json(folder / FACTS_FILE), **given)
+            stored = ControlFacts.from_json(folder / FACTS_FILE)
+            if given.get("env_id", stored.env_id) != stored.env_id:
+                given.setdefault("env_kwargs", {})  # the stored arguments belong to the checkpoint's own environment
+            loaded = replace(stored, **given)
         elif missing := {"env_id", "state_mean", "state_std"} - given.keys():
             raise CheckpointError(
                 f"expected {FACTS_FILE} in {source}, found none, so {sorted(missing)} must be given: pass the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -280,3 +281,9 @@ def test_rollout_refuses_bad_actions_unknown_environments_and_no_seeds():
         rollout(ConstantAgent(0.0), "Hopper-v5", [], 1.0)
     with pytest.raises(ConfigError, match="speed"):
         make_env("Hopper-v5", {"speed": 3})
+
+
+def test_another_environment_does_not_inherit_the_arguments_of_the_checkpoints_own():
+    shipped = Path(__file__).parents[2] / "checkpoints" / "control" / "tmaze"
+    assert ControlModel.load(shipped).facts.env_id == "ContinuousTMaze-v0"
+    assert ControlModel.load(shipped, env_id="Hopper-v5").facts.env_kwargs == {}
