@@ -1,7 +1,7 @@
 """Decision Transformers as control agents: a checked model with its facts, and two ways to act with it.
 
 A Hugging Face `DecisionTransformerModel` predicts an action from (return-to-go, state, action) tokens, three a step.
-Its `forward` cannot use a KV cache (it swallows `past_key_values` in silence), so `IncrementalAgent` drives the inner
+Its `forward` cannot use a KV cache (it swallows one in silence), so `IncrementalAgent` drives the inner
 encoder step by step, which equals re-encoding the whole history; that is where a memory is attached. `WindowAgent`
 re-encodes the newest K steps each time, as the reference evaluates. Both act for a batch of environments that started
 together. What the weights do not say (environment, state statistics, return scale, K) lies beside them in control.json.
@@ -27,6 +27,7 @@ from modalities.control_checkpoint import (
     import_transformers,
     load_decision_transformer,
 )
+from modalities.huggingface import cache_name, cache_of
 from namm.errors import CheckpointError, ConfigError
 from namm.memory import Memory
 
@@ -229,6 +230,7 @@ class IncrementalAgent:
     ) -> None:
         self.control, self.memory = control, memory
         self.make_cache = cache or import_transformers().DynamicCache
+        self.cache_name = cache_name(control.model.encoder)
 
     def reset(self, batch: int) -> None:
         """Forgets everything; `batch` episodes start."""
@@ -258,10 +260,10 @@ class IncrementalAgent:
             inputs_embeds=embedded,
             # the outer model always passes zeros: wpe[0] is a constant bias, and time is in the embeddings
             position_ids=torch.zeros(embedded.shape[:2], dtype=torch.long, device=embedded.device),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_name: self.cache},
         )
-        self.cache = output.past_key_values  # an attached encoder gives back its memory's cache: passing it continues
+        self.cache = cache_of(output)  # an attached encoder gives back its memory's cache: passing it continues
         self.previous = model.predict_action(output.last_hidden_state[:, -1])
         return self.previous
 

@@ -27,6 +27,20 @@ IMPLEMENTATION = "namm_memory"
 
 _SLOT = "namm_attached_memory"
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the cache, in arguments and outputs: since 5.24, and before (models on the Hub still do)."""
+
+
+def cache_name(model: nn.Module) -> str | None:
+    """The name of the cache among a model's arguments; None if it takes none."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in known), None)
+
+
+def cache_of(output: Any) -> Cache:
+    """The cache in a model's output."""
+    return next(getattr(output, name) for name in CACHE_NAMES if hasattr(output, name))
+
 
 @contextmanager
 def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Iterator[Memory]:
@@ -154,10 +168,12 @@ class _CacheInPlace:
     def __init__(self, cache: MemoryCache, model: PreTrainedModel) -> None:
         self.cache = cache
         self.signature = inspect.signature(model.forward)
+        self.name = cache_name(model)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-        bound = self.signature.bind_partial(*args, **kwargs).arguments
-        given = bound.get("past_key_values")
+        named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
+        kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
+        given = named[0] if named else self.signature.bind_partial(*args).arguments.get(self.name)
         if given is None or (given is not self.cache and given.get_seq_length() == 0):
             self.cache.begin()
         elif given is not self.cache:
@@ -165,10 +181,10 @@ class _CacheInPlace:
                 f"Expected no cache, an empty one, or the one of the last output, found {type(given).__name__} with "
                 f"{given.get_seq_length()} tokens; what it holds was never seen by the attached memory."
             )
-        place = list(self.signature.parameters).index("past_key_values")
+        place = list(self.signature.parameters).index(self.name)
         if place < len(args):
             return (*args[:place], self.cache, *args[place + 1 :]), kwargs
-        return args, {**kwargs, "past_key_values": self.cache}
+        return args, {**kwargs, self.name: self.cache}
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -178,9 +194,10 @@ def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
             f"Expected a transformers PreTrainedModel, found {type(model).__name__}; write an adapter that calls "
             "memory.attend in its attention layers."
         )
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if cache_name(model) is None:
         inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
-        raise AttachError(f"{type(model).__name__}.forward takes no past_key_values, so it cannot cache.{inner}")
+        names = " or ".join(CACHE_NAMES)
+        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config.is_encoder_decoder or getattr(config, "add_cross_attention", False) or kinds != {"full_attention"}:

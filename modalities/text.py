@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface import attach
+from modalities.huggingface import attach, cache_name, cache_of
 from namm.policies import Policy
 
 IGNORED = -100
@@ -66,6 +66,7 @@ def recall(
             population). What comes before the first update is the same for all and is then read only once.
     """
     body = model.base_model
+    name = cache_name(body)
     interval = policy.selection.interval
     rows, tokens = context.shape
     shared = min(tokens, interval) - 1 if copies > 1 and interval else 0
@@ -73,12 +74,12 @@ def recall(
         cache = None
         if shared:
             prompts = rows // copies
-            cache = body(input_ids=context[:prompts, :shared], use_cache=True).past_key_values
+            cache = cache_of(body(input_ids=context[:prompts, :shared], use_cache=True))
             memory.select_sequences(torch.arange(prompts).repeat(copies), identities=torch.arange(rows))
-        read = body(input_ids=context[:, shared:], past_key_values=cache, use_cache=True)
+        read = body(input_ids=context[:, shared:], **{name: cache}, use_cache=True)
         held = memory.slots().float()  # [prompts, layers, kv_heads]
         cache_bytes = memory.cache_bytes()
-        asked = body(input_ids=question, past_key_values=read.past_key_values, use_cache=True).last_hidden_state
+        asked = body(input_ids=question, **{name: cache_of(read)}, use_cache=True).last_hidden_state
     wanted = target != IGNORED
     logits = model.get_output_embeddings()(asked[wanted])
     right = torch.zeros(target.shape)
