@@ -7,52 +7,33 @@ checked here, before any episode is played: names, files, dimensions, state stat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 
-import checkpoints
 from evaluations.control_cells import ControlTarget
 from evaluations.harness import file_sha256
+from evaluations.suites import SHIPPED, Shipped, best_for, require_checkpoints, targets_of
 from evaluations.tasks import d4rl, tmaze
 from evaluations.tasks.d4rl_files import read_hdf5, read_minari
 from modalities.control import FACTS_FILE, ControlModel, StateStatistics, find_checkpoint
 from modalities.rollout import make_env
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 
-SHIPPED_FOLDER = Path(checkpoints.__file__).parent / "control"
 TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}
 """Returns that the Decision Transformer paper asks for, where a checkpoint does not say its own."""
 PUBLISHED = re.compile(r"(hopper|halfcheetah|walker2d)-(medium-replay|medium-expert|medium|expert)$")
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A target that comes with the project."""
-
-    folder: str
-    episodes: int
-    quick_episodes: int
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    in_quick: bool = True
-
-
-SHIPPED: dict[str, Shipped] = {
-    "hopper-medium-expert": Shipped("hopper-medium-expert", episodes=4, quick_episodes=1),
-    "tmaze-150": Shipped("tmaze", episodes=32, quick_episodes=8, env_kwargs={"corridor_steps": 150}),
-    "tmaze-300": Shipped("tmaze", episodes=16, quick_episodes=8, env_kwargs={"corridor_steps": 300}, in_quick=False),
-}
-"""What is evaluated when nothing is named: standard locomotion, and a maze that cannot be solved without memory."""
-
-
-@dataclass(frozen=True)
 class TargetOptions:
     """How targets are chosen; the fields of `evaluations.rl.RLConfig` that concern them."""
 
+    suite: Sequence[str] = ()
     env: Sequence[str] = ()
     checkpoint: Sequence[str] = ()
     dataset: str | None = None
@@ -97,20 +78,30 @@ def dataset_statistics(name: str) -> StateStatistics:
 
 def _named(options: TargetOptions) -> list[tuple[str, str, str | None, Shipped | None]]:
     """(target name, checkpoint, environment id or None for the checkpoint's own, shipped settings) of every target."""
+    if options.suite and (options.env or options.checkpoint or options.dataset):
+        raise ConfigError(
+            f"--suite {' '.join(options.suite)} names targets with their own checkpoints and environments; drop --env, "
+            "--checkpoint and --dataset, or drop --suite."
+        )
     if options.checkpoint:
         return [_of_checkpoint(source, env, options) for source in options.checkpoint for env in options.env or (None,)]
     if not options.env:
-        return [
-            (name, str(SHIPPED_FOLDER / shipped.folder), None, shipped)
-            for name, shipped in SHIPPED.items()
-            if shipped.in_quick or not options.quick
-        ]
-    return [_of_environment(env) for env in options.env]
+        names = targets_of(options.suite or ("default",), options.quick)
+        require_checkpoints(names)
+        return [_shipped(name) for name in names]
+    require_checkpoints(name for name in options.env if name in SHIPPED)
+    return [_shipped(env) if env in SHIPPED else _of_environment(env) for env in options.env]
+
+
+def _shipped(name: str) -> tuple[str, str, str | None, Shipped | None]:
+    return name, str(SHIPPED[name].path), None, SHIPPED[name]
 
 
 def _of_checkpoint(source: str, env: str | None, options: TargetOptions) -> tuple[str, str, str | None, Shipped | None]:
-    shipped = SHIPPED.get(source)
-    folder = str(SHIPPED_FOLDER / shipped.folder) if shipped and not Path(source).is_dir() else source
+    shipped = None if Path(source).is_dir() else SHIPPED.get(source)
+    if shipped:
+        require_checkpoints([source])
+    folder = str(shipped.path) if shipped else source
     if env in SHIPPED:
         raise ConfigError(
             f"With --checkpoint, --env must be a Gymnasium id such as Hopper-v5, found the target name {env!r}; drop "
@@ -123,13 +114,11 @@ def _of_checkpoint(source: str, env: str | None, options: TargetOptions) -> tupl
 
 
 def _of_environment(env: str) -> tuple[str, str, str | None, Shipped | None]:
-    if env in SHIPPED:
-        return env, str(SHIPPED_FOLDER / SHIPPED[env].folder), None, SHIPPED[env]
     _check_registered(env)
-    robot = env.lower().partition("-")[0]
-    for name, shipped in SHIPPED.items():
-        if name.partition("-")[0] in robot:
-            return f"{name} on {env}", str(SHIPPED_FOLDER / shipped.folder), env, shipped
+    name = best_for(env)
+    if name is not None:
+        require_checkpoints([name])
+        return f"{name} on {env}", str(SHIPPED[name].path), env, SHIPPED[name]
     raise ConfigError(
         f"No checkpoint is shipped for {env}; pass one with --checkpoint, or choose --env from {', '.join(SHIPPED)}."
     )

@@ -1,6 +1,7 @@
 """Attaches a NAMM evolved on text, unchanged, to Decision Transformers in real simulators, beside every rival policy.
 
     python evaluations/rl.py                                    the shipped targets, every policy, about five minutes
+    python evaluations/rl.py --suite d4rl                       the nine locomotion cells of D4RL
     python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o
     python evaluations/rl.py --checkpoint FOLDER_OR_HUB_ID --env Hopper-v4 --dataset hopper_medium-v2.hdf5
 
@@ -51,8 +52,11 @@ INTERRUPTED = 130
 class RLConfig:
     """Everything `rl.py` can be told."""
 
+    suite: tuple[str, ...] = ()
+    """Sets of shipped targets: d4rl (the nine locomotion cells), memory, default. Not together with --env."""
+
     env: tuple[str, ...] = ()
-    """Targets that are shipped (hopper-medium-expert, tmaze-150, tmaze-300) or Gymnasium ids. Default: all shipped."""
+    """Shipped targets (hopper-medium, tmaze-150, ...) or Gymnasium ids. Default: what --suite default names."""
 
     checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Decision Transformer: a folder or a Hugging Face Hub id. May be given several times."""

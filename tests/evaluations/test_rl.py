@@ -237,6 +237,7 @@ def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys)
         (("--policy", "h20"), "Did you mean 'h2o'"),
         (("--policy", "namm:targt"), "Did you mean 'namm:target'"),
         (("--env", "Hoper-v5"), "Did you mean 'Hopper-v5'"),
+        (("--suite", "d4rl"), "drop --suite"),
         (("--interval", "50"), "16"),
         (("--budget", "5"), "protected"),
         (("--budget", "2", "--policy", "window"), "protected"),
