@@ -53,6 +53,8 @@ class EpisodeResult:
     """Steps."""
     success: bool | None
     """`info["success"]` of the last step; None where the environment does not say."""
+    cue_steps: tuple[int, ...] = ()
+    """Steps whose state an agent has to remember, as the reset's `info["cue_steps"]` (or `["cue_step"]`) tells."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Rollout:
 
 StepObserver = Callable[[int, list[int]], None]
 """Called after each step's actions with the step and the live episodes (indices into `seeds`), in batch order."""
+
+StartObserver = Callable[[list[dict[str, Any]]], None]
+"""Called once, before the first step, with what each episode's reset told (its `info`), in the order of the seeds."""
 
 
 def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render: bool = False) -> Any:
@@ -115,6 +120,7 @@ def rollout(
     record: bool = False,
     record_every: int = 1,
     max_steps: int | None = None,
+    on_start: StartObserver | None = None,
 ) -> Rollout:
     """Plays one episode per seed with the agent.
 
@@ -128,6 +134,7 @@ def rollout(
         record: Draw pictures of episode 0.
         record_every: Steps between two pictures.
         max_steps: Cuts every episode after so many steps; None leaves that to the environment.
+        on_start: Observer of the resets.
 
     Raises:
         UnknownNameError: The environment is not registered.
@@ -138,7 +145,9 @@ def rollout(
         raise ConfigError("expected at least one reset seed, found none; pass seeds such as [0, 1, 2]")
     envs = [make_env(env_id, env_kwargs, render=record and index == 0) for index in range(len(seeds))]
     try:
-        return _play(agent, envs, list(seeds), target_return, on_step, record_every if record else 0, max_steps)
+        return _play(
+            agent, envs, list(seeds), target_return, on_step, on_start, record_every if record else 0, max_steps
+        )
     finally:
         for env in envs:
             env.close()
@@ -150,10 +159,14 @@ def _play(
     seeds: list[int],
     target_return: float,
     on_step: StepObserver | None,
+    on_start: StartObserver | None,
     record_every: int,
     max_steps: int | None,
 ) -> Rollout:
-    states = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
+    begun = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
+    states, infos = [state for state, _ in begun], [info for _, info in begun]
+    if on_start is not None:
+        on_start(infos)
     low, high = envs[0].action_space.low, envs[0].action_space.high
     totals, finished = np.zeros(len(envs)), [None] * len(envs)
     live, frames, step = list(range(len(envs))), [], 0
@@ -185,7 +198,8 @@ def _play(
             steps += 1
             if terminated or truncated or step + 1 == max_steps:
                 success = bool(info["success"]) if "success" in info else None
-                finished[index] = EpisodeResult(seeds[index], float(totals[index]), step + 1, success)
+                cues = _cue_steps(infos[index])
+                finished[index] = EpisodeResult(seeds[index], float(totals[index]), step + 1, success, cues)
             else:
                 remaining.append(row)
         env_seconds += time.perf_counter() - started
@@ -198,3 +212,10 @@ def _play(
         step += 1
     pictures = np.stack(frames) if frames else None
     return Rollout(tuple(finished), steps, agent_seconds, env_seconds, pictures)
+
+
+def _cue_steps(info: dict[str, Any]) -> tuple[int, ...]:
+    """Where the environment says what has to be remembered: a list of steps, or one."""
+    if "cue_steps" in info:
+        return tuple(int(step) for step in info["cue_steps"])
+    return (int(info["cue_step"]),) if "cue_step" in info else ()

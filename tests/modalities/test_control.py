@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evaluations.tasks import tmaze
 from modalities import attach
 from modalities.control import (
     ControlFacts,
@@ -235,8 +236,8 @@ def test_check_environment_names_both_sizes(control):
 class ConstantAgent:
     """Does the same in every state, and writes down what it is told."""
 
-    def __init__(self, action: float) -> None:
-        self.action, self.batches, self.to_go = action, [], []
+    def __init__(self, action: float, size: int = ACTION) -> None:
+        self.action, self.size, self.batches, self.to_go = action, size, [], []
 
     def reset(self, batch: int) -> None:
         self.batches.append(batch)
@@ -244,7 +245,7 @@ class ConstantAgent:
     def act(self, states, returns_to_go, timesteps):
         self.to_go.append(returns_to_go.tolist())
         assert len(set(timesteps.tolist())) == 1
-        return torch.full((len(states), ACTION), self.action)
+        return torch.full((len(states), self.size), self.action)
 
     def drop(self, indices_to_keep) -> None:
         self.batches.append(len(indices_to_keep))
@@ -281,6 +282,20 @@ def test_rollout_refuses_bad_actions_unknown_environments_and_no_seeds():
         rollout(ConstantAgent(0.0), "Hopper-v5", [], 1.0)
     with pytest.raises(ConfigError, match="speed"):
         make_env("Hopper-v5", {"speed": 3})
+
+
+def test_what_a_reset_tells_reaches_the_observer_and_the_result():
+    """A T-maze says where its cue is; a memory is judged by whether that step survives."""
+    tmaze.register()
+    told = []
+    agent, maze = ConstantAgent(0.5, size=2), {"corridor_steps": 50}
+    played = rollout(agent, tmaze.ENV_ID, [3, 4], 1.0, env_kwargs=maze, on_start=told.extend)
+    cues = []
+    for seed in (3, 4):
+        _, info = gym.make(tmaze.ENV_ID, **maze).reset(seed=seed)
+        cues.append(info["cue_step"])
+    assert [info["cue_step"] for info in told] == cues
+    assert [episode.cue_steps for episode in played.episodes] == [(cue,) for cue in cues]
 
 
 def test_another_environment_does_not_inherit_the_arguments_of_the_checkpoints_own():
