@@ -8,7 +8,6 @@ killed continues with the same command.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,18 +19,17 @@ import tyro
 from rich.console import Console
 
 import checkpoints
+from evaluations.commands import exit_code
 from evaluations.harness import write_atomically
 from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig, source_statistics
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
-from namm.errors import CheckpointError, NammError
+from namm.errors import CheckpointError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.evolution.rates import CMAESConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-INTERRUPTED = 130
 
 PRESETS: dict[str, EvolutionConfig] = {
     # isotropic: at 4172 parameters a covariance learns nothing in a few hundred generations (docs/evolution.md)
@@ -168,23 +166,14 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
-    errors = Console(stderr=True)
-    try:
+
+    def work() -> None:
         config = tyro.cli(EvolveConfig, args=argv, description=(__doc__ or "").partition("\n\n")[0], prog="namm-evolve")
         result = run(config, Console())
         score = f"{result.best_score:+.3f}" if result.best_score is not None else "not validated"
         Console().print(f"Saved {config.out / 'namm'} (generation {result.best_generation}, validation {score}).")
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-    except KeyboardInterrupt as stopped:
-        errors.print(f"\nInterrupted: {stopped}.", markup=False, soft_wrap=True)
-        return INTERRUPTED
-    except NammError as error:
-        if os.environ.get("NAMM_DEBUG") == "1":
-            raise
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    return 0
+
+    return exit_code(work, "nothing is lost, the same command continues.")
 
 
 if __name__ == "__main__":

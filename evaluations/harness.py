@@ -26,12 +26,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from namm.errors import ConfigError, DataError
+from namm.errors import ConfigError, DataError, NammError
 
 SCHEMA = 1
 """Version of the row format; part of every key, so rows of another format are never reused."""
 
 Row = dict[str, Any]
+
+
+class UnfinishedError(NammError):
+    """Something broke on the way, such as a full disk; finished rows are kept and the same command continues."""
 
 
 @dataclass(frozen=True)
@@ -224,11 +228,15 @@ def _append_line(path: Path, line: bytes) -> None:
         written = os.write(descriptor, line)
         os.fsync(descriptor)
     except OSError as error:
-        raise DataError(f"A row must be added to {path}, found {error.strerror}; make room and run again.") from error
+        raise UnfinishedError(
+            f"A row must be added to {path}, found {error.strerror}; make room and run again."
+        ) from error
     finally:
         os.close(descriptor)
     if written != len(line):
-        raise DataError(f"A row of {len(line)} bytes must be added to {path}, {written} fitted; make room, run again.")
+        raise UnfinishedError(
+            f"A row of {len(line)} bytes must be added to {path}, {written} fitted; make room, run again."
+        )
 
 
 def _read_rows(path: Path) -> list[Row]:

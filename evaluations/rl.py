@@ -13,9 +13,7 @@ summary.md and report.html into --out, and mirrors to Weights & Biases.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,6 +28,7 @@ from rich.console import Console
 
 import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
+from evaluations.commands import exit_code
 from evaluations.control_cells import PROTECTED_LAST, PolicySpec
 from evaluations.control_experiment import ControlExperiment
 from evaluations.control_targets import TargetOptions, check_device, resolve_targets
@@ -37,15 +36,16 @@ from evaluations.harness import Results
 from evaluations.tracking import Mode, Tracker
 from namm import NAMM
 from namm.config import check_interval
-from namm.errors import ConfigError, NammError, UnknownNameError, did_you_mean
+from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
 from namm.policies import POLICIES
 from namm.policies.base import Selection
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
 POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
-DEFAULT_POLICIES = ("native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm")
-INTERRUPTED = 130
+DEFAULT_POLICIES = (
+    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "oldest",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,24 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _command(arguments)
-    errors = Console(stderr=True)
-    try:
+
+    def work() -> None:
         config = _parse(arguments)
-        with _terminated_like_interrupted(), _threads(config.threads):
+        with _threads(config.threads):
             run(config, command)
-    except SystemExit as exit_:  # tyro: a wrong option, or --help
-        return exit_.code if isinstance(exit_.code, int) else 2
-    except KeyboardInterrupt:
-        errors.print(
-            f"\nInterrupted. Finished rows are kept; continue with:\n  {command}", markup=False, soft_wrap=True
-        )
-        return INTERRUPTED
-    except NammError as error:
-        if os.environ.get("NAMM_DEBUG") == "1":
-            raise
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    return 0
+
+    return exit_code(work, f"finished rows are kept; continue with:\n  {command}")
 
 
 def run(config: RLConfig, command: str = "namm-rl") -> Path:
@@ -260,24 +249,6 @@ def _command(arguments: Sequence[str]) -> str:
     program = Path(sys.argv[0]).name if sys.argv else "namm-rl"
     start = ["python", "evaluations/rl.py"] if program == "rl.py" else ["namm-rl"]
     return shlex.join([*start, *arguments])
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A polite kill (SIGTERM, as schedulers send) ends a run as Ctrl-C does; only the main thread can ask for it."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ Rows are appended as they finish, and the same command continues.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import checkpoints
+from evaluations.commands import exit_code
 from evaluations.estimates import Estimate, bootstrap
-from evaluations.evolve import INTERRUPTED, load_source
+from evaluations.evolve import load_source
 from evaluations.harness import Cell, Results, Row, run_cells, versions
 from evaluations.tasks.recall import TASKS, get_task, test_seed
 from modalities.text import recall
 from namm import NAMM
-from namm.errors import ConfigError, NammError, UnknownNameError, did_you_mean
+from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies import POLICIES, make_policy
 
 if TYPE_CHECKING:
@@ -272,21 +272,12 @@ def _check(config: TextConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
-    errors = Console(stderr=True)
-    try:
+
+    def work() -> None:
         config = tyro.cli(TextConfig, args=argv, description=(__doc__ or "").partition("\n\n")[0], prog="namm-text")
         print_table(run(config, Console()), Console())
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. Finished rows are kept; the same command continues.", markup=False)
-        return INTERRUPTED
-    except NammError as error:
-        if os.environ.get("NAMM_DEBUG") == "1":
-            raise
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    return 0
+
+    return exit_code(work, "finished rows are kept, the same command continues.")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from namm.policies.full import Full
 from namm.policies.h2o import H2O, H2OByAge
 from namm.policies.l2_norm import L2Norm
 from namm.policies.namm import NAMMPolicy
+from namm.policies.oldest import Oldest
 from namm.policies.random import Random
 from namm.policies.window import SinkWindow, Window
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Full, Window, SinkWindow, Random, H2O, H2OByAge, L2Norm, NAMMPolicy)
+    policy.name: policy for policy in (Full, Window, SinkWindow, Oldest, Random, H2O, H2OByAge, L2Norm, NAMMPolicy)
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {

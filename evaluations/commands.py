@@ -1,0 +1,65 @@
+"""How a command ends: one line and an exit code for whatever stops it, never a traceback for what a user can mend.
+
+0 is done, 1 means that something broke on the way and the same command continues, 2 is a mistake in the input, 130 an
+interruption. `NAMM_DEBUG=1` shows where an error comes from.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from evaluations.harness import UnfinishedError
+from namm.errors import NammError
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def exit_code(work: Callable[[], object], resume: str) -> int:
+    """Does the work of a command and returns the exit code of its process.
+
+    Args:
+        work: Parses the command line and does what it says.
+        resume: Said to whoever interrupts, where the work does not say it better: what is kept, and how to go on.
+    """
+    errors = Console(stderr=True)
+    try:
+        with _terminated_like_interrupted():
+            work()
+    except SystemExit as exit_:  # tyro: a wrong option, or --help
+        return exit_.code if isinstance(exit_.code, int) else WRONG
+    except KeyboardInterrupt as stopped:
+        errors.print(f"\nInterrupted: {str(stopped) or resume}", markup=False, highlight=False, soft_wrap=True)
+        return INTERRUPTED
+    except (NammError, OSError) as error:
+        expected = isinstance(error, NammError) or error.errno in NO_ROOM
+        if not expected or os.environ.get("NAMM_DEBUG") == "1":
+            raise
+        what_to_do = "" if isinstance(error, NammError) else "; make room, then the same command continues"
+        errors.print(f"error: {error}{what_to_do}", markup=False, highlight=False, soft_wrap=True)
+        return WRONG if isinstance(error, NammError) and not isinstance(error, UnfinishedError) else FAILED
+    return 0
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill (SIGTERM, as schedulers send) ends a run as Ctrl-C does; only the main thread can ask for it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

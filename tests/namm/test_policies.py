@@ -1,0 +1,24 @@
+"""Policies that judge by position alone, against the positions that must survive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from namm import Memory
+from namm.policies import make_policy
+
+
+@pytest.mark.parametrize(
+    ("name", "survivors"),
+    [
+        ("window", list(range(54, 64))),
+        ("sink_window", [0, 1, 2, 3, *range(58, 64)]),
+        ("oldest", [*range(7), 61, 62, 63]),
+    ],
+)
+def test_survivors_of_the_second_update(name: str, survivors: list[int]) -> None:
+    """The three newest are protected; what was protected at the first update is judged like any other at the second."""
+    memory = Memory(make_policy(name, interval=32, budget=10, protected_last=3))
+    memory.attend(0, *torch.randn(3, 1, 2, 64, 8, generator=torch.Generator().manual_seed(0)))
+    assert memory.kept_positions(0)[0].tolist() == [survivors, survivors]
