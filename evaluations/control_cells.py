@@ -7,9 +7,18 @@ Beside the keys of evaluations/harness.py a row holds:
                 head, mean over layers and heads), bytes_* and state_bytes_* (per episode), tokens_seen, kept_fraction
                 and kept_fraction_R / _s / _a (held / seen, mean over time), evicted (per KV head), updates,
                 ms_per_env_step (model, memory and policy; without the simulator), env_steps
-    episodes    reset_seed, return, normalised_score, success, length, score, slots_mean, slots_peak
+                cue_held and cue_heads, where the environment shows cues (evaluations/cues.py): share of the cues whose
+                state token at least one (layer, head) held when it was needed, and share of (cue, layer, head) that did
+    episodes    reset_seed, return, normalised_score, success, length, score, slots_mean, slots_peak, and cue_held
     memory      asked_to_evict, recomputed (no cache), and for a matched budget: matched_to, asked, predicted
-    retention   kept fraction by layer and age; trace: one episode's memory and actions (first seed only)
+    retention   kept fraction: layers [layer][age], heads [layer][head][age] (bins between age_edges, environment
+                steps), mean over time; kinds {R, s, a: [time]} and ages [time][age] at the times `steps`, mean over
+                layers and heads. Null where no token was ever so old
+    cue         null without cues, else layers, heads, and one entry an episode (null if it saw none). For each cue: the
+                step that shows it last (shown), the step that needs it (asked), how many steps after `shown` its state
+                token was first gone from each (layer, head) (lost [cue][layer * head]) and its neighbours R and a from
+                the last one (lost_R, lost_a), null where held to the end
+    trace       one episode's memory and actions (first seed only)
 """
 
 from __future__ import annotations
@@ -22,14 +31,16 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.cues import held_when_asked
 from evaluations.harness import Cell
+from evaluations.holdings import MemoryHoldings, WindowHoldings
 from evaluations.matching import Match
 from evaluations.replay import ActionRecorder, encode_actions
-from evaluations.retention import BatchObserver, MemoryHoldings, RetentionBook, WindowHoldings
+from evaluations.retention import BatchObserver, RetentionBook
 from evaluations.tasks.d4rl import normalised_score
 from modalities import attach
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent
-from modalities.rollout import Agent, EpisodeResult, Rollout, StepObserver, rollout
+from modalities.rollout import Agent, EpisodeResult, Rollout, rollout
 from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
@@ -170,7 +181,8 @@ class ControlRunner:
         contents = []
         for index, (cell, book) in enumerate(zip(cells, observer.books, strict=True)):
             episodes = played.episodes[observer.first[index] : observer.first[index] + sizes[index]]
-            content = self._content(episodes, played, book)
+            cue = observer.cue(index, [episode.length for episode in episodes])
+            content = self._content(episodes, played, book, cue)
             if report is not None:
                 self._add_peaks(content["metrics"], report, sum(sizes))
             trace = book.traced()
@@ -184,11 +196,11 @@ class ControlRunner:
                 "matched_to": match[0] if match else None,
                 **(asdict(match[1]) if match else {}),
             }
-            described = {"memory": memory_facts, "retention": book.retention(), "trace": trace, "seconds": seconds}
-            contents.append({**content, **described})
+            told = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
+            contents.append({**content, "memory": memory_facts, **told})
         return contents
 
-    def _play(self, agent: Agent, seeds: Sequence[int], observer: StepObserver | None = None) -> Rollout:
+    def _play(self, agent: Agent, seeds: Sequence[int], observer: BatchObserver | None = None) -> Rollout:
         return rollout(
             agent,
             self.target.env_id,
@@ -196,6 +208,7 @@ class ControlRunner:
             self.target.target_return,
             env_kwargs=dict(self.target.env_kwargs),
             on_step=observer,
+            on_start=None if observer is None else observer.start,
             max_steps=self.target.max_steps,
         )
 
@@ -232,8 +245,12 @@ class ControlRunner:
             self._target_statistics = calibration.statistics()
         return self._target_statistics
 
-    def _content(self, played: Sequence[EpisodeResult], batch: Rollout, book: RetentionBook) -> dict[str, Any]:
+    def _content(
+        self, played: Sequence[EpisodeResult], batch: Rollout, book: RetentionBook, cue: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         reference = self.control.facts.reference_scores
+        held = [e and held_when_asked(e) for e in cue["episodes"]] if cue else [None] * len(played)
+        shown = [by_head for by_head in held if by_head is not None]
         episodes = []
         for index, episode in enumerate(played):
             normalised = None if reference is None else normalised_score(episode.total, reference)
@@ -248,6 +265,7 @@ class ControlRunner:
                     "length": episode.length,
                     "score": float(score),
                     **book.episode(index),
+                    **({} if held[index] is None else {"cue_held": float(held[index].any(axis=1).mean())}),
                 }
             )
         is_rate = episodes[0]["success"] is not None
@@ -260,6 +278,8 @@ class ControlRunner:
                 "success": _mean(episodes, "success"),
                 "episode_length": _mean(episodes, "length"),
                 **book.metrics(),
+                "cue_held": float(np.mean([by_head.any(axis=1).mean() for by_head in shown])) if shown else None,
+                "cue_heads": float(np.mean([by_head.mean() for by_head in shown])) if shown else None,
                 "ms_per_env_step": 1000.0 * batch.agent_seconds / batch.steps,
                 "env_steps": float(sum(episode.length for episode in played)),
             },

@@ -2,86 +2,31 @@
 
 A `BatchObserver` is called once an environment step by the rollout. Slots and bytes are read at every step; which
 tokens are held is read every `STRIDE` steps, a number without a common divisor with usual intervals, so that samples
-fall on all phases between two updates. What an agent without a cache re-encodes is described in the same terms
-(`WindowHoldings`).
+fall on all phases between two updates. Cues, where an environment shows some, are followed to the step
+(evaluations/cues.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from evaluations.cues import CueWatch, cues_of
+from evaluations.holdings import Holdings, WindowHoldings
 from evaluations.matching import TOKENS_PER_STEP
-from namm import Memory
 
 STRIDE = 5
 AGE_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Ages in environment steps; a bin holds its lower edge, not its upper one."""
 TRACE_TIMES, TRACE_SAMPLES, TRACE_BINS = 200, 60, 200
+TIME_BINS = 32
+"""Most points in time that kinds and ages are told for; an episode of more samples is averaged in equal pieces."""
 KINDS = "Rsa"
 """Kind of the token at position p of a Decision Transformer: KINDS[p % 3]."""
-
-
-class Holdings(Protocol):
-    """What is held now for the live episodes, in batch order."""
-
-    def slots(self) -> Float[np.ndarray, " episodes"]:
-        """Slots held, mean over layers and KV heads."""
-
-    def positions(self) -> list[Int[np.ndarray, "episodes kv_heads slots"]]:
-        """Absolute positions of the held tokens, one array a layer, -1 where there is none."""
-
-    def bytes(self) -> tuple[int, int] | None:
-        """Bytes of keys and values, and of the policy's state, for all live episodes; None where nothing is cached."""
-
-
-class MemoryHoldings:
-    """What an attached memory holds."""
-
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-
-    def slots(self) -> Float[np.ndarray, " episodes"]:
-        """See Holdings."""
-        return self.memory.slots().float().mean(dim=(1, 2)).cpu().numpy()
-
-    def positions(self) -> list[Int[np.ndarray, "episodes kv_heads slots"]]:
-        """See Holdings."""
-        layers = self.memory.slots().shape[1]
-        return [self.memory.kept_positions(layer).cpu().numpy() for layer in range(layers)]
-
-    def bytes(self) -> tuple[int, int] | None:
-        """See Holdings."""
-        return self.memory.cache_bytes(), self.memory.state_bytes()
-
-
-class WindowHoldings:
-    """What an agent sees that re-encodes its newest steps: their tokens, without the action that is not yet chosen."""
-
-    def __init__(self, context_steps: int, episodes: int) -> None:
-        self.tokens = TOKENS_PER_STEP * context_steps - 1
-        self.step, self.live = 0, episodes
-
-    def advance(self, step: int, live: Sequence[int]) -> None:
-        """Tells it the time."""
-        self.step, self.live = step, len(live)
-
-    def slots(self) -> Float[np.ndarray, " episodes"]:
-        """See Holdings."""
-        return np.full(self.live, float(min(self.tokens, TOKENS_PER_STEP * self.step + 2)))
-
-    def positions(self) -> list[Int[np.ndarray, "episodes kv_heads slots"]]:
-        """See Holdings."""
-        seen = TOKENS_PER_STEP * self.step + 2
-        newest = np.arange(max(0, seen - self.tokens), seen)
-        return [np.broadcast_to(newest, (self.live, 1, len(newest)))]
-
-    def bytes(self) -> tuple[int, int] | None:
-        """See Holdings."""
-        return None
 
 
 class BatchObserver:
@@ -98,13 +43,23 @@ class BatchObserver:
         self.books = [RetentionBook(size, trace=index == traced) for index, size in enumerate(sizes)]
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
         self.first = np.cumsum([0, *sizes[:-1]])
+        self.cues = CueWatch([()] * sum(sizes))
+
+    def start(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Called before the first step with what the resets told, one entry an episode."""
+        self.cues = CueWatch([cues_of(info) for info in infos])
 
     def __call__(self, step: int, live: list[int]) -> None:
         """Called after the actions of a step; `live` names the episodes of the batch rows."""
         if isinstance(self.holdings, WindowHoldings):
             self.holdings.advance(step, live)
         slots, held = self.holdings.slots(), self.holdings.bytes()
-        positions = self.holdings.positions() if step % STRIDE == 0 else None
+        look = self.cues.must_look(live, TOKENS_PER_STEP * step + 2 - slots)
+        positions = self.holdings.positions() if look or step % STRIDE == 0 else None
+        if positions is not None and look:
+            self.cues.look(step, live, positions)
+        if step % STRIDE:
+            positions = None
         alive = np.array(live)
         for index, book in enumerate(self.books):
             rows = np.flatnonzero(self.owner[alive] == index)
@@ -116,6 +71,32 @@ class BatchObserver:
                     None if held is None else np.array(held) / len(live),
                     None if positions is None else [layer[rows] for layer in positions],
                 )
+
+    def cue(self, index: int, lengths: Sequence[int]) -> dict[str, Any] | None:
+        """What the row of one seed says about cues; None where its episodes showed none.
+
+        Args:
+            index: Which seed.
+            lengths: Steps of its episodes.
+        """
+        first = self.first[index]
+        episodes = [self.cues.episode(first + number, length) for number, length in enumerate(lengths)]
+        if not any(episodes):
+            return None
+        layers, heads = self.cues.heads
+        return {"layers": layers, "heads": heads, "episodes": episodes}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one sample counted, over the live episodes of a seed."""
+
+    step: int
+    kinds_held: Float[np.ndarray, " 3"]
+    kinds_seen: Float[np.ndarray, " 3"]
+    ages_held: Float[np.ndarray, " ages"]
+    """Mean over layers and heads."""
+    ages_seen: Float[np.ndarray, " ages"]
 
 
 class RetentionBook:
@@ -132,8 +113,10 @@ class RetentionBook:
         self.steps = np.zeros(episodes, dtype=int)
         self.byte_sums, self.byte_peaks, self.byte_steps = np.zeros(2), np.zeros(2), 0
         self.kinds_held, self.kinds_seen = np.zeros(3), np.zeros(3)
-        self.ages_held: Float[np.ndarray, "layers ages"] | None = None
+        self.ages_held: Float[np.ndarray, "layers heads ages"] | None = None
         self.ages_seen = np.zeros(len(AGE_EDGES) - 1)
+        """For one layer and head."""
+        self.moments: list[Moment] = []
         self.trace = trace
         self.trace_slots: list[tuple[int, float]] = []
         self.trace_held: list[tuple[int, np.ndarray]] = []
@@ -174,23 +157,31 @@ class RetentionBook:
     def _sample(
         self, layers: list[Int[np.ndarray, "episodes kv_heads slots"]], seen: int, live: int, trace_step: int | None
     ) -> None:
-        age_bin = np.digitize(
-            np.arange(seen) // TOKENS_PER_STEP, AGE_EDGES[1:-1]
-        )  # of a token that is so many tokens old
-        if self.ages_held is None:
-            self.ages_held = np.zeros((len(layers), len(AGE_EDGES) - 1))
         heads = layers[0].shape[1]
-        # per layer and head, so that held / seen is a mean over layers, heads and episodes
-        self.kinds_seen += np.bincount(np.arange(seen) % TOKENS_PER_STEP, minlength=3) * live * heads * len(layers)
-        self.ages_seen += np.bincount(age_bin, minlength=len(self.ages_seen)) * live * heads
+        if self.ages_held is None:
+            self.ages_held = np.zeros((len(layers), heads, len(AGE_EDGES) - 1))
+        # by how many tokens old a token is
+        age_bin = np.digitize(np.arange(seen) // TOKENS_PER_STEP, AGE_EDGES[1:-1])
+        ages_seen = np.bincount(age_bin, minlength=len(self.ages_seen)) * live
+        kinds_held, ages_held = np.zeros(3), np.zeros_like(self.ages_held)
         survivors = np.zeros(seen)
         for layer, positions in enumerate(layers):
-            held = positions[positions >= 0]
-            self.kinds_held += np.bincount(held % TOKENS_PER_STEP, minlength=3)
-            self.ages_held[layer] += np.bincount(age_bin[seen - 1 - held], minlength=len(self.ages_seen))
+            for head in range(heads):
+                held = positions[:, head][positions[:, head] >= 0]
+                kinds_held += np.bincount(held % TOKENS_PER_STEP, minlength=3)
+                ages_held[layer, head] = np.bincount(age_bin[seen - 1 - held], minlength=len(self.ages_seen))
             if trace_step is not None:
                 first = positions[0][positions[0] >= 0]
                 survivors += np.bincount(first, minlength=seen) / (heads * len(layers))
+        # per layer and head, so that held / seen is a mean over layers, heads and episodes
+        kinds_seen = np.bincount(np.arange(seen) % TOKENS_PER_STEP, minlength=3) * live * heads * len(layers)
+        self.kinds_held += kinds_held
+        self.kinds_seen += kinds_seen
+        self.ages_held += ages_held
+        self.ages_seen += ages_seen
+        step = (seen - 2) // TOKENS_PER_STEP
+        share = ages_held.sum(axis=(0, 1)) / (heads * len(layers))
+        self.moments.append(Moment(step, kinds_held, kinds_seen, share, ages_seen))
         if trace_step is not None:
             self.trace_held.append((trace_step, survivors))
 
@@ -220,12 +211,22 @@ class RetentionBook:
         }
 
     def retention(self) -> dict[str, Any] | None:
-        """Kept fraction by layer and age (null where no token was ever that old)."""
+        """What was kept by layer, head and age, and by kind and age over time; see evaluations/control_cells.py."""
         if self.ages_held is None:
             return None
-        with np.errstate(invalid="ignore", divide="ignore"):
-            layers = np.where(self.ages_seen > 0, self.ages_held / self.ages_seen, np.nan)
-        return {"age_edges": list(AGE_EDGES), "layers": layers.round(4).tolist()}
+        by_head = _share(self.ages_held, self.ages_seen)
+        several = -(-len(self.moments) // TIME_BINS)
+        pieces = [self.moments[start : start + several] for start in range(0, len(self.moments), several)]
+        kinds = np.stack([_share(sum(m.kinds_held for m in p), sum(m.kinds_seen for m in p)) for p in pieces])
+        ages = np.stack([_share(sum(m.ages_held for m in p), sum(m.ages_seen for m in p)) for p in pieces])
+        return {
+            "age_edges": list(AGE_EDGES),
+            "layers": by_head.mean(axis=1).round(4).tolist(),
+            "heads": by_head.round(4).tolist(),
+            "steps": [round(sum(moment.step for moment in piece) / len(piece), 1) for piece in pieces],
+            "kinds": {kind: kinds[:, place].round(3).tolist() for place, kind in enumerate(KINDS)},
+            "ages": ages.round(3).tolist(),
+        }
 
     def traced(self) -> dict[str, Any] | None:
         """How the memory of episode 0 developed: slots over time, and which tokens were still held (percent)."""
@@ -249,3 +250,8 @@ class RetentionBook:
             "survival": survival,
             "tokens_per_bin": width,
         }
+
+
+def _share(held: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """held / seen, not a number where nothing was seen (null in a row)."""
+    return np.divide(held, seen, out=np.full(np.broadcast_shapes(held.shape, seen.shape), np.nan), where=seen > 0)

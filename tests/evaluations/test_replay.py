@@ -88,6 +88,16 @@ def test_seeds_of_one_batch_are_kept_apart_and_ages_are_counted_in_steps():
     assert layers[1][1] == 1.0
     assert layers[0][2] == 0.0
     assert np.isnan(layers[0][-1])  # no token was ever that old
+    told = second.retention()
+    assert np.shape(told["heads"]) == (2, 1, len(AGE_EDGES) - 1)
+    assert told["steps"] == [5.0 * sample for sample in range(8)]
+    held, seen = np.zeros((2, 3)), np.zeros(3)  # at step 30, where the third episode has ended
+    for position in range(92):
+        seen[position % 3] += 1
+        for layer, newest in enumerate(holdings.held):
+            held[layer, position % 3] += position >= 92 - newest
+    assert [told["kinds"][kind][6] for kind in "Rsa"] == pytest.approx(held.mean(0) / seen, abs=1e-3)
+    assert told["ages"][6][:3] == [1.0, 0.5, 0.25]  # the three newest tokens, three before them, six before those
     trace = second.traced()
     assert first.traced() is None
     assert trace["steps"][-1] == 39
