@@ -223,6 +223,7 @@ def train(
     config: DTConfig,
     state_file: Path,
     on_save: Callable[[torch.nn.Module, int], None] | None = None,
+    prepare: Callable[[torch.nn.Module], None] | None = None,
 ) -> tuple[torch.nn.Module, float]:
     """Trains, or continues, a Decision Transformer.
 
@@ -233,11 +234,14 @@ def train(
         config: Shape and training.
         state_file: Safetensors file that the training state is saved to and resumed from.
         on_save: Called with the model (in eval mode) and the number of updates done whenever the state is saved.
+        prepare: Changes the freshly initialised model in place before the first update.
 
     Returns:
         The trained model in eval mode, and the seconds spent training, summed over all starts.
     """
     model = build_model(state_dim, action_dim, config)
+    if prepare is not None:
+        prepare(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     done, seconds = resume(model, optimiser, config, state_file)
     model.train()

@@ -1,15 +1,16 @@
-"""A continuous T-maze that needs exactly one bit of memory, for as long as the corridor is.
+"""A continuous T-maze that needs one bit of memory, or a vote over a few, for as long as the corridor is.
 
 A point mass is driven down a corridor. On ONE step, at a random time in its early part, a cue of +1 or -1 is seen;
 before and after it, pulses of the same size appear on a second channel and mean nothing. At the junction the agent must
 turn into the arm that the cue named. The scripted expert walks identically for both cues until the junction, so neither
-position, velocity nor action carries the bit: it is seen in one token, which is neither among the first nor among the
-newest, and a memory that loses it scores 0.5. Positions are seen relative to the junction and only from nearby, so
-corridors of any length look alike.
+position, velocity nor action carries the bit: it is seen in one token, neither among the first nor the newest, and a
+memory that loses it scores 0.5. With several cues the arm is that of the majority, which wins by one: every cue counts.
+Positions are seen relative to the junction and only from nearby, so corridors of any length look alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -45,16 +46,19 @@ class ContinuousTMaze(gym.Env):
     Observation (6): distance to the junction (m, at most 1), y (m), x and y velocity (per `MAX_SPEED`), cue (-1, 0, 1),
     distractor (-1, 0, 1). Action (2): commanded x and y velocity in [-1, 1]. Reward: 1 on entering the end of the cued
     arm, else 0. An episode ends at the end of either arm, and is truncated `SLACK_STEPS` after the corridor's length.
-    `info["success"]` says whether the cued arm was reached; `reset(options={"cue": 1})` fixes the cue.
+    `info` holds success (the cued arm was reached), cue (the arm, -1 or 1), cue_steps (when cues are shown) and
+    cue_step (the first of them); `reset(options={"cue": 1})` fixes the arm.
 
     Args:
         corridor_steps: Length of the corridor in steps of the expert, 50 to 300.
-        cue_range: The cue is shown on a uniformly drawn step between these fractions of the corridor.
+        cue_range: Cues are shown on different, uniformly drawn steps between these fractions of the corridor.
         distractor_rate: Distractor pulses per step of the corridor, on average exactly this many.
         render_mode: None or "rgb_array".
+        cues: Number of cues, odd. The cued arm is that of all but (cues - 1) / 2 of them.
 
     Raises:
-        ConfigError: The corridor is not 50 to 300 steps long, or the range of the cue is not inside (0, 1).
+        ConfigError: The corridor is not 50 to 300 steps long, the range of the cue is not inside (0, 1), or the number
+            of cues is even, or more than there are steps to show them.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -65,13 +69,20 @@ class ContinuousTMaze(gym.Env):
         cue_range: tuple[float, float] = (0.1, 0.4),
         distractor_rate: float = 1 / 12,
         render_mode: str | None = None,
+        cues: int = 1,
     ) -> None:
         if not 50 <= corridor_steps <= 300:
             raise ConfigError(f"expected corridor_steps of 50 to 300, found {corridor_steps}; choose a length in there")
         if not 0 < cue_range[0] < cue_range[1] < 1:
             raise ConfigError(f"expected 0 < cue_range[0] < cue_range[1] < 1, found {cue_range}; choose fractions")
+        self._first, self._last = (round(fraction * corridor_steps) for fraction in cue_range)
+        if cues < 1 or cues % 2 == 0 or cues > self._last - self._first + 1:
+            raise ConfigError(
+                f"expected an odd number of cues that fit on steps {self._first} to {self._last}, found {cues}; choose "
+                "1, 3 or 5"
+            )
         self.corridor_steps, self.cue_range, self.distractor_rate = corridor_steps, cue_range, distractor_rate
-        self.render_mode = render_mode
+        self.render_mode, self.cues = render_mode, cues
         self.length = corridor_steps * CRUISE * MAX_SPEED
         low = np.array([-JUNCTION_DEPTH, -ARM_LENGTH, -1, -1, -1, -1], dtype=np.float32)
         high = np.array([SIGHT, ARM_LENGTH, 1, 1, 1, 1], dtype=np.float32)
@@ -84,11 +95,10 @@ class ContinuousTMaze(gym.Env):
         """Starts a new episode; everything random in it is drawn here."""
         super().reset(seed=seed)
         random = self.np_random
-        first, last = (round(fraction * self.corridor_steps) for fraction in self.cue_range)
         drawn_cue = 1 if random.random() < 0.5 else -1
         self.cue = int((options or {}).get("cue", drawn_cue))
-        self.cue_step = int(random.integers(first, last + 1))
-        others = np.delete(np.arange(self.corridor_steps), self.cue_step)
+        self.shown_cues = self._draw_cues()
+        others = np.delete(np.arange(self.corridor_steps), list(self.shown_cues))
         pulses = round(self.distractor_rate * self.corridor_steps)
         self.distractors = np.zeros(self.corridor_steps + SLACK_STEPS + 1)
         self.distractors[random.choice(others, size=pulses, replace=False)] = random.choice([-1.0, 1.0], size=pulses)
@@ -144,8 +154,18 @@ class ContinuousTMaze(gym.Env):
         fill(self.x - half[0], self.x + half[0], self.y - half[1], self.y + half[1], (30, 90, 220))
         return image
 
+    def _draw_cues(self) -> dict[int, int]:
+        """The cues by the step that shows them, in order of time."""
+        random = self.np_random
+        if self.cues == 1:
+            return {int(random.integers(self._first, self._last + 1)): self.cue}
+        steps = np.sort(random.choice(np.arange(self._first, self._last + 1), size=self.cues, replace=False))
+        against = random.permutation(self.cues) < self.cues // 2  # the majority wins by one
+        signs = np.where(against, -self.cue, self.cue)
+        return dict(zip(steps.tolist(), signs.tolist(), strict=True))
+
     def _cue_now(self) -> float:
-        return float(self.cue) if self.steps == self.cue_step else 0.0
+        return float(self.shown_cues.get(self.steps, 0))
 
     def _distractor_now(self) -> float:
         return float(self.distractors[self.steps])
@@ -156,31 +176,37 @@ class ContinuousTMaze(gym.Env):
         return np.asarray(values, dtype=np.float32)
 
     def _info(self, success: bool) -> dict[str, Any]:
-        return {"success": success, "cue": self.cue, "cue_step": self.cue_step}
+        steps = list(self.shown_cues)
+        return {"success": success, "cue": self.cue, "cue_step": steps[0], "cue_steps": steps}
 
 
 class ScriptedExpert:
-    """Walks to the junction along the middle, remembers the cue it has seen, and turns into that arm.
+    """Walks to the junction along the middle, counts the cues it has seen, and turns into the arm of the majority.
 
-    Its action depends on the cue only once the junction is reached. It has seen no cue: it turns to +1.
+    Its action depends on the cues only once the junction is reached. It has seen no cue: it turns to +1.
     """
 
     def __init__(self) -> None:
-        self.cue = 0
+        self.balance = 0
 
     def reset(self) -> None:
-        """Forgets the cue."""
-        self.cue = 0
+        """Forgets all cues."""
+        self.balance = 0
 
     def act(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " action"]:
         """Action in [-1, 1] for the observation of one step; call it once a step, in order."""
         ahead, y, _, _, cue, _ = (float(value) for value in state)
-        if cue != 0:
-            self.cue = 1 if cue > 0 else -1
+        self.balance += round(cue)
         if ahead > 0:
             return np.array([CRUISE, np.clip(-2.0 * y, -1, 1)], dtype=np.float32)
-        turn = CRUISE if self.cue >= 0 else -CRUISE
+        turn = CRUISE if self.balance >= 0 else -CRUISE
         return np.array([np.clip(4.0 * (ahead + 0.5 * JUNCTION_DEPTH), -1, 1), turn], dtype=np.float32)
+
+
+def memory_steps(states: Float[np.ndarray, "steps state"], info: Mapping[str, Any]) -> list[int]:
+    """Steps from each cue to the arrival at the junction, in one episode."""
+    arrival = int(np.flatnonzero(states[:, 0] <= 0)[0])
+    return [arrival - step for step in info["cue_steps"]]
 
 
 def register() -> None:

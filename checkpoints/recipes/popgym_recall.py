@@ -1,0 +1,114 @@
+"""Makes checkpoints/control/repeat-previous and checkpoints/control/autoencode: two recall games of POPGym.
+
+    python checkpoints/recipes/popgym_recall.py repeat-previous
+    python checkpoints/recipes/popgym_recall.py autoencode
+
+The scripted expert answers a share of the questions wrongly, drawn anew for each episode, so that a model's own
+mistakes are nothing new to it; wrong answers have no weight in the loss. Both games ask for what lies at a place in
+time, so the table of timesteps starts as sinusoids, in which a shift of time is a rotation; from random entries the
+games are learned much later. A killed run continues when started again.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from checkpoints.recipes.decision_transformer import DTConfig
+from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_wrong
+from checkpoints.recipes.memory_recipe import MemoryRecipe, run
+from evaluations.tasks.d4rl import Episode
+from evaluations.tasks.popgym_recall import CEILING, CHANCE, ENV_ID, ScriptedExpert, memory_steps
+
+MOST_WRONG = 0.75
+"""Largest share of wrong answers in an episode; as many as a guess gets wrong."""
+LONGEST_WAVE = 200.0
+"""Wavelengths of the sinusoids go from 1 to this, times 2 pi steps."""
+AMPLITUDE = 0.05
+"""Of the sinusoids: about that of a card's embedding at the start, so that neither drowns the other."""
+
+
+def answer_weights(episode: Episode) -> Float[np.ndarray, " steps"]:
+    """1 for a right answer, 0 for a wrong one, 0.1 where nothing is asked."""
+    return np.select([episode.rewards > 0, episode.rewards < 0], [1.0, 0.0], 0.1).astype(np.float32)
+
+
+@torch.no_grad()
+def sinusoidal_time(model: torch.nn.Module) -> None:
+    """Replaces the table of timesteps by sinusoids, half sine and half cosine."""
+    table = model.embed_timestep.weight  # [steps, width]
+    half = table.shape[1] // 2
+    frequency = LONGEST_WAVE ** (-torch.arange(half) / half)
+    phase = torch.arange(table.shape[0])[:, None] * frequency
+    table.copy_(AMPLITUDE * torch.cat([phase.sin(), phase.cos()], dim=1))
+
+
+def recipe(game: str, title: str, task: str, updates: int) -> MemoryRecipe:
+    """The recipe of a game."""
+    return MemoryRecipe(
+        folder=game,
+        title=title,
+        command=f"python checkpoints/recipes/popgym_recall.py {game}",
+        task=task,
+        demonstrations=Demonstrations(
+            env_id=ENV_ID,
+            draw_arguments=lambda _: {"game": game},
+            make_expert=lambda arguments: ScriptedExpert(arguments["game"]),
+            disturb=sometimes_wrong(MOST_WRONG),
+        ),
+        disturbance=f"a share of whose answers, drawn from 0 to {MOST_WRONG} for each episode, is made wrong",
+        config=DTConfig(
+            context_steps=None,
+            width=64,
+            dropout=0.0,
+            max_ep_len=256,
+            updates=updates,
+            steps_per_batch=1500,
+            learning_rate=1e-3,
+            warmup_updates=100,
+            cosine=True,
+            gradient_clip=0.5,
+            return_scale=10.0,
+            save_every=100,
+        ),
+        step_weights=answer_weights,
+        weighting="wrong answers have no weight in the loss, steps without a question a tenth",
+        prepare=sinusoidal_time,
+        start_words="The table of timesteps starts as sinusoids.",
+        settings={game: {"game": game}},
+        memory_steps=memory_steps,
+        chance=0.25,
+        chance_words="four suits",
+        answers=True,
+        budgets=(30, 60, 120, 240),
+        reference_scores=(CHANCE, CEILING),
+    )
+
+
+RECIPES = {
+    "repeat-previous": recipe(
+        "repeat-previous",
+        "POPGym RepeatPreviousHard",
+        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousHard`: three decks are
+dealt card by card, and at every step the suit of the card 63 steps ago must be named. All of the newest 64 cards
+must be held, and nothing older.""",
+        updates=2000,
+    ),
+    "autoencode": recipe(
+        "autoencode",
+        "POPGym AutoencodeEasy",
+        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are dealt,
+then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
+needed once.""",
+        updates=6000,
+    ),
+}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in RECIPES:
+        sys.exit(f"expected a game, one of {', '.join(RECIPES)}; for instance: {RECIPES['autoencode'].command}")
+    run(RECIPES[sys.argv.pop(1)], __doc__)
