@@ -18,7 +18,7 @@ import torch
 from evaluations.control_cells import ControlTarget
 from evaluations.harness import file_sha256
 from evaluations.suites import SHIPPED, Shipped, best_for, require_checkpoints, targets_of
-from evaluations.tasks import d4rl, tmaze
+from evaluations.tasks import d4rl, register_all
 from evaluations.tasks.d4rl_files import read_hdf5, read_minari
 from modalities.control import FACTS_FILE, ControlModel, StateStatistics, find_checkpoint
 from modalities.rollout import make_env
@@ -52,7 +52,7 @@ def resolve_targets(options: TargetOptions, device: torch.device) -> list[tuple[
         ConfigError: Model and environment do not fit, or a setting is missing.
         DataError: The dataset is damaged.
     """
-    tmaze.register()
+    register_all()
     statistics = None if options.dataset is None else dataset_statistics(options.dataset)
     found = []
     for name, source, env_id, shipped in _named(options):

@@ -100,12 +100,20 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render: bool
 
 
 def _same_kind(env_id: str) -> list[str]:
-    """Registered ids worth naming in an error message: continuous control, the T-maze, and whatever looks alike."""
+    """Registered ids worth naming in an error message: continuous control, memory tasks, and whatever looks alike."""
     import difflib
 
     import gymnasium as gym
 
-    usual = ("Hopper-v", "HalfCheetah-v", "Walker2d-v", "Ant-v", "ContinuousTMaze-v")
+    usual = (
+        "Hopper-v",
+        "HalfCheetah-v",
+        "Walker2d-v",
+        "Ant-v",
+        "ContinuousTMaze-v",
+        "RememberedReacher-v",
+        "PopgymRecall-v",
+    )
     known = {name for name in gym.registry if name.startswith(usual)}
     return sorted(known | set(difflib.get_close_matches(env_id, list(gym.registry), n=3)))
 

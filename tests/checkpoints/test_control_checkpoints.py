@@ -13,7 +13,8 @@ import torch
 
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, WindowSampler, action_loss, train
 from checkpoints.recipes.evicting_agent import EvictingAgent
-from checkpoints.recipes.tmaze import DataConfig, demonstrate, junction_weights
+from checkpoints.recipes.memory_demonstrations import demonstrate
+from checkpoints.recipes.tmaze import RECIPE, junction_weights
 from evaluations.tasks import tmaze
 from evaluations.tasks.d4rl import Episode, normalised_score, state_statistics
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent, import_transformers
@@ -160,7 +161,8 @@ def test_a_curriculum_never_draws_longer_episodes():
 
 
 def test_the_demonstrations_succeed_and_weigh_the_junction():
-    episodes = demonstrate(DataConfig(episodes=3, shortest=50, longest=60))
+    short = replace(RECIPE.demonstrations, episodes=3, draw_arguments=lambda _: {"corridor_steps": 55})
+    episodes = demonstrate(short)
     for episode in episodes:
         assert episode.total == 1.0
         assert episode.terminated
