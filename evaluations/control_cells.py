@@ -97,6 +97,8 @@ class ControlTarget:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     checkpoint_sha256: str = ""
+    remarks: tuple[str, ...] = ()
+    """What was assumed about it, for people to read."""
 
     def reset_seeds(self, seed: int) -> list[int]:
         """The episodes of a seed, the same for every policy."""

@@ -6,27 +6,27 @@ checked here, before any episode is played: names, files, dimensions, state stat
 
 from __future__ import annotations
 
-import re
+import hashlib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch
 
 from evaluations.control_cells import ControlTarget
+from evaluations.datasets import DatasetFacts, dataset_facts, published_facts
 from evaluations.harness import file_sha256
 from evaluations.suites import SHIPPED, Shipped, best_for, require_checkpoints, targets_of
 from evaluations.tasks import d4rl, register_all
-from evaluations.tasks.d4rl_files import read_hdf5, read_minari
-from modalities.control import FACTS_FILE, ControlModel, StateStatistics, find_checkpoint
+from modalities.control import FACTS_FILE, ControlModel, find_checkpoint
+from modalities.control_weights import hub_id, weight_files
 from modalities.rollout import make_env
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 
 TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}
-"""Returns that the Decision Transformer paper asks for, where a checkpoint does not say its own."""
-PUBLISHED = re.compile(r"(hopper|halfcheetah|walker2d)-(medium-replay|medium-expert|medium|expert)$")
+"""What the Decision Transformer paper asks for where a checkpoint does not say its own return; elsewhere an expert's."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,13 @@ def resolve_targets(options: TargetOptions, device: torch.device) -> list[tuple[
         DataError: The dataset is damaged.
     """
     register_all()
-    statistics = None if options.dataset is None else dataset_statistics(options.dataset)
+    named = _named(options)
+    dataset = None if options.dataset is None else dataset_facts(options.dataset)
     found = []
-    for name, source, env_id, shipped in _named(options):
-        control = _load(source, env_id, statistics, options.dataset, device)
-        found.append((_target(name, source, control, shipped, options), control))
+    for name, source, env_id, shipped in named:
+        control, remarks = _load(source, env_id, dataset, device)
+        found.append((_target(name, source, control, shipped, options, remarks), control))
     return found
-
-
-def dataset_statistics(name: str) -> StateStatistics:
-    """Mean and deviation of the states of a D4RL HDF5 file, a published D4RL set, or a Minari dataset.
-
-    Raises:
-        DataError: The file is missing or damaged, or there is no such dataset.
-    """
-    if Path(name).suffix in (".hdf5", ".h5") or Path(name).is_file():
-        found = d4rl.state_statistics(read_hdf5(name))
-    elif PUBLISHED.fullmatch(name.removesuffix("-v2")):
-        found = d4rl.published_statistics(name.removesuffix("-v2"))
-    else:
-        found = d4rl.state_statistics(read_minari(name))
-    return StateStatistics(found.mean, found.std)
 
 
 def _named(options: TargetOptions) -> list[tuple[str, str, str | None, Shipped | None]]:
@@ -82,6 +68,10 @@ def _named(options: TargetOptions) -> list[tuple[str, str, str | None, Shipped |
         raise ConfigError(
             f"--suite {' '.join(options.suite)} names targets with their own checkpoints and environments; drop --env, "
             "--checkpoint and --dataset, or drop --suite."
+        )
+    if options.dataset and not (options.env or options.checkpoint):
+        raise ConfigError(
+            f"--dataset {options.dataset} gives the state statistics of one model; name it with --checkpoint or --env."
         )
     if options.checkpoint:
         return [_of_checkpoint(source, env, options) for source in options.checkpoint for env in options.env or (None,)]
@@ -109,7 +99,7 @@ def _of_checkpoint(source: str, env: str | None, options: TargetOptions) -> tupl
         )
     if env is not None:
         _check_registered(env)
-    name = Path(source).name or source
+    name = Path(source).name or Path(source).resolve().name
     return (name if env is None or len(options.env) == 1 else f"{name} on {env}"), folder, env, shipped
 
 
@@ -125,40 +115,59 @@ def _of_environment(env: str) -> tuple[str, str, str | None, Shipped | None]:
 
 
 def _check_registered(env: str) -> None:
+    """Accepts what `gymnasium.make` does: "Hopper-v5", "namespace/Name-v0", "module_that_registers_it:Name-v0"."""
+    module, _, name = env.rpartition(":")
     try:
-        gym.spec(env)
-    except gym.error.Error as error:
+        if module:
+            importlib.import_module(module)
+        gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
         known = [*SHIPPED, *gym.registry]
         close = did_you_mean(env, known).partition("Known:")[0]
+        hint = "" if module else " A package that registers its own is named before a colon: package:Name-v0."
         raise UnknownNameError(
-            f"Unknown environment {env!r}. {close}Use a target ({', '.join(SHIPPED)}) or any Gymnasium id."
+            f"Unknown environment {env!r} ({error}). {close}Use a target ({', '.join(SHIPPED)}) or any Gymnasium id."
+            f"{hint}"
         ) from error
 
 
 def _load(
-    source: str, env_id: str | None, statistics: StateStatistics | None, dataset: str | None, device: torch.device
-) -> ControlModel:
-    facts: dict[str, Any] = {}
-    if not (find_checkpoint(source) / FACTS_FILE).is_file():
-        published = PUBLISHED.search(source.removesuffix("-v2"))
-        if statistics is None and published:
-            found = d4rl.published_statistics(published.group(0))
-            statistics = StateStatistics(found.mean, found.std)
-        facts["reference_scores"] = _reference(dataset, env_id)
-    return ControlModel.load(source, dataset_statistics=statistics, env_id=env_id, device=device, **facts)
+    source: str, env_id: str | None, dataset: DatasetFacts | None, device: torch.device
+) -> tuple[ControlModel, list[str]]:
+    """The model, and what was assumed about it. What it does not say itself comes from the dataset, then its name."""
+    statistics = None if dataset is None else dataset.statistics
+    if (find_checkpoint(source) / FACTS_FILE).is_file():
+        control = ControlModel.load(source, dataset_statistics=statistics, env_id=env_id, device=device)
+        return control, [f"state statistics of {dataset.origin}"] if dataset else []
+    folder = find_checkpoint(source)
+    task = d4rl.task_in(hub_id(folder) or folder.resolve().name)
+    if dataset is None and task is not None:
+        dataset = published_facts(task)
+    if dataset is None:
+        control = ControlModel.load(source, env_id=env_id, device=device)  # says what is missing
+        return control, []
+    env_id = env_id or dataset.env_id or (task.env_id if task else None)
+    reference = dataset.reference_scores or _reference(env_id)
+    facts = {"reference_scores": reference}
+    control = ControlModel.load(source, dataset_statistics=dataset.statistics, env_id=env_id, device=device, **facts)
+    window = control.facts.context_steps
+    return control, [f"no {FACTS_FILE}: {env_id} with {dataset.origin}, a native window of {window} steps"]
 
 
-def _reference(*names: str | None) -> tuple[float, float] | None:
-    for name in names:
-        try:
-            return d4rl.reference_scores(Path(name).stem.replace("_", "-")) if name else None
-        except UnknownNameError:
-            continue
-    return None
+def _reference(env_id: str | None) -> tuple[float, float] | None:
+    try:
+        return None if env_id is None else d4rl.reference_scores(env_id)
+    except UnknownNameError:  # returns are then shown as they are
+        return None
 
 
 def _target(
-    name: str, source: str, control: ControlModel, shipped: Shipped | None, options: TargetOptions
+    name: str,
+    source: str,
+    control: ControlModel,
+    shipped: Shipped | None,
+    options: TargetOptions,
+    remarks: Sequence[str],
 ) -> ControlTarget:
     facts = control.facts
     env_kwargs = {**facts.env_kwargs, **(shipped.env_kwargs if shipped else {})}
@@ -167,8 +176,9 @@ def _target(
         control.check_environment(environment)
     finally:
         environment.close()
-    robot = facts.env_id.lower().partition("-")[0]
-    candidates = (options.target_return, facts.target_return, TARGET_RETURNS.get(robot))
+    robot = facts.env_id.rpartition("/")[2].rpartition(":")[2].lower().partition("-")[0]
+    expert = facts.reference_scores[1] if facts.reference_scores else None
+    candidates = (options.target_return, facts.target_return, TARGET_RETURNS.get(robot), expert)
     target_return = next((value for value in candidates if value is not None), None)
     if target_return is None:
         raise ConfigError(f"{name} does not say which return to ask for; pass --target-return.")
@@ -183,8 +193,15 @@ def _target(
         episodes=episodes,
         env_kwargs=env_kwargs,
         max_steps=options.max_steps,
-        checkpoint_sha256=file_sha256(find_checkpoint(source) / "model.safetensors"),
+        checkpoint_sha256=_checksum(find_checkpoint(source)),
+        remarks=tuple(remarks),
     )
+
+
+def _checksum(folder: Path) -> str:
+    """Of the weights; of several files, of their checksums."""
+    sums = [file_sha256(path) for path in weight_files(folder)]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def check_device(name: str) -> torch.device:

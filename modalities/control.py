@@ -24,9 +24,8 @@ from modalities.control_checkpoint import (
     ControlFacts,
     StateStatistics,
     find_checkpoint,
-    import_transformers,
-    load_decision_transformer,
 )
+from modalities.control_weights import import_transformers, load_decision_transformer, native_window
 from modalities.huggingface import cache_name, cache_of
 from namm.errors import CheckpointError, ConfigError
 from namm.memory import Memory
@@ -56,7 +55,10 @@ class ControlModel:
         for name in ("state_mean", "state_std"):
             if len(getattr(facts, name)) != dimensions:
                 found = len(getattr(facts, name))
-                raise CheckpointError(f"expected a {name} of {dimensions} numbers for this model, found {found}")
+                raise CheckpointError(
+                    f"expected a {name} of {dimensions} numbers for this model, found {found}; take the statistics of "
+                    "the data that it was trained on"
+                )
         if not all(value > 0 for value in facts.state_std):
             raise CheckpointError("expected standard deviations above 0 in state_std; add the floor of 1e-6")
         self.model = model.eval().requires_grad_(False)
@@ -81,7 +83,8 @@ class ControlModel:
             dataset_statistics: State statistics; needed where there is no `control.json`, else they replace its.
             env_id: Environment; needed where there is no `control.json`, else it replaces its.
             device: Where the model goes.
-            **facts: Other fields of `ControlFacts` to set or replace, such as `context_steps` or `return_scale`.
+            **facts: Other fields of `ControlFacts` to set or replace, such as `return_scale`. Without `control.json`
+                the native window (`context_steps`) is what config.json says, else 20 steps.
 
         Raises:
             CheckpointError: A file is missing, truncated, of another model, or holds NaN; or facts are missing.
@@ -104,7 +107,7 @@ class ControlModel:
                 "environment's id and the state statistics of the model's training data (`--env` and `--dataset`)"
             )
         else:
-            loaded = ControlFacts(**given)
+            loaded = ControlFacts(**{"context_steps": native_window(folder), **given})
         return cls(load_decision_transformer(folder).to(device), loaded)
 
     def check_environment(self, env: Any) -> None:

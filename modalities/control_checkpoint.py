@@ -1,8 +1,7 @@
-"""What lies in the folder of a Decision Transformer, read without executing anything and checked before it is used.
+"""What the weights of a Decision Transformer do not say, and where its folder is.
 
-`config.json` and `model.safetensors` are stock Hugging Face files; `control.json` holds what weights do not say: the
-environment, the state statistics, the return scale and the native window. A damaged, truncated or NaN-bearing file, or
-two files of different models, raise an error that names the file.
+`control.json` lies beside the stock Hugging Face files, which `control_weights.py` reads, and holds the environment,
+the state statistics, the return scale and the native window. Folders without it need these facts from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from namm.errors import CheckpointError
 
 FACTS_FILE = "control.json"
-OBSOLETE_BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
-"""Causal masks that older releases of transformers stored in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -104,64 +100,10 @@ def find_checkpoint(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:  # no pickled weights: only JSON and safetensors are fetched
-        return Path(snapshot_download(str(source), allow_patterns=["config.json", FACTS_FILE, "model.safetensors"]))
+        wanted = ["config.json", FACTS_FILE, "model*.safetensors", "model.safetensors.index.json"]
+        return Path(snapshot_download(str(source), allow_patterns=wanted))
     except Exception as error:
         raise CheckpointError(
             f"expected a local folder or a reachable Hugging Face repository named {source}, found neither "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); check the name and the network"
         ) from error
-
-
-def load_decision_transformer(folder: Path) -> torch.nn.Module:
-    """The stock `DecisionTransformerModel` of a folder, every tensor checked: name, shape, finite values.
-
-    Raises:
-        CheckpointError: `config.json` or `model.safetensors` is missing, damaged, or of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    transformers = import_transformers()
-    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-    for path in (config_file, weights_file):
-        if not path.is_file():
-            raise CheckpointError(f"expected {path.name} in {folder}, found none; save the model as safetensors")
-    try:
-        settings = json.loads(config_file.read_text("utf-8"))
-        if settings.get("model_type") != "decision_transformer":
-            kind = settings.get("model_type")
-            raise CheckpointError(f"expected a decision_transformer in {config_file}, found {kind!r}; choose another")
-        model = transformers.DecisionTransformerModel(transformers.DecisionTransformerConfig.from_dict(settings))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"expected a configuration in {config_file}, found {error}; copy it again") from error
-    try:
-        tensors = load_file(weights_file)
-    except (SafetensorError, OSError, ValueError) as error:
-        found = f"a damaged file ({error})"
-        raise CheckpointError(f"expected tensors in {weights_file}, found {found}; copy it again") from error
-    tensors = {name: value for name, value in tensors.items() if not OBSOLETE_BUFFERS.search(name)}
-    expected = model.state_dict()
-    if tensors.keys() != expected.keys():
-        missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        raise CheckpointError(
-            f"expected the tensors of the model that config.json describes in {weights_file}, missing {missing[:3]} "
-            f"({len(missing)}), unknown {extra[:3]} ({len(extra)}); the two files belong to different models"
-        )
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            shapes = f"{tuple(expected[name].shape)}, found {tuple(value.shape)}"
-            raise CheckpointError(f"expected {name} of shape {shapes} in {weights_file}; it belongs to another model")
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"expected finite numbers in {name} of {weights_file}, found NaN; copy it again")
-    model.load_state_dict(tensors)
-    return model
-
-
-def import_transformers() -> Any:
-    """The transformers package, also beside a torchvision that does not fit this torch."""
-    from modalities.torchvision_cure import cure_torchvision
-
-    cure_torchvision()
-    import transformers
-
-    return transformers

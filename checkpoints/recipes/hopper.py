@@ -24,7 +24,8 @@ from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, tr
 from checkpoints.recipes.hopper_behaviour import ENV_ID, ARSConfig, choose_tiers, collect, train_ars
 from evaluations.estimates import Estimate
 from evaluations.tasks.d4rl import Episode, normalised_score, reference_scores, state_statistics
-from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5, write_minari
+from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
+from evaluations.tasks.minari_files import write_minari
 from modalities.control import ControlFacts, ControlModel, IncrementalAgent, WindowAgent
 from modalities.rollout import Agent, Rollout, rollout
 

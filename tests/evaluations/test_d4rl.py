@@ -13,7 +13,8 @@ from evaluations.tasks.d4rl import (
     reference_scores,
     state_statistics,
 )
-from evaluations.tasks.d4rl_files import read_hdf5, read_minari, write_hdf5, write_minari
+from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
+from evaluations.tasks.minari_files import read_minari, write_minari
 from namm.errors import DataError, UnknownNameError
 
 
