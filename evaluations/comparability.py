@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+NOT_COMPARABLE = "not D4RL-comparable"
 Verdict = Literal["comparable", "nearly comparable", "not D4RL-comparable"]
 
 
@@ -22,9 +23,14 @@ class Comparability:
     reason: str
 
     @property
+    def sentence(self) -> str:
+        """Ends a sentence that begins with "these scores are"."""
+        return f"{self.verdict}{' with D4RL tables' if self.comparable else ''}: {self.reason}"
+
+    @property
     def comparable(self) -> bool:
         """False where the score must not be shown without a warning."""
-        return self.verdict != "not D4RL-comparable"
+        return self.verdict != NOT_COMPARABLE
 
 
 _ROBOTS = ("hopper", "halfcheetah", "walker2d")
@@ -44,10 +50,10 @@ _KNOWN: dict[tuple[str, int], tuple[Verdict, str]] = {
     **{(robot, 4): ("nearly comparable", _SAME_ROBOT) for robot in _ROBOTS},
     ("hopper", 5): ("nearly comparable", _FALLS),
     ("halfcheetah", 5): ("nearly comparable", _SAME_ROBOT),
-    ("walker2d", 5): ("not D4RL-comparable", _FRICTION),
+    ("walker2d", 5): (NOT_COMPARABLE, _FRICTION),
     **{("ant", version): ("comparable", "D4RL's own robot") for version in (2, 3)},
-    ("ant", 4): ("not D4RL-comparable", _ANT.format("Ant-v4")),
-    ("ant", 5): ("not D4RL-comparable", _ANT.format("Ant-v5")),
+    ("ant", 4): (NOT_COMPARABLE, _ANT.format("Ant-v4")),
+    ("ant", 5): (NOT_COMPARABLE, _ANT.format("Ant-v5")),
 }
 
 

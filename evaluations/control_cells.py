@@ -19,6 +19,7 @@ Beside the keys of evaluations/harness.py a row holds:
                 token was first gone from each (layer, head) (lost [cue][layer * head]) and its neighbours R and a from
                 the last one (lost_R, lost_a), null where held to the end
     trace       one episode's memory and actions (first seed only)
+    comparability   verdict and reason: may the normalised score stand beside D4RL's; null where D4RL has no such robot
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.comparability import comparability
 from evaluations.cues import held_when_asked
 from evaluations.harness import Cell
 from evaluations.holdings import MemoryHoldings, WindowHoldings
@@ -271,9 +273,11 @@ class ControlRunner:
                 }
             )
         is_rate = episodes[0]["success"] is not None
+        verdict = comparability(self.target.env_id)
         return {
             "score": _mean(episodes, "score"),
             "score_name": "success rate" if is_rate else "return" if reference is None else "normalised score",
+            "comparability": None if verdict is None or reference is None else asdict(verdict),
             "metrics": {
                 "return": _mean(episodes, "return"),
                 "normalised_score": _mean(episodes, "normalised_score"),

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from evaluations import figures
+from evaluations.comparability import NOT_COMPARABLE
 from evaluations.control_cells import PROTECTED_LAST, ControlRunner, ControlTarget, PolicySpec
 from evaluations.harness import Cell, Results, Row, run_cells, versions, write_atomically
 from evaluations.matching import Match, match_budget
@@ -57,6 +58,8 @@ class ControlExperiment:
             for target, control, specs in plan:
                 if len(specs) < len(self.specs):
                     display.say(f"{target.name}: trained on whole episodes, so there is no native window to show")
+                for remark in target.remarks:
+                    display.say(f"{target.name}: {remark}")
                 runner = ControlRunner(target, control, self.interval, self.namm, trace_seed=self.seeds[0])
                 session = _Session(self, runner, results, tracker, display, known)
                 rows += session.run(specs)
@@ -144,7 +147,8 @@ class _Session:
         def announce(cell: Cell, row: Row, reused: bool) -> None:
             metrics = row["metrics"]
             how = "kept from an earlier run" if reused else f"{row['seconds']:.1f} s"
-            text = f"{row['score_name']} {row['score']:.1f}, {metrics['slots_mean']:.1f} slots ({how})"
+            mark = "" if (row.get("comparability") or {}).get("verdict") != NOT_COMPARABLE else f" ({NOT_COMPARABLE})"
+            text = f"{row['score_name']} {row['score']:.1f}{mark}, {metrics['slots_mean']:.1f} slots ({how})"
             self.display.finished(cell.label, text)
 
         rows = run_cells(cells, self.results, play, announce)

@@ -26,7 +26,7 @@ from modalities.rollout import make_env
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 
 TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}
-"""What the Decision Transformer paper asks for where a checkpoint does not say its own return; elsewhere an expert's."""
+"""What the Decision Transformer paper asks for, where a checkpoint does not say; elsewhere an expert's return."""
 
 
 @dataclass(frozen=True)

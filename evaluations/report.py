@@ -53,4 +53,4 @@ def render(rows: Sequence[Row], page: Page, sections: Sequence[Section] = SECTIO
 
 def _target(report: Report, summary: TargetSummary) -> str:
     parts = "".join(part(report, summary) for part in PARTS)
-    return f"<section><h2>{escape(summary.target)} <small>{escape(summary.task)}</small></h2>{parts}</section>"
+    return f"<section><h2>{escape(summary.target)} <small>{escape(summary.simulator)}</small></h2>{parts}</section>"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluations.comparability import Comparability
 from evaluations.estimates import (
     Estimate,
     PairedDifference,
@@ -94,6 +95,21 @@ class TargetSummary:
     policies: tuple[PolicySummary, ...]
 
     @property
+    def comparability(self) -> Comparability | None:
+        """Whether its normalised scores may stand beside D4RL's; None where the question does not arise."""
+        found = self.policies[0].rows[0].get("comparability")
+        return None if found is None else Comparability(**found)
+
+    @property
+    def simulator(self) -> str:
+        """What every score belongs to: environment and versions, and whether D4RL's scores compare."""
+        row = self.policies[0].rows[0]
+        versions = {name: row.get("versions", {}).get(name) for name in ("gymnasium", "mujoco")}
+        parts = [self.task, *(f"{name} {version}" for name, version in versions.items() if version)]
+        verdict = self.comparability
+        return ", ".join(parts if verdict is None or verdict.comparable else [*parts, verdict.verdict])
+
+    @property
     def best_namm(self) -> PolicySummary | None:
         """The NAMM variant with the highest score, of equal ones the smaller."""
         return best_namm(self.policies)
@@ -153,6 +169,13 @@ def notes(target: TargetSummary) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     best, native, full = target.best_namm, target.get("native window"), target.get("full")
     rivals = [p for p in target.policies if not p.is_namm and not p.is_reference]
+    verdict = target.comparability
+    if verdict is not None:
+        kind = "note" if verdict.comparable else "warning"
+        found.append((kind, f"Scores x100 on {target.task} are {verdict.sentence}."))
+        cut = target.policies[0].rows[0]["identity"].get("max_steps")
+        if cut is not None:
+            found.append(("warning", f"Episodes were cut after {cut} steps: scores x100 are made for whole ones."))
     for policy in target.policies:
         if policy.kept_everything:
             found.append(("warning", f"{policy.policy} was asked to forget and evicted nothing: read it as full."))

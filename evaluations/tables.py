@@ -115,7 +115,7 @@ def rich_tables(target: TargetSummary) -> list[Table]:
     """The tables of one target for a terminal, about a hundred columns wide; narrower ones fold."""
     tables = []
     for group in GROUPS:
-        title = f"{target.target} ({target.task}): {group}"
+        title = f"{target.target} ({target.simulator if group == SCORE else target.task}): {group}"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("policy", no_wrap=True)
         columns = columns_of(target, group)
@@ -134,7 +134,7 @@ def markdown(targets: Sequence[TargetSummary]) -> str:
     for target in targets:
         columns = columns_of(target)
         heads = ["policy", *(column.title for column in columns)]
-        lines = [f"### {target.target} ({target.task})", "", f"| {' | '.join(heads)} |"]
+        lines = [f"### {target.target} ({target.simulator})", "", f"| {' | '.join(heads)} |"]
         lines.append(f"|{'---|' * len(heads)}")
         for policy in target.policies:
             cells = [policy.policy, *(cell_text(column, policy) for column in columns)]
