@@ -19,6 +19,7 @@ from evaluations.control_cells import PROTECTED_LAST, ControlRunner, ControlTarg
 from evaluations.harness import Cell, Results, Row, run_cells, versions, write_atomically
 from evaluations.matching import Match, match_budget
 from evaluations.progress import Display
+from evaluations.remembered import memory_picture
 from evaluations.replay import animate
 from evaluations.report import Animation, Page, write_report
 from evaluations.summary import PolicySummary, TargetSummary, notes, summarise
@@ -164,7 +165,7 @@ class _Session:
         if row is not None:
             folder = _media_folder(self.results.folder)
             picture = folder / f"{_file_name(row)}.png"
-            write_atomically(picture, figures.png(figures.retention_picture(row)))
+            write_atomically(picture, figures.png(memory_picture(row)))
             target = self.runner.target
             video = (
                 _animation(row, target, self.results.folder, self.display.console) if self.experiment.video else None

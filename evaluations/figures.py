@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -101,36 +99,6 @@ def kinds(target: TargetSummary) -> Figure:
     return figure
 
 
-def ages(policies: Sequence[PolicySummary]) -> Figure:
-    """Fraction of the tokens of each age that a layer still held, one panel a policy."""
-    shown = [p for p in policies if p.rows[0].get("retention")]
-    with context(STYLE):
-        figure = Figure(figsize=(9.2, 2.5), layout="constrained")
-        if not shown:
-            return figure
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        for axes, policy in zip(panels, shown, strict=True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # an age that no token reached in any seed
-                layers = np.nanmean([np.array(row["retention"]["layers"], dtype=float) for row in policy.rows], axis=0)
-            edges = policy.rows[0]["retention"]["age_edges"]
-            used = np.isfinite(layers).any(axis=0)
-            image = axes.imshow(100 * layers[:, used], vmin=0, vmax=100, aspect="auto", cmap="viridis")
-            labels = [f"{lo}" if hi == lo + 1 else f"{lo}–{hi - 1}" for lo, hi in pairwise(edges)]
-            axes.set_xticks(range(int(used.sum())), np.array(labels)[used], rotation=45, ha="right", fontsize=8)
-            axes.set_yticks(range(len(layers)), [str(layer) for layer in range(len(layers))])
-            axes.set_title(policy.policy)
-            axes.spines[:].set_visible(False)
-            for (layer, column), value in np.ndenumerate(100 * layers[:, used]):
-                if np.isfinite(value):
-                    ink = "white" if value < 60 else "black"
-                    axes.text(column, layer, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
-        panels[0].set_ylabel("layer")
-        figure.supxlabel("age of the token, environment steps", fontsize=10)
-        figure.colorbar(image, ax=list(panels), label="% kept", pad=0.01)
-    return figure
-
-
 def survival(rows: Sequence[Row]) -> Figure:
     """One episode a policy: which tokens (across) were still held as time went on (down)."""
     shown = [row for row in rows if row.get("trace") and row["trace"].get("survival")]
@@ -140,7 +108,7 @@ def survival(rows: Sequence[Row]) -> Figure:
             return figure
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, row in zip(panels, shown, strict=True):
-            image = _survival_panel(axes, row)
+            image = survival_panel(axes, row)
             axes.set_title(row["policy"])
             axes.set_xlabel("token read at step")
         panels[0].set_ylabel("environment step")
@@ -168,11 +136,6 @@ def sizes(target: TargetSummary) -> Figure:
         if axes.lines:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return figure
-
-
-def retention_picture(row: Row) -> Figure:
-    """The survival map of one row on its own, for W&B."""
-    return survival([row])
 
 
 def colour_map(policies: Sequence[PolicySummary]) -> dict[str, str]:
@@ -221,7 +184,8 @@ def _point(axes: Axes, x: float, y: float, policy: PolicySummary, colour: str, *
     axes.errorbar(x, y, **({"xerr": errors} if horizontal else {"yerr": errors}), **style)
 
 
-def _survival_panel(axes: Axes, row: Row) -> AxesImage:
+def survival_panel(axes: Axes, row: Row) -> AxesImage:
+    """Draws which tokens (across) of a row's traced episode were still held as time went on (down)."""
     trace = row["trace"]
     grid = np.array(trace["survival"], dtype=float)
     steps = trace["survival_steps"]

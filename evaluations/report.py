@@ -13,14 +13,21 @@ from importlib import resources
 from pathlib import Path
 
 from evaluations.harness import Row, write_atomically
-from evaluations.sections import frame, target
+from evaluations.sections import frame, remembered, target
 from evaluations.sections.aggregate import aggregate
 from evaluations.sections.base import Animation, Page, Report, Section, TargetPart
 from evaluations.summary import TargetSummary, summarise
 
 __all__ = ["PARTS", "SECTIONS", "Animation", "Page", "Report", "Section", "TargetPart", "render", "write_report"]
 
-PARTS: tuple[TargetPart, ...] = (target.scores, target.memory, target.animation, target.episodes)
+PARTS: tuple[TargetPart, ...] = (
+    target.scores,
+    target.memory,
+    remembered.retention,
+    remembered.cues,
+    target.animation,
+    target.episodes,
+)
 """What is shown of every target, in order."""
 
 

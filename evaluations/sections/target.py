@@ -25,39 +25,10 @@ def scores(report: Report, target: TargetSummary) -> str:
 
 
 def memory(report: Report, target: TargetSummary) -> str:
-    """Sizes, bytes and what is kept, as a table and as pictures."""
+    """Sizes, bytes and what is kept as a table, and the size over time."""
     del report
-    best = target.best_namm
-    rivals = [p for p in target.policies if not p.is_namm and not p.is_reference]
-    others = sorted(rivals, key=lambda p: p.policy != "window")[:2]  # the window, and the best of the rest
-    chosen = [p for p in (best, *others) if p is not None]
-    mapped = [row for p in chosen for row in p.rows if row.get("trace")]
-    pictures = (
-        (
-            "sizes",
-            figures.sizes(target),
-            "Memory per KV head while one episode runs (the full cache, which only grows, is left out).",
-        ),
-        (
-            "kinds",
-            figures.kinds(target),
-            "Share of the tokens seen so far that was held, averaged over the episode. A Decision Transformer reads "
-            "three tokens a step: return-to-go R, state s, action a.",
-        ),
-        (
-            "ages",
-            figures.ages(chosen),
-            "How old the held tokens are, layer by layer (mean over heads and episodes).",
-        ),
-        (
-            "survival",
-            figures.survival(mapped),
-            "One episode: a column is a token, time runs down, bright is held by all layers and heads. A policy that "
-            "remembers shows vertical streaks; a window shows only the diagonal.",
-        ),
-    )
-    drawn = "".join(picture(figure, f"{target.target}{name}", caption) for name, figure, caption in pictures)
-    return f"{_table(target, MEMORY, KEPT)}{drawn}"
+    caption = "Memory per KV head while one episode runs (the full cache, which only grows, is left out)."
+    return f"{_table(target, MEMORY, KEPT)}{picture(figures.sizes(target), f'{target.target}sizes', caption)}"
 
 
 def animation(report: Report, target: TargetSummary) -> str:

@@ -6,6 +6,7 @@ import base64
 
 import numpy as np
 
+from evaluations.cues import held_when_asked
 from evaluations.harness import Cell, Row, versions
 
 POLICIES = {
@@ -42,6 +43,7 @@ def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, bina
 def _row(
     cell: Cell, generator: np.random.Generator, score: float, spread: float, slots: float, episodes: int, binary: bool
 ) -> Row:
+    cue = _cue(episodes, 3, generator) if binary else None
     scores = generator.normal(score, spread, size=episodes)
     if binary:
         scores = 100.0 * (generator.random(episodes) < score / 100)
@@ -88,13 +90,19 @@ def _row(
                 "score": float(value),
                 "slots_mean": slots,
                 "slots_peak": slots * 1.4,
+                **({"cue_held": float(held_when_asked(cue["episodes"][index]).any())} if cue else {}),
             }
             for index, value in enumerate(scores)
         ],
         "retention": {
             "age_edges": [0, 4, 16, 32, 64, 128, 256, 1000],
             "layers": generator.random((layers, bins)).round(4).tolist(),
+            "heads": generator.random((layers, 2, bins)).round(4).tolist(),
+            "steps": [10.0, 20.0, 30.0],
+            "kinds": {kind: generator.random(3).round(3).tolist() for kind in "Rsa"},
+            "ages": generator.random((3, bins)).round(3).tolist(),
         },
+        "cue": cue,
         "trace": None
         if cell.seed
         else {
@@ -111,3 +119,12 @@ def _row(
         "seconds": 3.2,
         "finished": "2026-01-01T00:00:00+00:00",
     }
+
+
+def _cue(episodes: int, layers: int, generator: np.random.Generator) -> dict:
+    """Cues shown at step 5 and needed at step 50; each head loses its own after some time, or never."""
+    told = []
+    for _ in range(episodes):
+        lost = [int(step) if step < 60 else None for step in generator.integers(1, 90, size=layers * 2)]
+        told.append({"shown": [5], "asked": [50], "lost": [lost], "lost_R": [7], "lost_a": [None]})
+    return {"layers": layers, "heads": 2, "episodes": told}

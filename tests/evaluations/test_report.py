@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluations import figures
+from evaluations import figures, remembered
 from evaluations.estimates import bootstrap
 from evaluations.report import Animation, Page, write_report
 from evaluations.summary import across_targets, notes, summarise
@@ -84,6 +84,7 @@ def test_the_page_fetches_nothing_and_is_well_formed(page):
     assert page.count("data:image/gif;base64") == 1
     assert "width=device-width" in page
     assert "prefers-color-scheme" in page
+    assert page.count("Does the cue survive?") == 1  # the maze shows cues, Hopper none
 
 
 def test_the_page_shows_every_policy_and_the_numbers_of_the_summary(page, rows):
@@ -109,9 +110,11 @@ def test_pictures_can_be_drawn_of_what_little_there_is(rows):
     """A run of one policy without a trace, and ages that no token ever reached."""
     row = {**rows[0], "trace": None}
     layers = [[None if age > 3 else 0.5 for age in range(7)] for _ in range(2)]
-    row["retention"] = {**row["retention"], "layers": layers}
+    row["retention"] = {**row["retention"], "layers": layers, "heads": [layers]}
     target = summarise([row])[0]
-    for figure in (figures.scores(target), figures.kinds(target), figures.ages(target.policies), figures.sizes(target)):
+    drawn = (figures.scores, figures.kinds, figures.sizes, remembered.cue_survival)
+    told = (remembered.heads_by_age, remembered.ages_over_time, remembered.kinds_over_time, remembered.cue_heads)
+    for figure in (*(draw(target) for draw in drawn), *(draw(target.policies) for draw in told)):
         assert figures.png(figure).startswith(b"\x89PNG")
     assert "<svg" in figures.svg(figures.survival([row]), "x")
 
