@@ -9,7 +9,7 @@ Below the scene lies the memory: one column a token, bright where layers and hea
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from evaluations.harness import Row, write_atomically
-from modalities.rollout import Agent
+from modalities.rollout import Agent, SplittableAgent
 from namm.errors import DataError
 
 WIDTH, SCENE, STRIP = 640, 260, 64
@@ -42,11 +42,25 @@ class ActionRecorder:
         self.agent, self.episode = agent, episode
         self._row = episode
         self._recorded: list[np.ndarray] = []
+        self._lanes: list[ActionRecorder] = []
 
     def reset(self, batch: int) -> None:
         """See Agent."""
-        self._recorded, self._row = [], self.episode
+        self._recorded, self._row, self._lanes = [], self.episode, []
         self.agent.reset(batch)
+
+    def split(self, sizes: Sequence[int]) -> list[ActionRecorder]:
+        """See SplittableAgent; the lane that has the episode records it."""
+        agents = self.agent.split(sizes) if isinstance(self.agent, SplittableAgent) else [self.agent]
+        if len(agents) == 1:
+            self.reset(sum(sizes))
+            return [self]
+        self._lanes, first = [], 0
+        for agent, size in zip(agents, sizes, strict=True):
+            inside = self.episode is not None and first <= self.episode < first + size
+            self._lanes.append(ActionRecorder(agent, self.episode - first if inside else None))
+            first += size
+        return self._lanes
 
     def act(
         self,
@@ -68,6 +82,9 @@ class ActionRecorder:
 
     def actions(self) -> Float[np.ndarray, "steps action"]:
         """What the episode did."""
+        for lane in self._lanes:
+            if lane.episode is not None:
+                return lane.actions()
         return np.stack(self._recorded).astype(np.float32)
 
 

@@ -9,7 +9,8 @@ together. What the weights do not say (environment, state statistics, return sca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from modalities.control_checkpoint import (
     StateStatistics,
     find_checkpoint,
 )
+from modalities.control_encoder import StepEncoder
 from modalities.control_weights import import_transformers, load_decision_transformer, native_window
 from modalities.huggingface import cache_name, cache_of
 from namm.errors import CheckpointError, ConfigError
@@ -209,6 +211,13 @@ class WindowAgent:
         self.actions[:, -1] = actions
         return actions
 
+    def split(self, sizes: Sequence[int]) -> list[WindowAgent]:
+        """Forgets everything; agents for consecutive parts of a new batch."""
+        agents = [copy(self) for _ in sizes]
+        for agent, size in zip(agents, sizes, strict=True):
+            agent.reset(size)
+        return agents
+
     def drop(self, indices_to_keep: Int[Tensor, " kept"]) -> None:
         """Keeps only these rows of the batch."""
         for name in ("states", "actions", "returns_to_go", "timesteps", "mask"):
@@ -219,8 +228,8 @@ class IncrementalAgent:
     """Acts with a growing KV cache: step 0 feeds [R_0, s_0], step t feeds [a_{t-1}, R_t, s_t].
 
     With the default cache this equals re-encoding the whole history. To act with a memory, run it inside
-    `with attach(control.model.encoder, policy) as memory:`; the attached encoder then uses the memory in place of the
-    cache given here.
+    `with attach(control.model.encoder, policy) as memory:` and pass that memory. The stock encoder is then stepped
+    directly on it (`StepEncoder`); any other runs through what is attached.
 
     Args:
         control: The model and its facts.
@@ -234,6 +243,7 @@ class IncrementalAgent:
         self.control, self.memory = control, memory
         self.make_cache = cache or import_transformers().DynamicCache
         self.cache_name = cache_name(control.model.encoder)
+        self.stepper = None if memory is None else StepEncoder.of(control.model.encoder)
 
     def reset(self, batch: int) -> None:
         """Forgets everything; `batch` episodes start."""
@@ -241,6 +251,22 @@ class IncrementalAgent:
         self.previous: Tensor | None = None
         if self.memory is not None:
             self.memory.reset()
+
+    def split(self, sizes: Sequence[int]) -> list[IncrementalAgent]:
+        """Forgets everything; agents for consecutive parts of a new batch, or one for all of it.
+
+        An encoder that runs through what is attached to it has one memory, whose batch cannot be split.
+        """
+        if self.memory is not None and self.stepper is None:
+            self.reset(sum(sizes))
+            return [self]
+        agents = [copy(self) for _ in sizes]
+        if self.memory is not None:
+            for agent, part in zip(agents, self.memory.split(sizes), strict=True):
+                agent.memory = part
+        for agent, size in zip(agents, sizes, strict=True):
+            agent.reset(size)
+        return agents
 
     @torch.no_grad()
     def act(
@@ -252,14 +278,23 @@ class IncrementalAgent:
         """Actions for one step of every live episode; states and returns-to-go in the environment's units."""
         self.control.check_timesteps(timesteps)
         model = self.control.model
-        time = model.embed_timestep(timesteps.to(self.control.device))  # [batch, width]
+        timesteps = timesteps.to(self.control.device)
+        time = model.embed_timestep(timesteps)  # [batch, width]
         tokens = [model.embed_return(self.control.scale(returns_to_go)) + time]
         tokens.append(model.embed_state(self.control.whiten(states)) + time)
         if self.previous is not None:  # the last action carries the time of its own step
-            earlier = model.embed_timestep(timesteps.to(self.control.device) - 1)
-            tokens.insert(0, model.embed_action(self.previous) + earlier)
+            tokens.insert(0, model.embed_action(self.previous) + model.embed_timestep(timesteps - 1))
         embedded = model.embed_ln(torch.stack(tokens, dim=1))  # [batch, 2 or 3, width]
-        output = model.encoder(
+        if self.memory is not None and self.stepper is not None:
+            newest = self.stepper(embedded, self.memory)
+        else:
+            newest = self._through_transformers(embedded)
+        self.previous = model.predict_action(newest)
+        return self.previous
+
+    def _through_transformers(self, embedded: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch width"]:
+        encoder = self.control.model.encoder
+        output = encoder(
             inputs_embeds=embedded,
             # the outer model always passes zeros: wpe[0] is a constant bias, and time is in the embeddings
             position_ids=torch.zeros(embedded.shape[:2], dtype=torch.long, device=embedded.device),
@@ -267,11 +302,14 @@ class IncrementalAgent:
             **{self.cache_name: self.cache},
         )
         self.cache = cache_of(output)  # an attached encoder gives back its memory's cache: passing it continues
-        self.previous = model.predict_action(output.last_hidden_state[:, -1])
-        return self.previous
+        return output.last_hidden_state[:, -1]
 
     def drop(self, indices_to_keep: Int[Tensor, " kept"]) -> None:
         """Keeps only these rows of the batch."""
-        if self.previous is not None:
-            self.previous = self.previous[indices_to_keep]
+        if self.previous is None:
+            return
+        self.previous = self.previous[indices_to_keep]
+        if self.memory is not None and self.stepper is not None:
+            self.memory.select_sequences(indices_to_keep)
+        else:
             self.cache.batch_select_indices(indices_to_keep)  # an attached memory loses the same rows

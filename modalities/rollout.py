@@ -1,16 +1,16 @@
 """Runs an agent in many copies of an environment at once, one copy per reset seed.
 
-The copies are stepped in this process, their states batched into one call of the agent a step; an episode that ends
-leaves the batch, so all live episodes have the same length. The reset seed fixes an episode for every agent, which
-makes comparisons between agents paired.
+The states of live episodes are batched into one call of the agent a step; an episode that ends leaves the batch, so all
+live episodes have the same length. A large batch is acted for in two halves, its lanes: with simulators in processes of
+their own, one half is stepped while the agent acts for the other. How a batch is divided depends on its size alone, so
+the number of processes changes no result. The reset seed fixes an episode for every agent: comparisons are paired.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,24 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from namm.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from modalities.simulator_pool import SimulatorPool
+from modalities.simulators import LocalSimulators, Simulators, Stepped, make_env
+from namm.errors import ConfigError, DataError
+
+__all__ = [
+    "Agent",
+    "EpisodeResult",
+    "Rollout",
+    "SimulatorPool",
+    "SplittableAgent",
+    "StartObserver",
+    "StepObserver",
+    "make_env",
+    "rollout",
+]
+
+SMALLEST_LANE = 8
+"""Episodes that a lane has at least."""
 
 
 @runtime_checkable
@@ -39,6 +56,14 @@ class Agent(Protocol):
 
     def drop(self, indices_to_keep: Int[Tensor, " kept"]) -> None:
         """Keeps only these rows of the batch."""
+
+
+@runtime_checkable
+class SplittableAgent(Agent, Protocol):
+    """An agent whose batch can be acted for in parts that take turns."""
+
+    def split(self, sizes: Sequence[int]) -> Sequence[Agent]:
+        """Forgets everything; agents for consecutive parts of a new batch, or one for all of it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +93,7 @@ class Rollout:
     agent_seconds: float
     """Wall time inside the agent."""
     env_seconds: float
-    """Wall time inside the environments, frames included."""
+    """Wall time inside the environments, or waiting for them where they are stepped meanwhile; frames included."""
     frames: UInt8[np.ndarray, "frames height width 3"] | None
     """Pictures of episode 0, where asked for."""
 
@@ -78,44 +103,6 @@ StepObserver = Callable[[int, list[int]], None]
 
 StartObserver = Callable[[list[dict[str, Any]]], None]
 """Called once, before the first step, with what each episode's reset told (its `info`), in the order of the seeds."""
-
-
-def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render: bool = False) -> Any:
-    """A Gymnasium environment.
-
-    Raises:
-        UnknownNameError: The id is not registered.
-        ConfigError: The environment does not accept its arguments, or cannot draw pictures here.
-    """
-    if render and "DISPLAY" not in os.environ and sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is first imported; without a display there is no X
-    import gymnasium as gym
-
-    try:
-        return gym.make(env_id, **(env_kwargs or {}), **({"render_mode": "rgb_array"} if render else {}))
-    except (gym.error.UnregisteredEnv, gym.error.VersionNotFound, gym.error.DeprecatedEnv) as error:
-        raise UnknownNameError(f"unknown environment {env_id!r}. {did_you_mean(env_id, _same_kind(env_id))}") from error
-    except TypeError as error:
-        raise ConfigError(f"expected arguments that {env_id} knows, found {env_kwargs}: {error}") from error
-
-
-def _same_kind(env_id: str) -> list[str]:
-    """Registered ids worth naming in an error message: continuous control, memory tasks, and whatever looks alike."""
-    import difflib
-
-    import gymnasium as gym
-
-    usual = (
-        "Hopper-v",
-        "HalfCheetah-v",
-        "Walker2d-v",
-        "Ant-v",
-        "ContinuousTMaze-v",
-        "RememberedReacher-v",
-        "PopgymRecall-v",
-    )
-    known = {name for name in gym.registry if name.startswith(usual)}
-    return sorted(known | set(difflib.get_close_matches(env_id, list(gym.registry), n=3)))
 
 
 def rollout(
@@ -129,97 +116,173 @@ def rollout(
     record_every: int = 1,
     max_steps: int | None = None,
     on_start: StartObserver | None = None,
+    simulators: SimulatorPool | int = 0,
+    overlap: bool = True,
 ) -> Rollout:
     """Plays one episode per seed with the agent.
 
     Args:
-        agent: Any object with `reset`, `act` and `drop`.
+        agent: Any object with `reset`, `act` and `drop`; one that also has `split` can overlap with its simulators.
         env_id: Gymnasium id.
         seeds: Reset seeds, one episode each.
         target_return: Return asked for at the first step, in the environment's units; each reward is taken off it.
         env_kwargs: Keyword arguments of the environment.
         on_step: Observer, for instance of a memory's slots.
-        record: Draw pictures of episode 0.
+        record: Draw pictures of episode 0; the environments are then stepped in this process.
         record_every: Steps between two pictures.
         max_steps: Cuts every episode after so many steps; None leaves that to the environment.
         on_start: Observer of the resets.
+        simulators: Processes that step the environments, or a pool to borrow them from; 0 for none.
+        overlap: Let them step one lane while the agent acts for another. Neither this nor their number changes
+            anything but the time that it takes.
 
     Raises:
         UnknownNameError: The environment is not registered.
         ConfigError: No seed is given, or the environment does not fit.
         DataError: The agent's action is not finite.
+        SimulatorError: An environment raises, or a process that steps some of them ends.
     """
     if not seeds:
         raise ConfigError("expected at least one reset seed, found none; pass seeds such as [0, 1, 2]")
-    envs = [make_env(env_id, env_kwargs, render=record and index == 0) for index in range(len(seeds))]
-    try:
-        return _play(
-            agent, envs, list(seeds), target_return, on_step, on_start, record_every if record else 0, max_steps
-        )
-    finally:
-        for env in envs:
-            env.close()
+    with ExitStack() as stack:
+        camera = LocalSimulators(env_id, env_kwargs, seeds, render=True) if record else None
+        if camera is not None:
+            envs: Simulators = camera
+        elif isinstance(simulators, SimulatorPool):
+            envs = simulators.simulators(env_id, env_kwargs, seeds)
+        else:
+            envs = stack.enter_context(SimulatorPool(simulators)).simulators(env_id, env_kwargs, seeds)
+        stack.callback(envs.close)
+        play = _Play(agent, envs, target_return, on_step, max_steps, overlap, camera, record_every)
+        return play.run(on_start)
 
 
-def _play(
-    agent: Agent,
-    envs: list[Any],
-    seeds: list[int],
-    target_return: float,
-    on_step: StepObserver | None,
-    on_start: StartObserver | None,
-    record_every: int,
-    max_steps: int | None,
-) -> Rollout:
-    begun = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
-    states, infos = [state for state, _ in begun], [info for _, info in begun]
-    if on_start is not None:
-        on_start(infos)
-    low, high = envs[0].action_space.low, envs[0].action_space.high
-    totals, finished = np.zeros(len(envs)), [None] * len(envs)
-    live, frames, step = list(range(len(envs))), [], 0
-    agent_seconds = env_seconds = 0.0
-    steps = 0
-    agent.reset(len(envs))
-    while live:
-        started = time.perf_counter()
-        if record_every and 0 in live and step % record_every == 0:
-            frames.append(envs[0].render())
-        env_seconds += time.perf_counter() - started
+def lane_sizes(episodes: int) -> list[int]:
+    """How a batch is divided: into two halves, or not at all where they would be small."""
+    if episodes < 2 * SMALLEST_LANE:
+        return [episodes]
+    return [episodes - episodes // 2, episodes // 2]
 
-        started = time.perf_counter()
-        batch = torch.from_numpy(np.stack([states[i] for i in live]).astype(np.float32))
-        to_go = torch.from_numpy((target_return - totals[live]).astype(np.float32))
-        actions = agent.act(batch, to_go, torch.full((len(live),), step)).cpu().numpy()
-        agent_seconds += time.perf_counter() - started
-        if not np.isfinite(actions).all():
-            raise DataError(f"expected finite actions, found NaN or infinity at step {step}; check the checkpoint")
-        if on_step is not None:
-            on_step(step, list(live))
 
-        started = time.perf_counter()
-        remaining = []
-        for row, index in enumerate(live):
-            action = np.clip(actions[row], low, high).astype(envs[index].action_space.dtype)
-            states[index], reward, terminated, truncated, info = envs[index].step(action)
-            totals[index] += float(reward)
-            steps += 1
-            if terminated or truncated or step + 1 == max_steps:
-                success = bool(info["success"]) if "success" in info else None
-                cues = _cue_steps(infos[index])
-                finished[index] = EpisodeResult(seeds[index], float(totals[index]), step + 1, success, cues)
+class _Lane:
+    """Episodes whose actions are chosen in one call of an agent."""
+
+    def __init__(self, agent: Agent, live: list[int]) -> None:
+        self.agent, self.live = agent, live
+        self.stepped: Stepped | None = None
+
+
+class _Play:
+    """A rollout under way. All lanes are at the same step whenever the observer looks."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        envs: Simulators,
+        target_return: float,
+        on_step: StepObserver | None,
+        max_steps: int | None,
+        overlap: bool,
+        camera: LocalSimulators | None,
+        record_every: int,
+    ) -> None:
+        self.agent, self.envs, self.target_return, self.on_step = agent, envs, target_return, on_step
+        self.max_steps, self.overlap = max_steps, overlap
+        self.camera, self.record_every = camera, record_every
+        self.totals = np.zeros(len(envs.seeds))
+        self.finished: list[Any] = [None] * len(envs.seeds)
+        self.frames: list[Any] = []
+        self.agent_seconds = self.env_seconds = 0.0
+
+    def run(self, on_start: StartObserver | None) -> Rollout:
+        """Plays every episode to its end."""
+        with self._simulating():
+            self.states, self.infos = self.envs.reset()
+        if on_start is not None:
+            on_start(self.infos)
+        lanes, step = self._lanes(), 0
+        while True:
+            for lane in lanes:
+                if step:
+                    self._receive(lane, step)
+                if lane.live:
+                    self._act(lane, step)
+            if not any(lane.live for lane in lanes):
+                break
+            self._forget([lane for lane in lanes if not lane.live])
+            lanes = [lane for lane in lanes if lane.live]
+            if self.on_step is not None:
+                self.on_step(step, [episode for lane in lanes for episode in lane.live])
+            step += 1
+        steps = sum(episode.length for episode in self.finished)
+        pictures = np.stack(self.frames) if self.frames else None
+        return Rollout(tuple(self.finished), steps, self.agent_seconds, self.env_seconds, pictures)
+
+    def _lanes(self) -> list[_Lane]:
+        """The batch, in as many lanes as it and the agent allow."""
+        episodes = len(self.envs.seeds)
+        sizes = lane_sizes(episodes)
+        with self._acting():
+            if len(sizes) > 1 and isinstance(self.agent, SplittableAgent):
+                agents = self.agent.split(sizes)
+                if len(agents) > 1:
+                    ends = np.cumsum(sizes).tolist()
+                    spans = zip(agents, ends, sizes, strict=True)
+                    return [_Lane(agent, list(range(end - size, end))) for agent, end, size in spans]
             else:
-                remaining.append(row)
-        env_seconds += time.perf_counter() - started
+                self.agent.reset(episodes)
+        return [_Lane(self.agent, list(range(episodes)))]
 
-        if remaining and len(remaining) < len(live):
-            started = time.perf_counter()
-            agent.drop(torch.tensor(remaining))
-            agent_seconds += time.perf_counter() - started
-        live = [live[row] for row in remaining]
-        step += 1
-    pictures = np.stack(frames) if frames else None
-    return Rollout(tuple(finished), steps, agent_seconds, env_seconds, pictures)
+    def _act(self, lane: _Lane, step: int) -> None:
+        """Chooses a lane's actions and sends them to its simulators."""
+        if self.camera is not None and 0 in lane.live and step % self.record_every == 0:
+            with self._simulating():
+                self.frames.append(self.camera.picture())
+        with self._acting():
+            to_go = torch.from_numpy((self.target_return - self.totals[lane.live]).astype(np.float32))
+            states = torch.from_numpy(self.states[lane.live])
+            chosen = lane.agent.act(states, to_go, torch.full((len(lane.live),), step)).cpu().numpy()
+        if not np.isfinite(chosen).all():
+            raise DataError(f"expected finite actions, found NaN or infinity at step {step}; check the checkpoint")
+        space = self.envs.actions
+        with self._simulating():
+            self.envs.send(lane.live, np.clip(chosen, space.low, space.high).astype(space.dtype))
+            lane.stepped = None if self.overlap else self.envs.receive()
+
+    def _receive(self, lane: _Lane, step: int) -> None:
+        """Takes in what the lane's last actions did; episodes that ended leave it."""
+        with self._simulating():
+            stepped = self.envs.receive() if lane.stepped is None else lane.stepped
+        self.states[lane.live] = stepped.states
+        self.totals[lane.live] += stepped.rewards
+        over = stepped.ended | (step == self.max_steps)
+        for row in np.flatnonzero(over).tolist():
+            index = lane.live[row]
+            total, cues = float(self.totals[index]), _cue_steps(self.infos[index])
+            self.finished[index] = EpisodeResult(self.envs.seeds[index], total, step, stepped.successes[row], cues)
+        remaining = np.flatnonzero(~over)
+        if 0 < len(remaining) < len(lane.live):
+            with self._acting():
+                lane.agent.drop(torch.from_numpy(remaining))
+        lane.live = [lane.live[row] for row in remaining.tolist()]
+
+    def _forget(self, lanes: Sequence[_Lane]) -> None:
+        """Empties lanes that are over while others go on, so that an observer sees live episodes only."""
+        with self._acting():
+            for lane in lanes:
+                lane.agent.drop(torch.empty(0, dtype=torch.long))
+
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.agent_seconds += time.perf_counter() - started
+
+    @contextmanager
+    def _simulating(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.env_seconds += time.perf_counter() - started
 
 
 def _cue_steps(info: dict[str, Any]) -> tuple[int, ...]:

@@ -33,6 +33,10 @@ class AttachError(NammError):
     """A model cannot be driven by a Memory, or a Memory was used out of order."""
 
 
+class SimulatorError(NammError):
+    """An environment raised, or the process that steps it has ended."""
+
+
 class MissingExtraError(NammError, ImportError):
     """An optional package is needed; the message carries the install line."""
 

@@ -8,9 +8,12 @@ by layer gives what feeding the whole model in chunks would give.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from namm.attention import attend_part, join_parts
 from namm.cache import LayerCache, grow, write_rows
@@ -24,7 +27,13 @@ PADDED_ELEMENTS = 1 << 14
 
 
 class Memory:
-    """KV memory of one model for a batch of sequences, under one policy."""
+    """KV memory of one model for a batch of sequences, under one policy.
+
+    Attributes:
+        policy: Decides what is kept.
+        layers: What each layer holds.
+        parts: Memories that the batch was split into; empty for a batch that was not.
+    """
 
     def __init__(self, policy: Policy) -> None:
         """An empty memory.
@@ -34,12 +43,32 @@ class Memory:
         """
         self.policy = policy
         self.layers: dict[int, LayerMemory] = {}
+        self.parts: list[Memory] = []
         self.peaks = Peaks()
+        self.first_sequence = 0
+        self._is_part = False
 
     def reset(self) -> None:
         """Forgets everything; the next call starts new sequences."""
         self.layers.clear()
-        self.peaks = Peaks()
+        self.parts = []
+        if self._is_part:
+            self.peaks.leave(self.first_sequence)
+        else:
+            self.peaks = Peaks()
+
+    def split(self, sizes: Sequence[int]) -> list[Memory]:
+        """Forgets everything; memories for consecutive parts of a new batch, each called for its rows alone.
+
+        What this memory reports is then about all parts, rows in order. Sequences have the identities that they would
+        have in one batch.
+        """
+        self.reset()
+        for first in (sum(sizes[:index]) for index in range(len(sizes))):
+            part = Memory(self.policy)
+            part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
+            self.parts.append(part)
+        return list(self.parts)
 
     def attend(
         self,
@@ -64,8 +93,9 @@ class Memory:
             AttachError: Shapes that do not fit each other or the sequences held.
         """
         _check_shapes(layer, query, key, value)
+        self._check_whole()
         if layer not in self.layers:
-            self.layers[layer] = LayerMemory(layer, self.policy, query, key)
+            self.layers[layer] = LayerMemory(layer, self.policy, query, key, self.first_sequence)
         held = self.layers[layer]
         if held.cache.batch != query.shape[0]:
             raise AttachError(
@@ -73,31 +103,33 @@ class Memory:
                 "call memory.reset() before a new batch, or memory.select_sequences() when rows leave."
             )
         out = held.attend(query, key, value, padding, query.shape[-1] ** -0.5 if scale is None else scale)
-        self.peaks.note(layer, held)
+        self.peaks.note(self.first_sequence, layer, held)
         return out
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
         """Tokens seen by each sequence (empty before the first call)."""
-        return self.layers[min(self.layers)].cache.seen if self.layers else torch.zeros(0, dtype=torch.long)
+        held = [layers[min(layers)].cache.seen for layers in self._held()]
+        return torch.cat(held) if held else torch.zeros(0, dtype=torch.long)
 
     def slots(self) -> Int[Tensor, "batch layers kv_heads"]:
         """Slots held now."""
-        if not self.layers:
-            return torch.zeros(0, 0, 0, dtype=torch.long)
-        return torch.stack([self.layers[index].cache.slots() for index in sorted(self.layers)], dim=1)
+        held = [torch.stack([layers[i].cache.slots() for i in sorted(layers)], dim=1) for layers in self._held()]
+        return torch.cat(held) if held else torch.zeros(0, 0, 0, dtype=torch.long)
 
     def kept_positions(self, layer: int) -> Int[Tensor, "batch kv_heads slots"]:
         """Absolute positions of the tokens a layer holds, ascending, padded with -1 at the end."""
-        return self.layers[layer].kept_positions()
+        held = [layers[layer].kept_positions() for layers in self._held()]
+        longest = max(part.shape[2] for part in held)
+        return torch.cat([pad(part, (0, longest - part.shape[2]), value=-1) for part in held])
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values that are allocated now."""
-        return sum(layer.cache.cache_bytes() for layer in self.layers.values())
+        return sum(layer.cache.cache_bytes() for layers in self._held() for layer in layers.values())
 
     def state_bytes(self) -> int:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
-        return sum(layer.state_bytes() for layer in self.layers.values())
+        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values())
 
     def select_sequences(self, rows: Int[Tensor, " rows"], identities: Int[Tensor, " rows"] | None = None) -> None:
         """Keeps these rows of the batch, in this order; the others' memory is freed.
@@ -106,7 +138,11 @@ class Memory:
             rows: Present rows; one may appear more than once.
             identities: New identity of each, by which a population's candidate and the random policy's draws are
                 looked up. By default rows keep theirs, which are 0, 1, 2, ... at first.
+
+        Raises:
+            AttachError: The batch is split: rows leave the part that holds them.
         """
+        self._check_whole()
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:
@@ -114,7 +150,15 @@ class Memory:
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
-        return MemoryReport.of(self.policy.name, self.layers, self.peaks)
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks)
+
+    def _held(self) -> list[dict[int, LayerMemory]]:
+        """The layers of every part that has been called."""
+        return [part.layers for part in self.parts or [self] if part.layers]
+
+    def _check_whole(self) -> None:
+        if self.parts:
+            raise AttachError(f"The batch is split into {len(self.parts)} memories; call these, or reset() this one.")
 
 
 class LayerMemory:
@@ -126,10 +170,12 @@ class LayerMemory:
         policy: Policy,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        first_sequence: int,
     ) -> None:
-        """An empty memory of the shape of these tensors."""
+        """An empty memory of the shape of these tensors, its sequences numbered from the first."""
         batch, kv_heads, _, head_dim = key.shape
-        self.index, self.policy, self.sequences = index, policy, torch.arange(batch)
+        self.index, self.policy = index, policy
+        self.sequences = torch.arange(first_sequence, first_sequence + batch)
         self.interval = policy.selection.interval
         self.group = query.shape[1] // kv_heads
         self.scale = 1.0
@@ -298,13 +344,11 @@ class LayerMemory:
         """Positions of kept tokens and of the tail, padded with -1."""
         cache = self.cache
         slots = cache.slots()
-        out = torch.full((cache.batch, cache.kv_heads, int(slots.max())), -1, dtype=torch.long)
-        packed = cache.positions.cpu().long().split(cache.lengths.flatten().tolist())
-        for segment, positions in enumerate(packed):
-            row, head = divmod(segment, cache.kv_heads)
-            seen, tail, length = int(cache.seen[row]), int(cache.tail_lengths[row]), len(positions)
-            out[row, head, :length] = positions
-            out[row, head, length : length + tail] = torch.arange(seen - tail, seen)
+        slot = torch.arange(int(slots.max()) if slots.numel() else 0)
+        beyond = slot - cache.lengths[..., None]  # how far into the tail
+        tail_start = (cache.seen - cache.tail_lengths)[:, None, None]
+        out = torch.where(beyond < cache.tail_lengths[:, None, None], tail_start + beyond, -1)
+        out[beyond < 0] = cache.positions.cpu().long()  # packed in just this order
         return out
 
     def state_bytes(self) -> int:

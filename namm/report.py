@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from namm.memory import LayerMemory
@@ -12,20 +14,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Peaks:
-    """Largest totals met so far; each layer reports after its call what it held at most during it."""
+    """Largest totals met so far; each layer reports after its call what it held at most during it.
+
+    A memory that is split shares one of these with its parts, which it knows apart by their first sequence.
+    """
 
     cache_bytes: int = 0
     state_bytes: int = 0
     slots: dict[int, int] = field(default_factory=dict)
-    now: dict[int, tuple[int, int]] = field(default_factory=dict)
+    now: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
-    def note(self, index: int, layer: LayerMemory) -> None:
+    def note(self, part: int, index: int, layer: LayerMemory) -> None:
         """Compares the call's peak, beside what the other layers hold, with the peak so far."""
-        self.now[index] = layer.call_peak
+        self.now[part, index] = layer.call_peak
         self.cache_bytes = max(self.cache_bytes, sum(cache for cache, _ in self.now.values()))
         self.state_bytes = max(self.state_bytes, sum(state for _, state in self.now.values()))
-        self.now[index] = (layer.cache.cache_bytes(), layer.state_bytes())
+        self.now[part, index] = (layer.cache.cache_bytes(), layer.state_bytes())
         self.slots[index] = max(self.slots.get(index, 0), layer.most_slots)
+
+    def leave(self, part: int) -> None:
+        """A part has forgotten everything."""
+        self.now = {key: held for key, held in self.now.items() if key[0] != part}
 
 
 @dataclass(frozen=True)
@@ -66,23 +75,27 @@ class MemoryReport:
     """Tokens evicted, counted per layer, head and sequence."""
 
     @classmethod
-    def of(cls, policy: str, layers: Mapping[int, LayerMemory], peaks: Peaks) -> MemoryReport:
-        """The report of a memory's layers."""
-        ordered = [layers[index] for index in sorted(layers)]
-        held = sum(int(layer.cache.slots().sum()) for layer in ordered)
-        seen = sum(int(layer.cache.seen.sum()) * layer.cache.kv_heads for layer in ordered)
+    def of(cls, policy: str, parts: Sequence[Mapping[int, LayerMemory]], peaks: Peaks) -> MemoryReport:
+        """The report of the layers of a memory, or of each part of one."""
+        every = [layer for layers in parts for layer in layers.values()]
+        held = sum(int(layer.cache.slots().sum()) for layer in every)
+        seen = sum(int(layer.cache.seen.sum()) * layer.cache.kv_heads for layer in every)
+        indices = sorted(parts[0]) if parts else []
         return cls(
             policy=policy,
-            tokens_seen=ordered[0].cache.seen.tolist() if ordered else [],
-            slots=[layer.cache.slots().float().mean(0).tolist() for layer in ordered],
+            tokens_seen=[tokens for layers in parts for tokens in layers[min(layers)].cache.seen.tolist()],
+            slots=[
+                torch.cat([layers[index].cache.slots() for layers in parts]).float().mean(0).tolist()
+                for index in indices
+            ],
             kept_fraction=held / seen if seen else 1.0,
             peak_slots=[peaks.slots[index] for index in sorted(peaks.slots)],
-            cache_bytes=sum(layer.cache.cache_bytes() for layer in ordered),
+            cache_bytes=sum(layer.cache.cache_bytes() for layer in every),
             peak_cache_bytes=peaks.cache_bytes,
-            state_bytes=sum(layer.state_bytes() for layer in ordered),
+            state_bytes=sum(layer.state_bytes() for layer in every),
             peak_state_bytes=peaks.state_bytes,
-            updates=max((layer.updates for layer in ordered), default=0),
-            evicted=sum(layer.evicted for layer in ordered),
+            updates=max((layer.updates for layer in every), default=0),
+            evicted=sum(layer.evicted for layer in every),
         )
 
     def __str__(self) -> str:
