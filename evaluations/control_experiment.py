@@ -18,11 +18,12 @@ from evaluations.comparability import NOT_COMPARABLE
 from evaluations.control_cells import PROTECTED_LAST, ControlRunner, ControlTarget, PolicySpec
 from evaluations.harness import Cell, Results, Row, run_cells, versions, write_atomically
 from evaluations.matching import Match, match_budget
+from evaluations.notes import notes
 from evaluations.progress import Display
 from evaluations.remembered import memory_picture
 from evaluations.replay import animate
 from evaluations.report import Animation, Page, write_report
-from evaluations.summary import PolicySummary, TargetSummary, notes, summarise
+from evaluations.summary import PolicySummary, TargetSummary, summarise
 from evaluations.tables import markdown, rich_tables
 from evaluations.tracking import Media, Tracker
 from modalities.control import ControlModel

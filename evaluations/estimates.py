@@ -1,9 +1,10 @@
 """Estimates with intervals: means, interquartile means, success rates and paired differences.
 
 Every estimate is a frozen `Estimate` (value, low, high). Intervals are 95% percentile bootstraps that resample inside
-strata (a stratum is one seed's episodes, or one task), success rates get Wilson's interval because a bootstrap of
-all-successes has no width, and two policies are compared episode by episode on the reset seeds they share. Randomness
-comes from an explicit seed, so a report made twice is the same report.
+strata, success rates get Wilson's interval because a bootstrap of all-successes has no width, and two policies are
+compared episode by episode on the reset seeds they share, with Holm's correction where there are several rivals.
+Randomness comes from an explicit seed, so a report made twice is the same report. Several targets at once:
+evaluations/aggregates.py.
 
 Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (2021), section 4.
 """
@@ -20,6 +21,8 @@ from namm.errors import DataError
 
 RESAMPLES = 4_000
 """Bootstrap resamples and random sign flips; the interval's own error is then below a tenth of its width."""
+SIGNIFICANCE = 0.05
+"""A corrected p-value below this is called a difference."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ class PairedDifference:
     difference: Estimate
     p_value: float
     pairs: int
+    adjusted: float | None = None
+    """The p-value after Holm's correction for the comparisons made beside this one; None before it."""
+
+    @property
+    def is_clear(self) -> bool:
+        """True if it may be said that the two differ: the corrected test and the interval both say so."""
+        p_value = self.p_value if self.adjusted is None else self.adjusted
+        return p_value < SIGNIFICANCE and not self.difference.low <= 0.0 <= self.difference.high
+
+    @property
+    def smallest_p_value(self) -> float:
+        """What the test could at best have shown: all differences of one sign."""
+        return max(2.0 ** (1 - self.pairs), 2.0 / (RESAMPLES + 1))
 
 
 def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -84,15 +100,20 @@ def bootstrap(
     Raises:
         DataError: If there is nothing to estimate from, or a score is not finite.
     """
-    groups = [_finite(group) for group in strata if len(group)]
+    groups = [finite(group) for group in strata if len(group)]
     if not groups:
         raise DataError("An estimate needs at least one score, found none; run at least one episode.")
     generator = np.random.default_rng(seed)
     drawn = [group[generator.integers(len(group), size=(resamples, len(group)))] for group in groups]
     draws = statistic(np.concatenate(drawn, axis=-1), axis=-1)
+    return percentile_interval(float(statistic(np.concatenate(groups), axis=-1)), draws, confidence)
+
+
+def percentile_interval(value: float, draws: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """A value with the percentile interval of its bootstrap draws."""
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(draws, [tail, 100.0 - tail])
-    return Estimate(float(statistic(np.concatenate(groups), axis=-1)), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def success_rate(successes: Sequence[bool | float], confidence: float = 0.95) -> Estimate:
@@ -108,7 +129,7 @@ def success_rate(successes: Sequence[bool | float], confidence: float = 0.95) ->
     Raises:
         DataError: If there are no episodes or a value is neither 0 nor 1.
     """
-    values = _finite(successes)
+    values = finite(successes)
     if not values.size or not np.isin(values, (0.0, 1.0)).all():
         raise DataError(f"A success rate needs episodes that are 0 or 1, found {values.tolist()[:8]}.")
     test = stats.binomtest(int(values.sum()), values.size)
@@ -136,22 +157,53 @@ def paired_difference(
     shared = sorted(set(first) & set(second))
     if not shared:
         raise DataError("A paired difference needs shared reset seeds, found none; run both on the same seeds.")
-    differences = _finite([first[key] - second[key] for key in shared])
+    differences = finite([first[key] - second[key] for key in shared])
     estimate = bootstrap([differences], seed, resamples=resamples)
-    if len(shared) == 1 or not differences.any():
-        return PairedDifference(estimate, 1.0, len(shared))
+    return PairedDifference(estimate, sign_flip_p_value(differences, seed, resamples), len(shared))
+
+
+def sign_flip_p_value(differences: np.ndarray, seed: int, resamples: int = RESAMPLES) -> float:
+    """Two-sided p-value of a paired permutation test: how often random signs give a mean as far from zero.
+
+    Args:
+        differences: First minus second, one a pair. Weighted pairs are weighted differences.
+        seed: Seed of the signs.
+        resamples: Sign patterns drawn; all of them where there are fewer, and the value is then exact.
+    """
+    if len(differences) == 1 or not differences.any():
+        return 1.0
     test = stats.permutation_test(
         (differences,),
         mean,
         permutation_type="samples",
         n_resamples=resamples,
+        batch=500,
         vectorized=True,
         rng=np.random.default_rng(seed),
     )
-    return PairedDifference(estimate, float(test.pvalue), len(shared))
+    return float(test.pvalue)
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being several, in the same order (Holm 1979).
+
+    Args:
+        p_values: One a comparison; the k-th smallest of m is multiplied by m - k + 1, and none falls below a smaller.
+    """
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.tolist()
+
+
+def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Scores as an array of finite numbers.
+
+    Raises:
+        DataError: If one is not finite.
+    """
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise DataError(f"Scores must be finite numbers, found {array[~np.isfinite(array)][:4].tolist()}.")

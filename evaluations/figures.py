@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,11 +20,11 @@ from matplotlib.image import AxesImage
 from matplotlib.style import context
 
 from evaluations.harness import Row
-from evaluations.summary import PolicySummary, TargetSummary
+from evaluations.summary import REFERENCES, PolicySummary, TargetSummary
 
 INK = "#3b3c3d"
 """Drawn in this colour, shown in the page's own text colour."""
-NAMM_COLOUR = "#e0730f"
+NAMM_COLOURS = ("#e0730f", "#a33b00", "#f0a860", "#7a4a20")
 REFERENCE_COLOUR = "#8a8f98"
 RIVAL_COLOURS = ("#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99")
 KINDS = {"R": "return-to-go R", "s": "state s", "a": "action a"}
@@ -55,7 +55,7 @@ STYLE = {
 def scores(target: TargetSummary) -> Figure:
     """Left: every policy's score and 95% interval. Right: the same scores against the slots held."""
     policies = sorted(target.policies, key=lambda p: p.score.value)
-    colours = colour_map(target.policies)
+    colours = colour_map(p.policy for p in target.policies)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 0.9 + 0.32 * max(8, len(policies))), layout="constrained")
         left, right = figure.subplots(1, 2, sharex=False, width_ratios=(1.25, 1))
@@ -118,7 +118,7 @@ def survival(rows: Sequence[Row]) -> Figure:
 
 def sizes(target: TargetSummary) -> Figure:
     """Slots per KV head as one episode goes on."""
-    colours = colour_map(target.policies)
+    colours = colour_map(p.policy for p in target.policies)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 2.8), layout="constrained")
         axes = figure.subplots()
@@ -138,14 +138,14 @@ def sizes(target: TargetSummary) -> Figure:
     return figure
 
 
-def colour_map(policies: Sequence[PolicySummary]) -> dict[str, str]:
-    """NAMM variants in shades of one colour, references grey, every rival its own, whatever the order shown."""
-    rivals = sorted(p.policy for p in policies if not p.is_namm and not p.is_reference)
-    variants = sorted(p.policy for p in policies if p.is_namm)
-    shades = (NAMM_COLOUR, "#a33b00", "#f0a860", "#7a4a20")
-    colours = {name: RIVAL_COLOURS[i % len(RIVAL_COLOURS)] for i, name in enumerate(rivals)}
-    colours |= {name: shades[i % len(shades)] for i, name in enumerate(variants)}
-    return colours | {p.policy: REFERENCE_COLOUR for p in policies if p.is_reference}
+def colour_map(names: Iterable[str]) -> dict[str, str]:
+    """NAMM and its variants in shades of one colour, references grey, every rival its own, whatever the order."""
+    found = sorted(set(names))
+    variants = [name for name in found if name.lower().startswith("namm")]
+    rivals = [name for name in found if name not in variants and name not in REFERENCES]
+    colours = dict.fromkeys(found, REFERENCE_COLOUR)
+    colours |= {name: RIVAL_COLOURS[place % len(RIVAL_COLOURS)] for place, name in enumerate(rivals)}
+    return colours | {name: NAMM_COLOURS[place % len(NAMM_COLOURS)] for place, name in enumerate(variants)}
 
 
 def svg(figure: Figure, salt: str) -> str:

@@ -53,7 +53,7 @@ def kinds_over_time(policies: Sequence[PolicySummary]) -> Figure:
 def cue_survival(target: TargetSummary) -> Figure:
     """Left: how long a cue survives in at least one head. Right: whether it was held when it was needed."""
     policies = [p for p in target.policies if in_any_head(p.rows)]
-    colours = colour_map(target.policies)
+    colours = colour_map(p.policy for p in target.policies)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 0.9 + 0.32 * max(8, len(policies))), layout="constrained")
         if not policies:

@@ -13,15 +13,15 @@ from importlib import resources
 from pathlib import Path
 
 from evaluations.harness import Row, write_atomically
-from evaluations.sections import frame, remembered, target
-from evaluations.sections.aggregate import aggregate
-from evaluations.sections.base import Animation, Page, Report, Section, TargetPart
+from evaluations.sections import comparison, curves, frame, remembered, target
+from evaluations.sections.base import Animation, Page, Report, Section, TargetPart, identifier
 from evaluations.summary import TargetSummary, summarise
 
 __all__ = ["PARTS", "SECTIONS", "Animation", "Page", "Report", "Section", "TargetPart", "render", "write_report"]
 
 PARTS: tuple[TargetPart, ...] = (
     target.scores,
+    curves.numbers,
     target.memory,
     remembered.retention,
     remembered.cues,
@@ -31,12 +31,24 @@ PARTS: tuple[TargetPart, ...] = (
 """What is shown of every target, in order."""
 
 
+OPEN = 3
+"""More targets than this start folded."""
+
+
 def targets(report: Report) -> str:
-    """Every target with all its parts."""
-    return "".join(_target(report, summary) for summary in report.targets)
+    """Every target with all its parts, foldable."""
+    unfolded = " open" if len(report.targets) <= OPEN else ""
+    return "".join(_target(report, summary, unfolded) for summary in report.targets)
 
 
-SECTIONS: tuple[Section, ...] = (frame.opening, aggregate, targets, frame.making)
+SECTIONS: tuple[Section, ...] = (
+    frame.opening,
+    comparison.overview,
+    comparison.aggregate,
+    curves.curves,
+    targets,
+    frame.making,
+)
 """The page, from top to bottom."""
 
 
@@ -58,6 +70,11 @@ def render(rows: Sequence[Row], page: Page, sections: Sequence[Section] = SECTIO
     )
 
 
-def _target(report: Report, summary: TargetSummary) -> str:
+def _target(report: Report, summary: TargetSummary, unfolded: str) -> str:
     parts = "".join(part(report, summary) for part in PARTS)
-    return f"<section><h2>{escape(summary.target)} <small>{escape(summary.simulator)}</small></h2>{parts}</section>"
+    name, told = escape(summary.target), escape(target.headline(summary))
+    head = f"<h2>{name} <small>{escape(summary.simulator)}</small></h2><p>{told}</p>"
+    return (
+        f"<section id='{identifier(summary.target)}' class='target'><details{unfolded}><summary>{head}</summary>{parts}"
+        "</details></section>"
+    )

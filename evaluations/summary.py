@@ -1,30 +1,27 @@
-"""What the rows of an experiment say: one summary per target and policy, and honest notes made from the numbers.
+"""What the rows of an experiment say: one summary per target and policy.
 
-The terminal's table, the Markdown file and the HTML report all show these summaries, so they cannot disagree. "Best
-NAMM" is the NAMM variant with the highest mean score on a target (of equal ones the smaller): the rivals' budgets are
-matched to it, and every paired difference is taken against it.
+The terminal's table, the Markdown file and the HTML report all show these summaries, so they cannot disagree. Rivals
+are compared with the target's `contender`: a NAMM that was declared beforehand or stands alone, else the cross-fitted
+one (evaluations/selection.py). Points of a score-against-size curve are another matter (evaluations/curves.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluations.aggregates import aggregate, paired_over_tasks
 from evaluations.comparability import Comparability
-from evaluations.estimates import (
-    Estimate,
-    PairedDifference,
-    bootstrap,
-    interquartile_mean,
-    paired_difference,
-    success_rate,
-)
+from evaluations.estimates import Estimate, PairedDifference, bootstrap, holm, interquartile_mean, success_rate
 from evaluations.harness import Row
+from evaluations.selection import declared, held_out
 
 REFERENCES = ("native window", "full")
 """Rows shown for orientation: nobody asked them to forget."""
+NEGATIVE_CONTROL = "oldest"
+"""Keeps the oldest tokens: a task on which it does well does not show that a policy remembers well."""
 
 BOOTSTRAP_SEED = 0
 
@@ -41,7 +38,7 @@ class PolicySummary:
     returns: Estimate
     success: Estimate | None
     versus_namm: PairedDifference | None = None
-    """Best NAMM minus this policy on the same reset seeds; None for the best NAMM itself, or without any NAMM."""
+    """The contender minus this policy on the same reset seeds; None for NAMMs, or without any NAMM."""
 
     @property
     def score_name(self) -> str:
@@ -59,6 +56,11 @@ class PolicySummary:
         return self.policy in REFERENCES
 
     @property
+    def is_rival(self) -> bool:
+        """True for what NAMM is compared with at equal size."""
+        return not self.is_namm and not self.is_reference
+
+    @property
     def budget(self) -> int | None:
         """Slots kept per KV head after an update, None where the policy decides for itself."""
         return self.rows[0]["identity"].get("budget")
@@ -73,6 +75,10 @@ class PolicySummary:
         """True if the policy was asked to forget and never did."""
         asked = self.rows[0]["memory"]["asked_to_evict"]
         return bool(asked) and not any(row["metrics"].get("evicted") for row in self.rows)
+
+    def scores(self, name: str = "score") -> np.ndarray:
+        """What every episode scored, or another of its values, as (seeds, episodes)."""
+        return episode_values(self.rows, name)
 
     def metric(self, name: str) -> float | None:
         """Mean over seeds of one of the rows' metrics; None where it was not measured."""
@@ -93,6 +99,10 @@ class TargetSummary:
     target: str
     task: str
     policies: tuple[PolicySummary, ...]
+    contender: PolicySummary | None
+    """The NAMM that rivals are compared with: one of `policies`, or the cross-fitted one."""
+    matched_to: str | None
+    """The NAMM whose mean size the rivals were given."""
 
     @property
     def comparability(self) -> Comparability | None:
@@ -111,12 +121,34 @@ class TargetSummary:
 
     @property
     def best_namm(self) -> PolicySummary | None:
-        """The NAMM variant with the highest score, of equal ones the smaller."""
+        """The NAMM variant with the highest score, of equal ones the smaller. Chosen on what is shown."""
         return best_namm(self.policies)
+
+    @property
+    def reference(self) -> PolicySummary | None:
+        """How the model is meant to be used: the native window, or the full cache where it has none."""
+        return self.get("native window") or self.get("full")
+
+    @property
+    def rivals(self) -> list[PolicySummary]:
+        """What NAMM is compared with at equal size, from best to worst."""
+        return [policy for policy in self.policies if policy.is_rival]
 
     def get(self, policy: str) -> PolicySummary | None:
         """A policy by its label."""
         return next((summary for summary in self.policies if summary.policy == policy), None)
+
+
+def role(row: Row) -> str:
+    """Why a row exists: "reference", "free" (NAMM, deciding its size), "matched", "given" (`--budget`) or "curve"."""
+    memory = row["memory"]
+    if memory.get("role"):
+        return memory["role"]
+    if row["policy"] in REFERENCES:
+        return "reference"
+    if memory.get("matched_to"):
+        return "matched"
+    return "free" if row["identity"].get("budget") is None else "given"
 
 
 def best_namm(policies: Sequence[PolicySummary]) -> PolicySummary | None:
@@ -126,171 +158,92 @@ def best_namm(policies: Sequence[PolicySummary]) -> PolicySummary | None:
 
 
 def summarise(rows: Sequence[Row]) -> list[TargetSummary]:
-    """Summaries of finished rows, in the order in which targets first appear.
+    """Summaries of finished rows, in the order in which targets first appear; points of curves are left out.
 
     Args:
         rows: Rows of one experiment, any number of targets, policies and seeds.
     """
     targets: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        targets.setdefault(row["target"], {}).setdefault(row["policy"], []).append(row)
-    summaries = []
-    for target, groups in targets.items():
-        policies = [_policy_summary(target, policy, group) for policy, group in groups.items()]
-        anchor = best_namm(policies)
-        policies = [_compared(summary, anchor) for summary in policies]
-        policies.sort(key=lambda s: (not s.is_reference, not s.is_namm, -s.score.value))
-        summaries.append(TargetSummary(target, policies[0].rows[0]["task"], tuple(policies)))
-    return summaries
+        if role(row) != "curve":
+            targets.setdefault(row["target"], {}).setdefault(row["policy"], []).append(row)
+    return [_target_summary(target, groups) for target, groups in targets.items()]
 
 
-def across_targets(targets: Sequence[TargetSummary]) -> dict[str, tuple[Estimate, Estimate]]:
-    """(mean, interquartile mean) of every policy's episode scores over all targets, each target weighing the same.
-
-    Only policies that were run on every target are compared. Targets are strata; those with more episodes are thinned
-    to quantiles, so that none outweighs another.
-    """
-    names = [p.policy for p in targets[0].policies if all(t.get(p.policy) for t in targets)] if targets else []
-    found = {}
-    for name in names:
-        strata = [_scores(target.get(name).rows) for target in targets]
-        size = min(len(stratum) for stratum in strata)
-        quantiles = (np.arange(size) + 0.5) / size
-        equal = [np.quantile(stratum, quantiles, method="inverted_cdf") for stratum in strata]
-        found[name] = (
-            bootstrap(equal, BOOTSTRAP_SEED),
-            bootstrap(equal, BOOTSTRAP_SEED, statistic=interquartile_mean),
-        )
-    return found
-
-
-def notes(target: TargetSummary) -> list[tuple[str, str]]:
-    """What a careful reader would say about one target, as (kind, sentence); kind is "warning" or "note"."""
-    found: list[tuple[str, str]] = []
-    best, native, full = target.best_namm, target.get("native window"), target.get("full")
-    rivals = [p for p in target.policies if not p.is_namm and not p.is_reference]
-    verdict = target.comparability
-    if verdict is not None:
-        kind = "note" if verdict.comparable else "warning"
-        found.append((kind, f"Scores x100 on {target.task} are {verdict.sentence}."))
-        cut = target.policies[0].rows[0]["identity"].get("max_steps")
-        if cut is not None:
-            found.append(("warning", f"Episodes were cut after {cut} steps: scores x100 are made for whole ones."))
-    for policy in target.policies:
-        if policy.kept_everything:
-            found.append(("warning", f"{policy.policy} was asked to forget and evicted nothing: read it as full."))
-    if native and full and full.score.high < native.score.low:
-        found.append(
-            (
-                "warning",
-                f"The full cache ({full.score.value:.1f}) is worse than the native window "
-                f"({native.score.value:.1f}): this "
-                "model breaks down beyond the context it was trained on, so any forgetting gains points here. Judge "
-                "NAMM "
-                "against the native window and the rivals of equal size, not against full.",
-            )
-        )
-    if best is None:
-        return found
-    if rivals:
-        found.extend(_ranking(best, rivals))
-    source = target.get("namm (source)")
-    if source and source is not best:
-        verdict = "overlap" if source.score.overlaps(best.score) else "do not overlap"
-        found.append(
-            (
-                "note",
-                f"{best.policy} is the best of the NAMM variants, chosen on the episodes shown; with the source's own "
-                f"statistics it reaches {source.score.value:.1f} (intervals {verdict}).",
-            )
-        )
-    asked = best.metric("slots_mean")
-    for rival in rivals:
-        held = rival.metric("slots_mean")
-        if rival.rows[0]["memory"].get("matched_to") and asked and held and abs(held / asked - 1) > 0.1:
-            found.append(
-                (
-                    "warning",
-                    f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for: its episodes "
-                    "were "
-                    "of another length than NAMM's.",
-                )
-            )
-    return found
-
-
-def _ranking(best: PolicySummary, rivals: Sequence[PolicySummary]) -> list[tuple[str, str]]:
-    """Apart where intervals do not overlap; else the paired comparison, which sees more, decides what is said."""
-    apart = [p for p in rivals if not p.score.overlaps(best.score)]
-    ahead = [p.policy for p in apart if p.score.value < best.score.value]
-    behind = [p.policy for p in apart if p.score.value > best.score.value]
-    told = [p for p in rivals if p not in apart and p.versus_namm is not None and p.versus_namm.p_value < 0.05]
-    level = [p for p in rivals if p not in apart and p not in told]
-    found = []
-    if ahead:
-        found.append(("note", f"{best.policy} is ahead of {_join(ahead)}: the 95% intervals do not overlap."))
-    if behind:
-        found.append(("warning", f"{best.policy} is behind {_join(behind)}: the 95% intervals do not overlap."))
-    for verb, sign in (("ahead of", 1), ("behind", -1)):
-        chosen = [f"{p.policy} ({_paired(p.versus_namm)})" for p in told if sign * p.versus_namm.difference.value > 0]
-        if chosen:
-            text = f"{best.policy} is {verb} {_join(chosen)} episode by episode, though the 95% intervals overlap."
-            found.append(("note" if sign > 0 else "warning", text))
-    if level:
-        details = [f"{p.policy} ({_paired(p.versus_namm)})" for p in level]
-        found.append(("note", f"{best.policy} is not told apart from {_join(details)}."))
-    if found:
-        found.append(("note", "In brackets: NAMM minus rival on the same reset seeds, 95% interval, permutation test."))
-    if len(level) == len(rivals) and len(rivals) > 1:
-        found.append(("warning", "No rival is told apart from NAMM: this task does not rank memory policies."))
-    return found if told or level else found[:-1]
-
-
-def _paired(difference: PairedDifference | None) -> str:
-    if difference is None:
-        return "no shared episodes"
-    d = difference.difference
-    return f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}], p = {difference.p_value:.1g}"
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySummary:
+def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySummary:
+    """The summary of the rows of one policy on one target, not compared with anything."""
     ordered = tuple(sorted(rows, key=lambda row: row["seed"]))
-    scores = [[episode["score"] for episode in row["episodes"]] for row in ordered]
-    returns = [[episode["return"] for episode in row["episodes"]] for row in ordered]
     successes = [episode["success"] for row in ordered for episode in row["episodes"]]
     success = None if None in successes else success_rate(successes)
     is_rate = success is not None and ordered[0]["score_name"] == "success rate"
+    scores = episode_values(ordered, "score")
     return PolicySummary(
         target=target,
         policy=policy,
         rows=ordered,
-        score=_scaled(success, 100.0) if is_rate else bootstrap(scores, BOOTSTRAP_SEED),
-        interquartile=bootstrap(scores, BOOTSTRAP_SEED, statistic=interquartile_mean),
-        returns=bootstrap(returns, BOOTSTRAP_SEED),
+        score=_scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
+        interquartile=bootstrap([scores.ravel()], BOOTSTRAP_SEED, statistic=interquartile_mean),
+        returns=aggregate([episode_values(ordered, "return")], BOOTSTRAP_SEED),
         success=success,
     )
 
 
-def _compared(summary: PolicySummary, anchor: PolicySummary | None) -> PolicySummary:
-    if anchor is None or summary is anchor:
-        return summary
-    ours, theirs = _by_reset_seed(anchor.rows), _by_reset_seed(summary.rows)
-    if not set(ours) & set(theirs):
-        return summary
-    fields = {name: getattr(summary, name) for name in summary.__dataclass_fields__}
-    return PolicySummary(**{**fields, "versus_namm": paired_difference(ours, theirs, BOOTSTRAP_SEED)})
+def differences(first: PolicySummary, second: PolicySummary) -> np.ndarray | None:
+    """First minus second on the reset seeds both have played, as (seeds, episodes); None where they share none."""
+    theirs = {row["seed"]: row for row in second.rows}
+    found = []
+    for row in first.rows:
+        if row["seed"] in theirs:
+            other = {episode["reset_seed"]: episode["score"] for episode in theirs[row["seed"]]["episodes"]}
+            shared = [e["score"] - other[e["reset_seed"]] for e in row["episodes"] if e["reset_seed"] in other]
+            found += [shared] if shared else []
+    return rectangle(found) if found else None
 
 
-def _by_reset_seed(rows: Sequence[Row]) -> Mapping[int, float]:
-    return {episode["reset_seed"]: episode["score"] for row in rows for episode in row["episodes"]}
+def episode_values(rows: Sequence[Row], name: str) -> np.ndarray:
+    """One value of every episode as (seeds, episodes)."""
+    return rectangle([[float(episode[name]) for episode in row["episodes"]] for row in rows])
 
 
-def _scores(rows: Sequence[Row]) -> np.ndarray:
-    return np.array([episode["score"] for row in rows for episode in row["episodes"]])
+def rectangle(values: Sequence[Sequence[float]]) -> np.ndarray:
+    """Values a seed as an array; seeds of unequal length (an experiment made longer) become one stratum."""
+    if len({len(several) for several in values}) == 1:
+        return np.array(values)
+    return np.concatenate([np.array(several) for several in values])[None, :]
+
+
+def _target_summary(target: str, groups: dict[str, list[Row]]) -> TargetSummary:
+    policies = [policy_summary(target, policy, group) for policy, group in groups.items()]
+    rows = [row for group in groups.values() for row in group]
+    contender = _contender(target, policies, rows)
+    policies = _compared(policies, contender)
+    contender = next((policy for policy in policies if contender and policy.policy == contender.policy), contender)
+    policies.sort(key=lambda s: (not s.is_reference, not s.is_namm, -s.score.value))
+    matched = next((row["memory"]["matched_to"] for row in rows if row["memory"].get("matched_to")), None)
+    return TargetSummary(target, policies[0].rows[0]["task"], tuple(policies), contender, matched)
+
+
+def _contender(target: str, policies: Sequence[PolicySummary], rows: Sequence[Row]) -> PolicySummary | None:
+    variants = [policy for policy in policies if policy.is_namm]
+    named = declared(rows)
+    alone = next((policy for policy in variants if policy.policy == named or len(variants) == 1), None)
+    if alone or not variants:
+        return alone
+    fitted = held_out([variant.rows for variant in variants])
+    return best_namm(variants) if fitted is None else policy_summary(target, fitted[0]["policy"], fitted)
+
+
+def _compared(policies: Sequence[PolicySummary], contender: PolicySummary | None) -> list[PolicySummary]:
+    """Paired differences to the contender; rivals are corrected for one another, and so are the references."""
+    if contender is None:
+        return list(policies)
+    paired = {}
+    for group in ("is_rival", "is_reference"):
+        found = {p.policy: differences(contender, p) for p in policies if getattr(p, group)}
+        tests = {name: paired_over_tasks([d], BOOTSTRAP_SEED) for name, d in found.items() if d is not None}
+        corrected = holm([test.p_value for test in tests.values()])
+        paired |= {n: replace(t, adjusted=p) for (n, t), p in zip(tests.items(), corrected, strict=True)}
+    return [replace(policy, versus_namm=paired.get(policy.policy)) for policy in policies]
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:

@@ -64,17 +64,22 @@ def _versus(policy: PolicySummary) -> Value:
 
 
 def _p_value(policy: PolicySummary) -> Value:
-    return None if policy.versus_namm is None else policy.versus_namm.p_value
+    return None if policy.versus_namm is None else policy.versus_namm.adjusted
 
 
 SCORE, MEMORY, KEPT = "score", "memory", "what is kept, and time"
 GROUPS = (SCORE, MEMORY, KEPT)
 
-P_VALUE = Column(SCORE, "p", "two-sided paired permutation test of that difference", _p_value, 3)
+P_VALUE = Column(SCORE, "p", "paired permutation test of that difference, Holm-corrected for the rivals", _p_value, 3)
 COLUMNS = (
     Column(SCORE, "score x100", "normalised score: 0 is a random policy, 100 an expert", _normalised),
     Column(SCORE, "success %", "episodes that reached the goal, Wilson interval", _success),
-    Column(SCORE, "NAMM - policy", "best NAMM minus this policy, on the same reset seeds", _versus),
+    Column(
+        SCORE,
+        "NAMM - policy",
+        "NAMM minus this policy on the same reset seeds: the held-out choice, where several variants ran",
+        _versus,
+    ),
     P_VALUE,
     Column(SCORE, "return", "undiscounted sum of rewards", lambda p: p.returns, 2),
     Column(SCORE, "IQM", "interquartile mean of the score", _interquartile),
@@ -111,6 +116,15 @@ def columns_of(target: TargetSummary, group: str | None = None) -> list[Column]:
     return [column for column in chosen if any(column.get(policy) is not None for policy in target.policies)]
 
 
+def shown(target: TargetSummary, group: str) -> list[PolicySummary]:
+    """The lines of a table; among scores the cross-fitted NAMM has its own, before the variants it comes from."""
+    lines, contender = list(target.policies), target.contender
+    if group == SCORE and contender is not None and target.get(contender.policy) is None:
+        first = next(place for place, policy in enumerate(lines) if policy.is_namm)
+        lines.insert(first, contender)
+    return lines
+
+
 def rich_tables(target: TargetSummary) -> list[Table]:
     """The tables of one target for a terminal, about a hundred columns wide; narrower ones fold."""
     tables = []
@@ -121,7 +135,7 @@ def rich_tables(target: TargetSummary) -> list[Table]:
         columns = columns_of(target, group)
         for column in columns:
             table.add_column(column.title, justify="right", overflow="fold")
-        for policy in target.policies:
+        for policy in shown(target, group):
             style = "bold" if policy.is_namm else "dim" if policy.is_reference else None
             table.add_row(policy.policy, *(cell_text(column, policy) for column in columns), style=style)
         tables.append(table)
@@ -136,8 +150,10 @@ def markdown(targets: Sequence[TargetSummary]) -> str:
         heads = ["policy", *(column.title for column in columns)]
         lines = [f"### {target.target} ({target.simulator})", "", f"| {' | '.join(heads)} |"]
         lines.append(f"|{'---|' * len(heads)}")
-        for policy in target.policies:
-            cells = [policy.policy, *(cell_text(column, policy) for column in columns)]
+        for policy in shown(target, SCORE):
+            held_out = target.get(policy.policy) is None
+            known = [cell_text(c, policy) if c.group == SCORE or not held_out else "–" for c in columns]
+            cells = [policy.policy, *known]
             lines.append(f"| {' | '.join(cells)} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

@@ -95,6 +95,11 @@ def interval(estimate: Estimate, digits: int = 1) -> str:
     return f"{estimate.value:.{digits}f} <small>[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]</small>"
 
 
+def small(text: str) -> str:
+    """Escaped text of a cell, its interval in small print."""
+    return typeset(text).replace("[", "<small>[").replace("]", "]</small>")
+
+
 def listed(said: Iterable[tuple[str, str]]) -> str:
     """Sentences of a (kind, plain text) list; kind is "note" or "warning"."""
     items = "".join(f"<li class='{kind}'>{escape(text)}</li>" for kind, text in said)

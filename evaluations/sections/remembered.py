@@ -81,8 +81,7 @@ def cues(report: Report, target: TargetSummary) -> str:
 
 def representatives(target: TargetSummary) -> list[PolicySummary]:
     """The best NAMM, the window, and the best of the other rivals."""
-    rivals = [p for p in target.policies if not p.is_namm and not p.is_reference]
-    others = sorted(rivals, key=lambda p: p.policy != "window")[:2]
+    others = sorted(target.rivals, key=lambda p: p.policy != "window")[:2]
     return [p for p in (target.best_namm, *others) if p is not None]
 
 

@@ -6,19 +6,26 @@ import base64
 from html import escape
 
 from evaluations import figures
-from evaluations.sections.base import Report, head, listed, picture, row_class, table, typeset
-from evaluations.summary import PolicySummary, TargetSummary, notes
-from evaluations.tables import KEPT, MEMORY, SCORE, cell_text, columns_of
+from evaluations.notes import notes
+from evaluations.sections.base import Report, head, listed, picture, row_class, small, table
+from evaluations.summary import PolicySummary, TargetSummary
+from evaluations.tables import KEPT, MEMORY, SCORE, cell_text, columns_of, shown
+
+
+def headline(target: TargetSummary) -> str:
+    """One line that stands for the target while it is folded."""
+    best = target.rivals[0] if target.rivals else None
+    leading = [p for p in (target.get("native window"), target.get("full"), target.contender, best) if p is not None]
+    return f"{target.policies[0].score_name}: " + " · ".join(f"{p.policy} {p.score.value:.1f}" for p in leading)
 
 
 def scores(report: Report, target: TargetSummary) -> str:
     """Score table, notes and the picture of both."""
     del report
-    best = target.best_namm
-    anchor = f" Rivals' budgets are matched to the mean size of <b>{escape(best.policy)}</b>." if best else ""
+    matched = f" Rivals have the mean size of <b>{escape(target.matched_to)}</b>." if target.matched_to else ""
     lead = (
         f"<p>Mean over {target.policies[0].episodes} episodes a policy with 95% intervals; every policy plays the same "
-        f"reset seeds.{anchor}</p>"
+        f"reset seeds.{matched}</p>"
     )
     drawn = picture(figures.scores(target), f"{target.target}scores")
     return f"{lead}{_table(target, SCORE)}{listed(notes(target))}{drawn}"
@@ -61,10 +68,9 @@ def episodes(report: Report, target: TargetSummary) -> str:
 def _table(target: TargetSummary, *groups: str) -> str:
     columns = [column for group in groups for column in columns_of(target, group)]
     lines = []
-    for policy in target.policies:
+    for policy in shown(target, groups[0]):
         flag = _flag(policy) if SCORE in groups else ""
-        values = [typeset(escape(cell_text(column, policy))) for column in columns]
-        cells = "".join(f"<td>{v.replace('[', '<small>[').replace(']', ']</small>')}</td>" for v in values)
+        cells = "".join(f"<td>{small(escape(cell_text(column, policy)))}</td>" for column in columns)
         lines.append(f"<tr{row_class(policy)}><th scope='row'>{escape(policy.policy)}{flag}</th>{cells}</tr>")
     return table([head("policy"), *(head(c.title, c.help) for c in columns)], lines, "; ".join(groups))
 

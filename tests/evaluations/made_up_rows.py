@@ -9,12 +9,14 @@ import numpy as np
 from evaluations.cues import held_when_asked
 from evaluations.harness import Cell, Row, versions
 
+VERSIONS = versions()
 POLICIES = {
     # policy: (score, spread, mean slots, budget)
     "native window": (99.0, 1.0, 58.0, None),
     "full": (74.0, 9.0, 1500.0, None),
     "window": (97.0, 1.5, 71.0, 48),
     "random": (92.0, 4.0, 71.0, 48),
+    "oldest": (37.0, 8.0, 71.0, 48),
     "namm (source)": (70.0, 8.0, 60.0, None),
     "namm (target)": (98.0, 1.0, 70.5, None),
 }
@@ -37,6 +39,36 @@ def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, bina
             }
             cell = Cell(target, "Hopper-v5", policy, seed, identity)
             rows.append(_row(cell, generator, score, spread, slots, episodes, binary))
+    return rows
+
+
+def made_up_curves(target: str = "hopper", seeds: int = 3, episodes: int = 4, binary: bool = False) -> list[Row]:
+    """Rows of role "curve": every policy that forgets at six budgets, better the more it holds."""
+    rows = []
+    for number, policy in enumerate(("window", "random", "oldest", "namm (target)")):
+        best = POLICIES[policy][0]
+        for budget in (6, 16, 40, 100, 250, 640):
+            for seed in range(seeds):
+                generator = np.random.default_rng([number, seed, budget, binary])
+                identity = {"modality": "control", "interval": 48, "budget": budget}
+                cell = Cell(target, "Hopper-v5", policy, seed, identity)
+                score = best * (1 - 0.8 * np.exp(-budget / (20.0 + 30.0 * number)))
+                row = _row(cell, generator, score, 4.0, budget + 23.0, episodes, binary)
+                row["memory"]["role"] = "curve"
+                rows.append({**row, "trace": None})
+    return rows
+
+
+def many_targets(number: int) -> list[Row]:
+    """A large experiment: targets of different difficulty, every third one a success rate, with curves."""
+    rows = []
+    for index in range(number):
+        name, binary = f"target-{index}", index % 3 == 2
+        easier = 1.0 - 0.04 * (index % 9)
+        for row in [*made_up_rows(name, 3, 6, binary), *made_up_curves(name, 3, 6, binary)]:
+            for episode in row["episodes"] if not binary else ():
+                episode["score"] *= easier
+            rows.append(row)
     return rows
 
 
@@ -115,7 +147,7 @@ def _row(
             "actions": base64.b64encode(np.zeros((5, 3), dtype="<f4").tobytes()).decode(),
             "action_size": 3,
         },
-        "versions": versions(),
+        "versions": dict(VERSIONS),
         "seconds": 3.2,
         "finished": "2026-01-01T00:00:00+00:00",
     }
@@ -128,3 +160,24 @@ def _cue(episodes: int, layers: int, generator: np.random.Generator) -> dict:
         lost = [int(step) if step < 60 else None for step in generator.integers(1, 90, size=layers * 2)]
         told.append({"shown": [5], "asked": [50], "lost": [lost], "lost_R": [7], "lost_a": [None]})
     return {"layers": layers, "heads": 2, "episodes": told}
+
+
+def with_scores(policy: str, scores, target: str = "hopper", seed: int = 0, **metrics) -> list[Row]:
+    """One row of a policy with these episode scores."""
+    template = made_up_rows(target, seeds=1)[0]
+    asked = policy not in ("native window", "full")
+    episodes = [
+        {**template["episodes"][0], "score": float(score), "reset_seed": 1000 * seed + number}
+        for number, score in enumerate(scores)
+    ]
+    return [
+        {
+            **template,
+            "policy": policy,
+            "seed": seed,
+            "score": float(np.mean(scores)),
+            "metrics": template["metrics"] | {"evicted": 2800.0 if asked else 0.0} | metrics,
+            "memory": {"asked_to_evict": asked, "recomputed": policy == "native window", "matched_to": None},
+            "episodes": episodes,
+        }
+    ]

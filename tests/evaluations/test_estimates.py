@@ -8,7 +8,9 @@ from scipy import stats
 
 from evaluations.estimates import (
     Estimate,
+    PairedDifference,
     bootstrap,
+    holm,
     interquartile_mean,
     mean,
     paired_difference,
@@ -102,3 +104,27 @@ def test_bootstrap_refuses_nothing_and_nan(strata):
 def test_overlap_of_intervals():
     assert Estimate(1, 0, 2).overlaps(Estimate(3, 2, 4))
     assert not Estimate(1, 0, 2).overlaps(Estimate(3, 2.1, 4))
+
+
+def test_holm_agrees_with_statsmodels():
+    """Numbers of statsmodels 0.15.0, `multipletests(p, method="holm")`."""
+    p_values = [0.0005, 0.2, 0.04, 0.011, 0.9, 0.011, 0.013]
+    assert holm(p_values) == pytest.approx([0.0035, 0.4, 0.12, 0.066, 0.9, 0.066, 0.066])
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([]) == []
+
+
+def test_paired_test_of_successes_is_mcnemars_exact_test():
+    """Only episodes that one policy alone solves count, and their split is binomial."""
+    first = {i: 1.0 if i < 9 else 0.0 for i in range(20)}
+    second = {i: 1.0 if 7 <= i < 9 or i == 15 else 0.0 for i in range(20)}
+    exact = stats.binomtest(7, 8).pvalue
+    assert paired_difference(first, second, seed=0, resamples=60_000).p_value == pytest.approx(exact, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("low", "p_value", "adjusted", "clear"),
+    [(0.1, 0.001, 0.008, True), (0.1, 0.01, 0.08, False), (-0.1, 0.001, 0.008, False), (0.1, 0.01, None, True)],
+)
+def test_a_difference_is_clear_when_interval_and_corrected_test_agree(low, p_value, adjusted, clear):
+    assert PairedDifference(Estimate(1.0, low, 2.0), p_value, 9, adjusted).is_clear is clear

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from evaluations import figures, remembered
-from evaluations.estimates import bootstrap
+from evaluations.aggregates import aggregate
 from evaluations.report import Animation, Page, write_report
-from evaluations.summary import across_targets, notes, summarise
+from evaluations.summary import summarise
 from evaluations.tables import markdown, rich_tables
 from tests.evaluations.made_up_rows import made_up_rows
 
@@ -20,22 +20,6 @@ from tests.evaluations.made_up_rows import made_up_rows
 @pytest.fixture(scope="module")
 def rows():
     return [*made_up_rows(), *made_up_rows("tmaze-150", binary=True, episodes=16)]
-
-
-def with_scores(policy: str, scores, target: str = "hopper", **metrics) -> list[dict]:
-    """The made-up rows of one policy with other episode scores."""
-    found = [row for row in made_up_rows(target, seeds=1) if row["policy"] == policy]
-    for row in found:
-        template = row["episodes"][0]
-        row["episodes"] = [
-            {**template, "score": float(score), "reset_seed": number} for number, score in enumerate(scores)
-        ]
-        row["metrics"] |= metrics
-    return found
-
-
-def said(rows) -> str:
-    return " ".join(text for _, text in notes(summarise(rows)[0]))
 
 
 class Outside(HTMLParser):
@@ -124,7 +108,7 @@ def test_score_of_a_summary_is_the_stratified_bootstrap_of_its_episodes(rows):
     strata = [
         [e["score"] for e in row["episodes"]] for row in rows if row["target"] == "hopper" and row["policy"] == "random"
     ]
-    assert policy.score == bootstrap(strata, seed=0)
+    assert policy.score == aggregate([np.array(strata)], seed=0)
     assert policy.score.value == pytest.approx(np.mean(strata))
 
 
@@ -132,50 +116,6 @@ def test_success_rates_get_wilsons_interval_and_normalised_scores_the_bootstrap(
     maze = summarise(rows)[1].get("window")
     assert maze.score.value == pytest.approx(100 * maze.success.value)
     assert maze.score.low < maze.score.value
-
-
-def test_best_namm_is_the_highest_score_and_of_equal_ones_the_smaller():
-    tie = with_scores("namm (source)", [90, 91], slots_mean=50.0) + with_scores(
-        "namm (target)", [90, 91], slots_mean=60.0
-    )
-    assert summarise(tie)[0].best_namm.policy == "namm (source)"
-    better = with_scores("namm (source)", [80, 81]) + with_scores("namm (target)", [90, 91])
-    assert summarise(better)[0].best_namm.policy == "namm (target)"
-
-
-def test_notes_say_ahead_only_when_intervals_do_not_overlap():
-    namm = with_scores("namm (target)", [90, 91, 92, 93] * 3)
-    assert "ahead of window" in said(namm + with_scores("window", [50, 52, 54, 51] * 3))
-    assert "behind window" in said(namm + with_scores("window", [150, 152, 154, 151] * 3))
-    close = said(namm + with_scores("window", [88, 93, 90, 95] * 3))
-    assert "ahead of" not in close
-    assert "not told apart from window" in close
-
-
-def test_notes_flag_a_policy_that_was_asked_to_evict_and_did_not():
-    text = said(with_scores("window", [1, 2, 3], evicted=0.0))
-    assert "window was asked to forget and evicted nothing" in text
-    assert "evicted nothing" not in said(with_scores("window", [1, 2, 3], evicted=5.0))
-    assert "evicted nothing" not in said(with_scores("full", [1, 2, 3], evicted=0.0))
-
-
-def test_notes_warn_that_the_full_cache_is_broken_by_length():
-    native = with_scores("native window", [99, 98, 97])
-    assert "breaks down beyond the context" in said(native + with_scores("full", [60, 70, 65]))
-    assert "breaks down" not in said(native + with_scores("full", [99, 98, 96]))
-
-
-def test_notes_warn_when_a_match_was_missed():
-    namm = with_scores("namm (target)", [90, 91, 92], slots_mean=60.0)
-    window = with_scores("window", [90, 91, 92], slots_mean=90.0)
-    window[0]["memory"]["matched_to"] = "namm (target)"
-    assert "held 90.0 slots on average where 60.0 were asked for" in said(namm + window)
-
-
-def test_targets_weigh_the_same_however_many_episodes_they_have():
-    rows = with_scores("window", [0.0] * 4, "a") + with_scores("window", [100.0] * 40, "b")
-    mean, _ = across_targets(summarise(rows))["window"]
-    assert mean.value == pytest.approx(50.0)
 
 
 def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
