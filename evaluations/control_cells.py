@@ -10,7 +10,8 @@ Beside the keys of evaluations/harness.py a row holds:
                 cue_held and cue_heads, where the environment shows cues (evaluations/cues.py): share of the cues whose
                 state token at least one (layer, head) held when it was needed, and share of (cue, layer, head) that did
     episodes    reset_seed, return, normalised_score, success, length, score, slots_mean, slots_peak, and cue_held
-    memory      asked_to_evict, recomputed (no cache), and for a matched budget: matched_to, asked, predicted
+    memory      asked_to_evict, recomputed (no cache), and for a matched budget: matched_to, asked, predicted,
+                matched_by ("declared" where --match named the NAMM, "best" where scores chose it)
     retention   kept fraction: layers [layer][age], heads [layer][head][age] (bins between age_edges, environment
                 steps), mean over time; kinds {R, s, a: [time]} and ages [time][age] at the times `steps`, mean over
                 layers and heads. Null where no token was ever so old

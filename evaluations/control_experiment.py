@@ -13,18 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from evaluations import figures
+from evaluations import document, figures
 from evaluations.comparability import NOT_COMPARABLE
 from evaluations.control_cells import PROTECTED_LAST, ControlRunner, ControlTarget, PolicySpec
 from evaluations.harness import Cell, Results, Row, run_cells, versions, write_atomically
 from evaluations.matching import Match, match_budget
-from evaluations.notes import notes
 from evaluations.progress import Display
 from evaluations.remembered import memory_picture
 from evaluations.replay import animate
 from evaluations.report import Animation, Page, write_report
 from evaluations.summary import PolicySummary, TargetSummary, summarise
-from evaluations.tables import markdown, rich_tables
 from evaluations.tracking import Media, Tracker
 from modalities.control import ControlModel
 from namm import NAMM
@@ -67,14 +65,10 @@ class ControlExperiment:
                 rows += session.run(specs)
         summaries = summarise(rows)
         animations = self._animations(summaries, results.folder, {t.name: t for t, _ in targets}, console)
-        write_atomically(results.folder / "summary.md", markdown(summaries))
+        write_atomically(results.folder / "summary.md", document.markdown(rows, summaries))
         page = Page("NAMM on control", command, config, animations)
         report = write_report(results.folder / "report.html", rows, page)
-        for summary in summaries:
-            for table in rich_tables(summary):
-                console.print(table)
-            for kind, text in notes(summary):
-                console.print(f"  {'!' if kind == 'warning' else '·'} {text}", markup=False, soft_wrap=True)
+        document.show(rows, summaries, console)
         console.print(f"rows    {results.path}\nreport  {report}", markup=False, soft_wrap=True)
         return report
 
@@ -144,7 +138,9 @@ class _Session:
 
         def play(unfinished: Sequence[Cell]) -> list[dict[str, Any]]:
             self.display.working_on(f"{self.runner.target.name} · {spec.label}")
-            return [{**row, "versions": dict(self.versions)} for row in self.runner.run(spec, unfinished, match)]
+            played = self.runner.run(spec, unfinished, match)
+            how = {"matched_by": "best" if self.experiment.match == "best" else "declared"} if match else {}
+            return [{**row, "memory": {**row["memory"], **how}, "versions": dict(self.versions)} for row in played]
 
         def announce(cell: Cell, row: Row, reused: bool) -> None:
             metrics = row["metrics"]

@@ -11,7 +11,7 @@ Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,31 +135,6 @@ def success_rate(successes: Sequence[bool | float], confidence: float = 0.95) ->
     test = stats.binomtest(int(values.sum()), values.size)
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Estimate(float(values.mean()), float(interval.low), float(interval.high))
-
-
-def paired_difference(
-    first: Mapping[int, float], second: Mapping[int, float], seed: int, resamples: int = RESAMPLES
-) -> PairedDifference:
-    """How much better the first policy is than the second on the episodes both have played.
-
-    Args:
-        first: Score by reset seed.
-        second: Score by reset seed; only shared reset seeds count.
-        seed: Seed of the resampling and of the sign flips.
-        resamples: Bootstrap resamples, and permutations (all of them where there are fewer).
-
-    Returns:
-        Mean of first minus second, its bootstrap interval, the p-value of a two-sided paired permutation test.
-
-    Raises:
-        DataError: If no reset seed is shared.
-    """
-    shared = sorted(set(first) & set(second))
-    if not shared:
-        raise DataError("A paired difference needs shared reset seeds, found none; run both on the same seeds.")
-    differences = finite([first[key] - second[key] for key in shared])
-    estimate = bootstrap([differences], seed, resamples=resamples)
-    return PairedDifference(estimate, sign_flip_p_value(differences, seed, resamples), len(shared))
 
 
 def sign_flip_p_value(differences: np.ndarray, seed: int, resamples: int = RESAMPLES) -> float:

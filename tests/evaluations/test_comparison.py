@@ -45,6 +45,15 @@ def test_a_policy_that_missed_a_target_is_compared_but_not_averaged():
     assert any(cells[0] == "random (1 of 2 targets)" for _, cells in lines(found))
 
 
+def test_only_shared_reset_seeds_are_compared():
+    namm, window = on("a", "namm (source)", [5.0, 5.0, 500.0]), on("a", "window", [4.0, 4.0])
+    test = summarise(namm + window)[0].get("window").versus_namm
+    assert (test.pairs, test.difference.value) == (2, 1.0)
+    for episode in window[0]["episodes"]:
+        episode["reset_seed"] += 99
+    assert summarise(namm + window)[0].get("window").versus_namm is None
+
+
 def test_raw_returns_are_never_averaged_with_percentages():
     rows = [*on("a", "window", [50.0] * 3), *on("b", "window", [7000.0] * 3)]
     rows[-1]["score_name"] = "return"

@@ -13,7 +13,7 @@ from evaluations.estimates import (
     holm,
     interquartile_mean,
     mean,
-    paired_difference,
+    sign_flip_p_value,
     success_rate,
 )
 from namm.errors import DataError
@@ -68,31 +68,21 @@ def test_success_rate_has_a_width_when_everything_succeeds():
     assert estimate.low < 0.95
 
 
-def test_paired_difference_sees_what_unpaired_intervals_hide():
+def test_sign_flips_see_what_unpaired_intervals_hide():
     """Episodes differ by 1000s, the policies by 10 on every one of them."""
-    base = {seed: float(value) for seed, value in enumerate(np.random.default_rng(0).normal(0, 1000, size=24))}
-    better = {seed: value + 10.0 + (seed % 3) for seed, value in base.items()}
-    result = paired_difference(better, base, seed=0)
-    assert result.pairs == 24
-    assert result.difference.low > 9.9
-    assert result.p_value < 0.001
+    base = np.random.default_rng(0).normal(0, 1000, size=24)
+    better = base + 10.0 + np.arange(24) % 3
+    assert bootstrap([better], 0).overlaps(bootstrap([base], 0))
+    assert sign_flip_p_value(better - base, seed=0) < 0.001
 
 
 def test_permutation_p_value_of_few_pairs_is_exact():
-    first, second = {i: 1.0 + i for i in range(5)}, dict.fromkeys(range(5), 0.0)
-    assert paired_difference(first, second, seed=0).p_value == pytest.approx(2 / 2**5)
+    assert sign_flip_p_value(np.arange(1.0, 6.0), seed=0) == pytest.approx(2 / 2**5)
 
 
-def test_paired_difference_uses_only_shared_seeds_and_refuses_none():
-    result = paired_difference({1: 5.0, 2: 5.0, 9: 500.0}, {1: 4.0, 2: 4.0}, seed=0)
-    assert (result.pairs, result.difference.value) == (2, 1.0)
-    with pytest.raises(DataError, match="shared reset seeds"):
-        paired_difference({1: 1.0}, {2: 1.0}, seed=0)
-
-
-def test_identical_policies_differ_by_nothing():
-    scores = {i: float(i) for i in range(6)}
-    assert paired_difference(scores, scores, seed=0).p_value == 1.0
+def test_no_difference_and_a_single_pair_are_no_evidence():
+    assert sign_flip_p_value(np.zeros(9), seed=0) == 1.0
+    assert sign_flip_p_value(np.array([5.0]), seed=0) == 1.0
 
 
 @pytest.mark.parametrize("strata", [[], [[]], [[1.0, float("nan")]]])
@@ -116,10 +106,9 @@ def test_holm_agrees_with_statsmodels():
 
 def test_paired_test_of_successes_is_mcnemars_exact_test():
     """Only episodes that one policy alone solves count, and their split is binomial."""
-    first = {i: 1.0 if i < 9 else 0.0 for i in range(20)}
-    second = {i: 1.0 if 7 <= i < 9 or i == 15 else 0.0 for i in range(20)}
+    differences = np.array([1.0] * 7 + [-1.0] + [0.0] * 12)
     exact = stats.binomtest(7, 8).pvalue
-    assert paired_difference(first, second, seed=0, resamples=60_000).p_value == pytest.approx(exact, abs=0.005)
+    assert sign_flip_p_value(differences, seed=0, resamples=60_000) == pytest.approx(exact, abs=0.005)
 
 
 @pytest.mark.parametrize(
