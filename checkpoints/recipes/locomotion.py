@@ -37,19 +37,20 @@ SEARCHES: dict[str, ARSConfig | PPOConfig] = {
         "HalfCheetah-v5",
         8_000_000,
         snapshot_steps=100_000,
+        enough=4100.0,
         directions=32,
         top_directions=4,
         step_size=0.02,
         exploration_std=0.03,
     ),
-    "walker2d": PPOConfig("Walker2d-v5", 2_500_000),
+    "walker2d": PPOConfig("Walker2d-v5", 2_500_000, enough=5300.0),
 }
 """How each robot's behaviour policies are found."""
 
 QUALITIES = ("medium", "medium-replay", "medium-expert")
 CELLS = tuple(f"{robot}-{quality}" for robot in SEARCHES for quality in QUALITIES)
 
-CONFIG = DTConfig(updates=5000, learning_rate=5e-4, warmup_updates=200, cosine=True)
+CONFIG = DTConfig(updates=3000, learning_rate=5e-4, warmup_updates=150, cosine=True)
 """The same for all cells."""
 
 SEEDS = (0, 1, 2)
