@@ -18,6 +18,8 @@ from jaxtyping import Float
 from evaluations.tasks.d4rl import Episode
 from namm.errors import DataError
 
+MEASURED_EPISODES = 16
+"""Noisy episodes that decide whether a snapshot becomes a tier."""
 WHITENED_LIMIT = 10.0
 """Whitened states are clipped to this, as the searches do."""
 
@@ -60,7 +62,7 @@ class Tier:
     snapshot: Snapshot
     """What acts."""
     mean_return: float
-    """Mean return over eight episodes with action noise."""
+    """Mean return over `MEASURED_EPISODES` episodes with action noise."""
 
 
 def save_snapshots(path: Path, snapshots: list[Snapshot]) -> None:
@@ -153,8 +155,9 @@ def choose_tiers(
     """The "medium" and "expert" tiers of a finished search.
 
     A snapshot's own return rests on few noise-free episodes, and some good ones fall once actions are noisy. So the ten
-    best are measured again as they will be used, over eight noisy episodes; the best of them is the expert, and of the
-    five snapshots nearest to a fraction of its return, the one nearest when measured so is the medium.
+    best are measured again as they will be used, over noisy episodes; the best of them is the expert. The medium is, as
+    D4RL's, a policy whose search was stopped early: of the snapshots up to the first that reaches the wanted fraction
+    of the expert's return, the three nearest to it are measured, and the nearest is taken.
 
     Args:
         snapshots: Of one search.
@@ -172,11 +175,15 @@ def choose_tiers(
 
     def measure(indices: np.ndarray) -> list[Tier]:
         chosen = [snapshots[i] for i in indices]
-        return [Tier(one, mean_return(one.policy, env_id, noise, episodes=8, seed=2_000_000)) for one in chosen]
+        return [Tier(one, mean_return(one.policy, env_id, noise, MEASURED_EPISODES, seed=2_000_000)) for one in chosen]
 
     expert = max(measure(np.argsort(-returns)[:10]), key=lambda tier: tier.mean_return)
     wanted = medium_fraction * expert.mean_return
-    near = measure(np.argsort(np.abs(returns - wanted))[:5])
+    early = returns[: int(np.argmax(returns >= wanted)) + 1]
+    near = measure(np.argsort(np.abs(early - wanted))[:3])
     medium = min(near, key=lambda tier: abs(tier.mean_return - wanted))
-    print(f"expert: {expert.mean_return:.0f}, medium: {medium.mean_return:.0f} (noisy, 8 episodes)", flush=True)
+    print(
+        f"expert: {expert.mean_return:.0f}, medium: {medium.mean_return:.0f} (noisy, {MEASURED_EPISODES} episodes)",
+        flush=True,
+    )
     return {"medium": medium, "expert": expert}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,21 @@ class SearchConfig:
     """Environment steps of the search."""
     snapshot_steps: int = 40_000
     """Environment steps between two snapshots."""
+    early_snapshot_steps: int | None = None
+    """The same in the early part of the search, where returns rise steeply; None: no difference."""
+    early_steps: int = 0
+    """Length of the early part."""
     snapshot_episodes: int = 3
     """Evaluation episodes of a snapshot, without noise."""
     enough: float = float("inf")
     """The search stops early when a snapshot reaches this mean return."""
     seed: int = 0
     """Seed of the search and of its environment."""
+
+    def steps_to_next_snapshot(self, steps: int) -> int:
+        """Environment steps between a snapshot taken after so many steps and the next one."""
+        is_early = self.early_snapshot_steps is not None and steps < self.early_steps
+        return self.early_snapshot_steps if is_early else self.snapshot_steps
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,10 @@ class Recorder(gym.Wrapper):
         return state, reward, terminated, truncated, info
 
 
+class _EnoughError(Exception):
+    """Ends a search from inside: the library's ARS does not heed what callbacks return."""
+
+
 def search(config: ARSConfig | PPOConfig, snapshots_file: Path, episodes_file: Path) -> None:
     """Runs a search and writes its snapshots and its episodes; the snapshots appear last, when all is complete.
 
@@ -180,13 +194,12 @@ def search(config: ARSConfig | PPOConfig, snapshots_file: Path, episodes_file: P
     class Snapshots(BaseCallback):
         """Measures and stores the policy between two updates; ends the search when it is good enough."""
 
-        next_at = config.snapshot_steps
-        enough = False
+        next_at = config.steps_to_next_snapshot(0)
 
         def _on_rollout_start(self) -> None:
             if self.num_timesteps < self.next_at:
                 return
-            self.next_at = self.num_timesteps + config.snapshot_steps
+            self.next_at = self.num_timesteps + config.steps_to_next_snapshot(self.num_timesteps)
             seen = env.obs_rms
             layers = config.layers(self.model)
             policy = BehaviourPolicy(seen.mean.copy(), np.sqrt(seen.var + env.epsilon), layers)
@@ -195,14 +208,14 @@ def search(config: ARSConfig | PPOConfig, snapshots_file: Path, episodes_file: P
             save_snapshots(partial, snapshots)
             seconds = time.monotonic() - started
             print(f"{config.env_id} {self.num_timesteps:>9,} steps {seconds:6.0f} s return {value:7.1f}", flush=True)
-            self.enough = value >= config.enough
+            if value >= config.enough:
+                raise _EnoughError
 
         def _on_step(self) -> bool:
-            return not self.enough
+            return True
 
-    model = config.algorithm(env)
-    callback = Snapshots()
-    model.learn(config.total_steps, callback=callback, log_interval=None)
+    with suppress(_EnoughError):
+        config.algorithm(env).learn(config.total_steps, callback=Snapshots(), log_interval=None)
     env.close()
     write_hdf5(episodes_file, episodes)
     partial.replace(snapshots_file)

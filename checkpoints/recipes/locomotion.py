@@ -37,13 +37,13 @@ SEARCHES: dict[str, ARSConfig | PPOConfig] = {
         "HalfCheetah-v5",
         8_000_000,
         snapshot_steps=100_000,
-        enough=4100.0,
+        enough=4900.0,
         directions=32,
         top_directions=4,
         step_size=0.02,
         exploration_std=0.03,
     ),
-    "walker2d": PPOConfig("Walker2d-v5", 2_500_000, enough=5300.0),
+    "walker2d": PPOConfig("Walker2d-v5", 2_500_000, enough=5300.0, early_snapshot_steps=10_000, early_steps=280_000),
 }
 """How each robot's behaviour policies are found."""
 

@@ -40,6 +40,18 @@ def test_a_search_leaves_snapshots_that_act_and_the_episodes_it_played(config, t
     assert not (tmp_path / "snapshots.partial.npz").exists()
 
 
+@pytest.mark.parametrize("config", [ARS, PPO], ids=["ars", "ppo"])
+def test_a_search_stops_when_its_policy_is_good_enough(config, tmp_path):
+    search(replace(config, enough=-1e6), tmp_path / "snapshots.npz", tmp_path / "search.hdf5")
+    assert len(load_snapshots(tmp_path / "snapshots.npz")) == 1
+    assert read_hdf5(tmp_path / "search.hdf5")
+
+
+def test_snapshots_are_denser_early_in_a_search():
+    config = replace(PPO, early_snapshot_steps=50, early_steps=120)
+    assert [config.steps_to_next_snapshot(steps) for steps in (0, 119, 120)] == [50, 50, 200]
+
+
 def test_recorded_episodes_are_what_the_simulator_did(tmp_path):
     """Raw states and rewards, not the whitened ones that the search sees, and actions as they were executed."""
     search(ARS, tmp_path / "snapshots.npz", tmp_path / "search.hdf5")
