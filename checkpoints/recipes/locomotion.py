@@ -50,7 +50,7 @@ SEARCHES: dict[str, ARSConfig | PPOConfig] = {
 QUALITIES = ("medium", "medium-replay", "medium-expert")
 CELLS = tuple(f"{robot}-{quality}" for robot in SEARCHES for quality in QUALITIES)
 
-CONFIG = DTConfig(updates=3000, learning_rate=5e-4, warmup_updates=150, cosine=True)
+CONFIG = DTConfig(dropout=0.0, updates=3000, learning_rate=5e-4, warmup_updates=150, cosine=True)
 """The same for all cells."""
 
 SEEDS = (0, 1, 2)

@@ -60,8 +60,9 @@ Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[
 
 ## Training
 
-Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, dropout 0.1, AdamW, weight decay 1e-4, gradient
-clip 0.25, batch 64), with these differences: {training["updates"]:,} updates instead of 100,000; a learning rate of
+Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, AdamW, weight decay 1e-4, gradient clip 0.25,
+batch 64), with these differences: {training["updates"]:,} updates instead of 100,000, which see so little of the data
+that dropout is {training["dropout"]:g} instead of 0.1; a learning rate of
 {training["learning_rate"]:g} after {training["warmup_updates"]:,} updates of warm-up, then half a cosine to a tenth,
 instead of a constant 1e-4; bfloat16 autocast in the forward pass. Seed {training["seed"]}; {made["training_minutes"]}
 minutes on a core shared with other work. The last state is shipped, no state was selected.
