@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkpoints.recipes.control_card import estimate_return, mean_length, show
+from evaluations.comparability import comparability
 from evaluations.estimates import Estimate
 from evaluations.tasks.d4rl import normalised_score
 from modalities.control import ControlFacts
@@ -23,16 +24,12 @@ SETS = {
 }
 
 
-def card(cell: str, facts: ControlFacts, sha256: str, native: Sequence[Rollout], full: Sequence[Rollout]) -> str:
+def card(cell: str, facts: ControlFacts, sha256: str, native: Sequence[Rollout]) -> str:
     """The text of README.md."""
     robot, _, quality = cell.partition("-")
     made, reference = facts.provenance, facts.reference_scores
     search, data, training = made["search"], made["data"], made["training"]
     tiers = "\n".join(_tier(name, tier, reference) for name, tier in made["tiers"].items())
-    scores = "\n".join(
-        _score(name, rollouts, reference)
-        for name, rollouts in (("native window, K = 20", native), ("full history, incremental", full))
-    )
     return f"""
 # Decision Transformer, {facts.env_id}, {quality}
 
@@ -55,17 +52,18 @@ not shipped; the recipe makes it again, as HDF5 in D4RL's schema (`namm-data to-
 |---|---|---|---|---|
 {tiers}
 
-Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[1]} (expert), times 100.
+Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[1]} (expert), times 100. These scores are
+{comparability(facts.env_id).sentence}.
 {_shortfall(robot, made["tiers"], reference)}
 
 ## Training
 
 Reference hyperparameters (K = 20, 3 layers, 1 head, width 128, ReLU, AdamW, weight decay 1e-4, gradient clip 0.25,
 batch 64), with these differences: {training["updates"]:,} updates instead of 100,000, which see so little of the data
-that dropout is {training["dropout"]:g} instead of 0.1; a learning rate of
-{training["learning_rate"]:g} after {training["warmup_updates"]:,} updates of warm-up, then half a cosine to a tenth,
-instead of a constant 1e-4; bfloat16 autocast in the forward pass. Seed {training["seed"]}; {made["training_minutes"]}
-minutes on a core shared with other work. The last state is shipped, no state was selected.
+that dropout is {training["dropout"]:g} instead of 0.1; a learning rate of {training["learning_rate"]:g} after
+{training["warmup_updates"]:,} updates of warm-up, then half a cosine to a tenth, instead of a constant 1e-4; bfloat16
+autocast in the forward pass. Seed {training["seed"]}; {made["training_minutes"]} minutes on a core shared with other
+work. The last state is shipped, no state was selected.
 
 ## Score
 
@@ -74,10 +72,11 @@ actions, 3 seeds of resets, 95% bootstrap interval over episodes within seeds. O
 
 | context | episodes | return | normalised | mean length |
 |---|---|---|---|---|
-{scores}
+{_score(native, reference)}
 
-The model was trained on windows of 20 steps. Its full history is out of distribution, and the robot is fully observed,
-so a memory that forgets may "improve" on the full history here without having remembered anything.
+`python evaluations/rl.py --env {cell}` measures it with its full history and with memories. The model was trained on
+windows of 20 steps: its full history is out of distribution, and the robot is fully observed, so a memory that forgets
+may "improve" on the full history here without having remembered anything.
 
 sha256 of model.safetensors: `{sha256}`
 
@@ -102,8 +101,8 @@ def _shortfall(robot: str, tiers: Mapping[str, Any], reference: tuple[float, flo
     )
 
 
-def _score(name: str, rollouts: Sequence[Rollout], reference: tuple[float, float]) -> str:
+def _score(rollouts: Sequence[Rollout], reference: tuple[float, float]) -> str:
     total = estimate_return(rollouts)
     scaled = Estimate(*(normalised_score(value, reference) for value in (total.value, total.low, total.high)))
     count = sum(len(one.episodes) for one in rollouts)
-    return f"| {name} | {count} | {show(total, 0)} | {show(scaled)} | {mean_length(rollouts):.0f} |"
+    return f"| native window, K = 20 | {count} | {show(total, 0)} | {show(scaled)} | {mean_length(rollouts):.0f} |"
