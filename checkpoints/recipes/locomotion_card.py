@@ -52,7 +52,7 @@ not shipped; the recipe makes it again, as HDF5 in D4RL's schema (`namm-data to-
 |---|---|---|---|---|
 {tiers}
 
-Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[1]} (expert), times 100. These scores are
+Normalised with D4RL's reference scores, {reference[0]} (random) and {reference[1]} (expert), times 100. They are
 {comparability(facts.env_id).sentence}.
 {_shortfall(robot, made["tiers"], reference)}
 
