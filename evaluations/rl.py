@@ -34,6 +34,7 @@ from evaluations.control_experiment import ControlExperiment
 from evaluations.control_targets import TargetOptions, check_device, resolve_targets
 from evaluations.harness import Results
 from evaluations.tracking import Mode, Tracker
+from modalities.control import find_checkpoint
 from namm import NAMM
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
@@ -147,7 +148,10 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     namm = NAMM.from_pretrained(config.namm).to(device) if any(spec.name == "namm" for spec in specs) else None
     resolved = {**asdict(config), "config": None}
     results.write_config(resolved)
-    with Tracker(config.wandb, config.out, json.loads((config.out / "config.json").read_text())) as tracker:
+    written = json.loads((config.out / "config.json").read_text())
+    folders = {target.checkpoint_sha256: find_checkpoint(target.checkpoint) for target, _ in targets}
+    folders |= {} if namm is None else {namm.sha256(): config.namm}
+    with Tracker(config.wandb, config.out, written, folders) as tracker:
         if tracker.notice:
             console.print(tracker.notice, markup=False, soft_wrap=True)
         experiment = ControlExperiment(

@@ -1,9 +1,9 @@
 """A Weights & Biases mirror of finished rows: rows.jsonl is the truth, and nothing here can stop an experiment.
 
-One run per target x policy, grouped under the experiment's name; config keys sit at the top level so that the dashboard
-can group by them. Runs are made from finished rows, so a resumed experiment mirrors what is new and never twice
-(`tracked.json` remembers). W&B's own step counter is never set: episodes and environment steps are declared as axes.
-Offline is the default unless somebody is logged in; `wandb sync FOLDER` uploads later.
+One run per target x policy x seed (evaluations/run_content.py says what it holds). Runs are made from finished rows, so
+a resumed experiment mirrors what is new and never twice: `tracked.json` remembers, and should it be lost, a run made
+again has the same id. Checkpoints are logged once, as artifacts named by their digest. The machine and its environment
+are not told. Offline is the default unless somebody is logged in; `wandb sync FOLDER` uploads later.
 """
 
 from __future__ import annotations
@@ -18,27 +18,32 @@ from typing import Any, Literal, Self
 from urllib.parse import urlparse
 
 from evaluations.harness import Row, write_atomically
+from evaluations.run_content import AXES, RunContent, run_content
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 PROJECT = "namm-transfer"
-GROUP_KEYS = (
-    "modality",
-    "policy",
-    "env",
-    "namm_sha256",
-    "statistics",
-    "checkpoint_sha256",
-    "interval",
-    "budget",
-    "target_return",
-)
-"""Settings that go to the top level of a run's config, for the dashboard's group-by."""
+CHECKPOINTS = {"namm": "namm_sha256", "decision-transformer": "checkpoint_sha256"}
+"""Kinds of checkpoints, and where a row's identity holds the digest."""
+CHECKPOINT_FILES = (".safetensors", ".json", ".md")
+"""What belongs to a checkpoint; a user's folder may hold a whole training beside it."""
+LEAN = {
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+}
+"""A run is made after the fact, from a row: watching this process says nothing about it, takes time, and tells names of
+users and machines. Versions and the git commit are in the row."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """Files shown beside the numbers of a run: a retention picture (PNG) and a video of one episode (GIF)."""
+    """Files shown beside the numbers of a run: a picture of its memory (PNG) and a video of one episode (GIF)."""
 
     picture: Path | None = None
     video: Path | None = None
@@ -49,18 +54,26 @@ class Tracker:
 
     Args:
         mode: "online", "offline", "disabled", or "auto": online where somebody is logged in, else offline.
-        folder: The experiment's folder; its name is the group.
+        folder: The experiment's folder; its name is the experiment's.
         config: The resolved configuration, stored with every run under `experiment`.
+        checkpoints: Folder of every checkpoint that rows name by its digest.
     """
 
-    def __init__(self, mode: Mode, folder: Path, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        folder: Path,
+        config: Mapping[str, Any] | None = None,
+        checkpoints: Mapping[str, Path] | None = None,
+    ) -> None:
         self.folder = folder
         self.config = dict(config or {})
+        self.checkpoints = dict(checkpoints or {})
         self.notice = ""
         self._run: Any = None
         self._wandb, self.mode, self.notice = _open(mode)
         self._path = folder / "tracked.json"
-        self._tracked: dict[str, str] = _load(self._path)
+        self._tracked = _load(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -77,44 +90,50 @@ class Tracker:
         return self._wandb is not None
 
     def is_tracked(self, rows: Sequence[Row]) -> bool:
-        """True if a run made of exactly these rows exists already."""
-        return not self.active or _identity(rows) in self._tracked
+        """True if every one of these rows has a run already."""
+        return not self.active or all(row["key"] in self._tracked for row in rows)
 
-    def mirror(self, rows: Sequence[Row], media: Media | None = None) -> str | None:
-        """Makes one run out of the rows (all seeds) of one target and policy.
+    def mirror(self, rows: Sequence[Row], media: Media | None = None) -> list[str]:
+        """Makes a run out of every row that has none.
 
         Args:
-            rows: Finished rows; not mirrored twice.
-            media: Files to show beside them.
+            rows: Finished rows.
+            media: Files to show with the one that has a trace.
 
         Returns:
-            The run's folder, or None if nothing was mirrored.
+            Folders of the runs that were made.
         """
-        if not rows or self.is_tracked(rows):
-            return None
-        row = rows[0]
-        self._run = self._start(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=self.folder.name,
-            job_type="evaluate",
-            name=f"{row['target']}-{row['policy']}".replace(" ", "-"),
-            tags=[row["identity"].get("modality", "control"), row["policy"], row["target"]],
-            config=_config(row, self.config),
-        )
+        new = [row for row in rows if not self.is_tracked([row])]
+        return [self._mirror(row, media if media and row.get("trace") else Media()) for row in new]
+
+    def _mirror(self, row: Row, media: Media) -> str:
+        content = run_content(row, self.folder.resolve().name, self.config)
+        self._run = self._start(content)
         try:
             folder = str(Path(self._run.dir).parent)
-            self._log(rows, media or Media())
+            self._log(content, media)
+            self._log_checkpoints(row)
         except BaseException:
             self._finish(exit_code=1)
             raise
         self._finish(exit_code=0)
-        self._tracked[_identity(rows)] = Path(folder).name
-        write_atomically(self._path, json.dumps(self._tracked, indent=2) + "\n")
+        self._tracked[row["key"]] = Path(folder).name
+        write_atomically(self._path, json.dumps(self._tracked, indent=1) + "\n")
         return folder
 
-    def _start(self, **options: Any) -> Any:
-        settings = self._wandb.Settings(silent=True, console="off")
-        options |= {"dir": str(self.folder), "reinit": "create_new", "settings": settings}
+    def _start(self, content: RunContent) -> Any:
+        options = {
+            "id": content.id,
+            "project": os.environ.get("WANDB_PROJECT", PROJECT),
+            "group": content.group,
+            "job_type": content.job_type,
+            "name": content.name,
+            "tags": list(content.tags),
+            "config": dict(content.config),
+            "dir": str(self.folder),
+            "reinit": "create_new",
+            "settings": self._wandb.Settings(**LEAN),
+        }
         try:
             return self._wandb.init(mode=self.mode, **options)
         except self._wandb.errors.Error as error:
@@ -127,60 +146,39 @@ class Tracker:
         run, self._run = self._run, None
         run.finish(exit_code=exit_code)
 
-    def _log(self, rows: Sequence[Row], media: Media) -> None:
+    def _log(self, content: RunContent, media: Media) -> None:
         run = self._run
-        run.define_metric("episode/index", hidden=True)
-        run.define_metric("episode/*", step_metric="episode/index")
-        run.define_metric("cache/env_step", hidden=True)
-        run.define_metric("cache/*", step_metric="cache/env_step")
-        episodes = [(row, episode) for row in rows for episode in row["episodes"]]
-        for index, (_, episode) in enumerate(episodes):
-            run.log(
-                {f"episode/{name}": value for name, value in episode.items() if value is not None}
-                | {"episode/index": index}
-            )
-        trace = next((row["trace"] for row in rows if row.get("trace")), None)
-        if trace:
-            for step, slots in zip(trace["steps"], trace["slots"], strict=True):
-                run.log({"cache/env_step": step, "cache/slots": slots})
-        names = list(dict.fromkeys(name for _, episode in episodes for name in episode))
-        table = [[row["seed"], *(episode.get(name) for name in names)] for row, episode in episodes]
-        shown: dict[str, Any] = {"episodes": self._wandb.Table(columns=["seed", *names], data=table)}
+        for section, axis in AXES.items():
+            run.define_metric(axis, hidden=True)
+            run.define_metric(f"{section}/*", step_metric=axis)
+        for entry in content.history:
+            run.log(dict(entry))
+        shown: dict[str, Any] = {"episodes": self._wandb.Table(list(content.columns), [list(x) for x in content.table])}
         if media.picture is not None:
-            shown["retention"] = self._wandb.Image(str(media.picture))
+            shown["memory"] = self._wandb.Image(str(media.picture))
         if media.video is not None:
             shown["video"] = self._wandb.Video(str(media.video), format="gif")
         run.log(shown)
-        for name, value in summary(rows).items():
-            run.summary[name] = value
+        run.summary.update(dict(content.summary))
 
-
-def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """Headline numbers of the rows of one target and policy: the mean over seeds of the score and of every metric."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in {"score": row["score"], **row["metrics"]}.items():
-            if isinstance(value, (int, float)):
-                values.setdefault(name, []).append(float(value))
-    return {name: sum(several) / len(several) for name, several in values.items()}
-
-
-def _identity(rows: Sequence[Row]) -> str:
-    return "+".join(sorted(row["key"] for row in rows))
-
-
-def _config(row: Row, experiment: Mapping[str, Any]) -> dict[str, Any]:
-    identity = row["identity"]
-    flat = {key: identity.get(key) for key in GROUP_KEYS}
-    return {
-        **flat,
-        "policy": row["policy"],
-        "target": row["target"],
-        "env": row["task"],
-        "versions": row["versions"],
-        "identity": dict(identity),
-        "experiment": dict(experiment),
-    }
+    def _log_checkpoints(self, row: Row) -> None:
+        """The first run that uses a checkpoint logs it; later ones, where W&B is online, say that they use it."""
+        for kind, name in CHECKPOINTS.items():
+            digest = row["identity"].get(name)
+            folder = self.checkpoints.get(digest or "")
+            if digest is None or folder is None:
+                continue
+            artifact = f"{kind}-{digest[:16]}"
+            if artifact in self._tracked:
+                if self.mode == "online":
+                    self._run.use_artifact(f"{artifact}:latest")
+                continue
+            made = self._wandb.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
+            for path in sorted(folder.iterdir()):
+                if path.suffix in CHECKPOINT_FILES:
+                    made.add_file(str(path), skip_cache=True)
+            self._run.log_artifact(made)
+            self._tracked[artifact] = self._run.id
 
 
 def _load(path: Path) -> dict[str, str]:
