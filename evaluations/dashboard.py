@@ -1,0 +1,135 @@
+"""One self-contained page for any number of experiments: the panels of the W&B workspace, drawn from rows.jsonl.
+
+    namm-dashboard results/rl                       writes results/rl/dashboard.html
+    namm-dashboard results/rl results/ablation --out both.html
+    namm-dashboard --wandb --entity TEAM            makes the same dashboard as a W&B workspace
+
+The page is filtered and grouped by modality, environment, policy and experiment in the browser and works offline: data,
+videos and the drawing library (plotly.js) are inside the file. It can be made while an experiment is running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from evaluations.commands import exit_code
+from evaluations.dashboard_data import cells, read_experiments
+from evaluations.harness import write_atomically
+from evaluations.panels import SECTIONS
+from evaluations.tracking import PROJECT
+from evaluations.workspace import workspace
+from namm.errors import ConfigError, MissingExtraError
+
+
+@dataclass(frozen=True)
+class DashboardConfig:
+    """What `namm-dashboard` can be told."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("results/rl"),)
+    """Folders of experiments, as rl.py writes them."""
+
+    out: Path | None = None
+    """The page. Default: dashboard.html in the first folder."""
+
+    videos: int = 40
+    """Most videos to put into the page; NAMM's come first."""
+
+    wandb: bool = False
+    """Make a workspace in Weights & Biases instead of a page; needs an account, and the runs to be there."""
+
+    entity: str | None = None
+    """User or team in W&B. Default: the account's own."""
+
+    project: str | None = None
+    """Project in W&B. Default: WANDB_PROJECT, else where rl.py mirrors to."""
+
+    group: str | None = None
+    """Show only this group of runs in W&B: a suite, or the name of an experiment's folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> None:
+        description = (__doc__ or "").partition("\n\n")[0]
+        config = tyro.cli(DashboardConfig, args=arguments, description=description, prog="namm-dashboard")
+        made = save_workspace(config) if config.wandb else write_page(config)
+        Console().print(f"dashboard  {made}", markup=False, soft_wrap=True)
+
+    return exit_code(work, "nothing was written; run the same command again")
+
+
+def write_page(config: DashboardConfig) -> Path:
+    """Writes the local page and returns its path.
+
+    Raises:
+        ConfigError: No folder is named.
+        MissingExtraError: The drawing library is not installed.
+        DataError: A folder holds no rows.
+    """
+    if not config.folders:
+        raise ConfigError(
+            "namm-dashboard needs at least one results folder, found none; name what --out was for rl.py."
+        )
+    path = config.out or config.folders[0] / "dashboard.html"
+    write_atomically(path, render(cells(read_experiments(config.folders), config.videos)))
+    return path
+
+
+def render(shown: Sequence[dict[str, Any]]) -> str:
+    """The page as text."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise MissingExtraError("The page needs plotly, found none; install it with pip install plotly.") from error
+    panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in SECTIONS]
+    data = json.dumps({"cells": shown, "sections": panels}).replace("</", "<\\/")
+    files = resources.files("evaluations")
+    style, script = (files.joinpath(name).read_text("utf-8") for name in ("dashboard.css", "dashboard.js"))
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><title>NAMM dashboard</title>"
+        f"<style>{style}</style><script>{get_plotlyjs()}</script></head><body>"
+        "<header><h1>NAMM dashboard</h1><div id='filters'></div><div id='legend'></div></header>"
+        "<main id='sections'></main>"
+        f"<script id='data' type='application/json'>{data}</script><script>{script}</script></body></html>\n"
+    )
+
+
+def save_workspace(config: DashboardConfig) -> str:
+    """Saves the dashboard in W&B and returns its address.
+
+    Raises:
+        ConfigError: It is not said whose workspace it is, or W&B could not be reached or refused.
+        MissingExtraError: The package that describes workspaces is not installed.
+    """
+    project = config.project or os.environ.get("WANDB_PROJECT", PROJECT)
+    entity = config.entity or os.environ.get("WANDB_ENTITY")
+    if entity is None:
+        raise ConfigError(
+            "A workspace belongs to somebody, found nobody; pass --entity (your user name or team in W&B)."
+        )
+    view = workspace(entity, project, group=config.group)
+    try:
+        view.save()
+    except Exception as error:  # whatever of W&B's or the network's errors it is, there is one thing to do
+        raise ConfigError(
+            f"expected W&B to take the workspace for {entity}/{project}, found {type(error).__name__}: {error}; log in "
+            "(wandb login), upload the runs (wandb sync), and run this again"
+        ) from error
+    return str(view.url)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
