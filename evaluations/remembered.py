@@ -17,7 +17,7 @@ from matplotlib.style import context
 from evaluations.figures import INK, KIND_COLOURS, KINDS, STYLE, colour_map, survival_panel
 from evaluations.harness import Row
 from evaluations.summary import PolicySummary, TargetSummary
-from evaluations.survival import Survival, by_head, held_at_need, in_any_head, over_heads
+from evaluations.survival import Survival, by_head, held_at_need, in_any_head
 
 CURVE_POINTS = 120
 """Points in time at which the survival of each head is drawn."""
@@ -129,15 +129,6 @@ def memory_picture(row: Row) -> Figure:
         axes[1].set(title="% kept, by kind", xlabel="environment step")
         axes[2].set(title="% kept, by layer · head", xlabel="age of the token, steps")
     return figure
-
-
-def cue_points(rows: Sequence[Row], points: int) -> list[tuple[int, float, float]]:
-    """(steps since the cue, share of cues in at least one head, share of (cue, head)), evenly spread over time."""
-    kept, heads = in_any_head(rows), over_heads(rows)
-    if kept is None or heads is None:
-        return []
-    steps = np.unique(np.linspace(0, kept.horizon, points).round().astype(int))
-    return [(int(s), float(a), float(h)) for s, a, h in zip(steps, kept.at(steps), heads.at(steps), strict=True)]
 
 
 def _panels(

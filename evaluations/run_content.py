@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from evaluations.harness import Row
-from evaluations.remembered import cue_points
 from evaluations.suites import SHIPPED, SUITES
 from evaluations.summary import role
+from evaluations.survival import cue_points
 
 CUE_POINTS = 40
 """Points of a cue's survival curve."""

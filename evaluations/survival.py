@@ -109,6 +109,15 @@ def by_head(rows: Sequence[Row]) -> list[Survival]:
     return [kept for head in range(heads) if (kept := _survival([(e, lost[:, head : head + 1]) for e, lost in found]))]
 
 
+def cue_points(rows: Sequence[Row], points: int) -> list[tuple[int, float, float]]:
+    """(steps since the cue, share of cues in at least one head, share of (cue, head)), evenly spread over time."""
+    kept, heads = in_any_head(rows), over_heads(rows)
+    if kept is None or heads is None:
+        return []
+    steps = np.unique(np.linspace(0, kept.horizon, points).round().astype(int))
+    return [(int(s), float(a), float(h)) for s, a, h in zip(steps, kept.at(steps), heads.at(steps), strict=True)]
+
+
 def associate(rows: Sequence[Row]) -> Association | None:
     """Whether the episodes of some rows succeed without their cues; None where no row has cues."""
     episodes = [episode for row in rows for episode in row["episodes"] if episode.get("cue_held") is not None]

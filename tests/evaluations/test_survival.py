@@ -10,10 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluations.remembered import cue_points
 from evaluations.sections.remembered import cues
 from evaluations.summary import summarise
-from evaluations.survival import QUANTILE, associate, by_head, held_at_need, in_any_head, kaplan_meier, over_heads
+from evaluations.survival import (
+    QUANTILE,
+    associate,
+    by_head,
+    cue_points,
+    held_at_need,
+    in_any_head,
+    kaplan_meier,
+    over_heads,
+)
 from namm.errors import DataError
 from tests.evaluations.made_up_rows import made_up_rows
 
