@@ -73,7 +73,8 @@ def aggregate(
     checked = _checked(tasks)
     generator = np.random.default_rng(seed)
     draws = statistic([resampled_runs(task, resamples, generator) for task in checked])
-    return percentile_interval(float(statistic([task.mean(axis=1) for task in checked])), draws)
+    value = float(statistic([task.mean(axis=1) for task in checked]))
+    return percentile_interval(value, draws, known=_several(checked))
 
 
 def probability_of_improvement(
@@ -104,7 +105,7 @@ def probability_of_improvement(
         values.append(wins.mean())
         weights_x, weights_y = (_weights(task.shape, resamples, generator) for task in (x, y))
         draws += np.einsum("rx,rx->r", weights_x, weights_y @ wins.T) / len(ours)
-    return percentile_interval(float(np.mean(values)), draws)
+    return percentile_interval(float(np.mean(values)), draws, known=_several([*ours, *theirs]))
 
 
 def performance_profile(
@@ -159,6 +160,11 @@ def _checked(tasks: Sequence[np.ndarray]) -> list[np.ndarray]:
             f"{[task.shape for task in checked]}; seeds of one target need equally many episodes."
         )
     return checked
+
+
+def _several(tasks: Sequence[np.ndarray]) -> bool:
+    """A task of one score tells nothing about its spread, and so neither does any sum it is part of."""
+    return all(task.size > 1 for task in tasks)
 
 
 def _indices(shape: tuple[int, int], resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

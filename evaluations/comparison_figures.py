@@ -107,7 +107,6 @@ def _band(axes: Axes, profile: Profile, colour: str) -> None:
 
 
 def _interval(axes: Axes, estimate: Estimate, place: int, entry: Entry, colour: str) -> None:
-    below, above = max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value)
     marker = "D" if entry.name == CONTENDER else "s" if entry.is_reference else "o"
     style = {"fmt": marker, "ms": 6, "color": colour, "elinewidth": 2, "capsize": 3}
-    axes.errorbar(estimate.value, place, xerr=[[below], [above]], **style)
+    axes.errorbar(estimate.value, place, xerr=estimate.error(), **style)

@@ -20,7 +20,7 @@ HEADS = (
     ("kept %", "mean over targets of slots held / slots held by the full cache"),
     ("NAMM - policy", "mean over targets of the paired difference on shared reset seeds"),
     ("p", "permutation test of that difference, signs flipped inside targets, Holm-corrected for the rivals"),
-    ("P(NAMM better)", "probability that an episode of NAMM scores above one of the policy, mean over targets"),
+    ("P(better)", "probability that an episode of NAMM scores above one of the policy, mean over targets"),
 )
 """Titles of the columns and what they mean."""
 
@@ -43,7 +43,8 @@ def said(comparison: Comparison) -> list[Note]:
         found += verdicts(CONTENDER, tests)
     text = (
         "In brackets: NAMM minus the other, mean over targets, on shared reset seeds, with 95% interval and "
-        "Holm-corrected p. They speak of these targets and checkpoints, not of others: targets are not resampled."
+        "Holm-corrected p; two are told apart where both agree. This speaks of these targets and checkpoints, not of "
+        "others: targets are not resampled."
     )
     return [*found, ("note", text)]
 
@@ -86,8 +87,8 @@ def _cells(entry: Entry, targets: int) -> list[str]:
 
 def _named(entry: Entry, targets: int) -> str:
     ran = len(entry.by_target)
-    return entry.name if ran == targets else f"{entry.name} ({ran} of {targets} targets)"
+    return entry.name if ran == targets else f"{entry.name} ({ran}/{targets})"
 
 
 def _text(value: Estimate | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return "–" if value is None else value.text(digits)

@@ -65,15 +65,13 @@ def together(found: Sequence[TargetCurves]) -> Figure | None:
 
 
 def _panel(axes: Axes, found: TargetCurves, colours: dict[str, str]) -> None:
-    for name, hatch in (("native window", "///"), ("full", "\\\\\\")):
+    for name, dashes in (("native window", "--"), ("full", "-")):
         reference = found.summary.get(name)
         if reference is not None:
             score = reference.score
-            axes.axhspan(score.low, score.high, facecolor=REFERENCE_COLOUR, alpha=0.22, lw=0, label=name)
-            axes.axhspan(
-                score.low, score.high, facecolor="none", edgecolor=REFERENCE_COLOUR, alpha=0.3, hatch=hatch, lw=0
-            )
-            axes.axhline(score.value, color=REFERENCE_COLOUR, lw=1.2, ls="-" if name == "full" else "--")
+            if score.is_bounded:
+                axes.axhspan(score.low, score.high, facecolor=REFERENCE_COLOUR, alpha=0.25, lw=0)
+            axes.axhline(score.value, color=REFERENCE_COLOUR, lw=1.3, ls=dashes, label=name)
     for curve in found.curves:
         _errors(axes, curve.slots, curve.points, colours[curve.policy], curve)
     for namm in found.free:
@@ -99,8 +97,7 @@ def _errors(axes: Axes, slots: np.ndarray, points: Sequence[PolicySummary], colo
 
 def _errorbar(axes: Axes, slots: Sequence[float], points: Sequence[PolicySummary], **style: object) -> None:
     values = np.array([point.score.value for point in points])
-    errors = [values - [p.score.low for p in points], [p.score.high for p in points] - values]
-    axes.errorbar(slots, values, yerr=np.maximum(errors, 0.0), **style)
+    axes.errorbar(slots, values, yerr=np.hstack([point.score.error() for point in points]), **style)
 
 
 def _mean_curve(

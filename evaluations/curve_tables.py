@@ -67,7 +67,7 @@ def markdown(found: TargetCurves) -> str:
 def _cells(found: TargetCurves, curve: Curve) -> list[str]:
     cells = [curve.policy, str(len(curve.points))]
     under = area(curve, found.common) if found.common else None
-    cells.append("–" if under is None else f"{under.value:.1f} [{under.low:.1f}, {under.high:.1f}]")
+    cells.append("–" if under is None else under.text())
     reference = found.summary.reference
     return cells if reference is None else [*cells, _size(size_needed(curve, reference), curve)]
 
@@ -88,7 +88,4 @@ def _size(needed: Estimate | None, curve: Curve) -> str:
 
 def _point(curve: Curve) -> list[str]:
     scores = [point.score for point in curve.points]
-    return [
-        f"{slots:.0f}: {score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
-        for slots, score in zip(curve.slots, scores, strict=True)
-    ]
+    return [f"{slots:.0f}: {score.text()}" for slots, score in zip(curve.slots, scores, strict=True)]

@@ -97,7 +97,8 @@ def area(curve: Curve, common: tuple[float, float]) -> Estimate:
     """Mean score over the logarithm of the size between two sizes that the curve covers."""
     grid = np.linspace(*np.log(common), 129)
     weights = np.mean(interpolation(curve.slots, np.exp(grid)), axis=0)
-    return percentile_interval(float(curve.scores() @ weights), curve.draws() @ weights)
+    known = all(point.episodes > 1 for point in curve.points)
+    return percentile_interval(float(curve.scores() @ weights), curve.draws() @ weights, known=known)
 
 
 def size_needed(curve: Curve, reference: PolicySummary, share: float = SHARE) -> Estimate | None:

@@ -11,6 +11,7 @@ Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,32 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95% interval, in the unit of what was estimated."""
+    """A number and its 95% interval, in the unit of what was estimated; infinite where one score tells none."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_bounded(self) -> bool:
+        """False where nothing is known about how far off the value may be."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def text(self, digits: int = 1, sign: str = "") -> str:
+        """ "97.8 [97.2, 98.6]"; "97.8 [–]" where there is no interval.
+
+        Args:
+            digits: After the point.
+            sign: "+" shows the sign of positive numbers too.
+        """
+        value, low, high = (f"{number:{sign}.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]" if self.is_bounded else f"{value} [–]"
+
+    def error(self) -> list[list[float]]:
+        """Distances to the ends of the interval, as matplotlib's error bars take them; zero where there is none."""
+        if not self.is_bounded:
+            return [[0.0], [0.0]]
+        return [[max(0.0, self.value - self.low)], [max(0.0, self.high - self.value)]]
 
     def overlaps(self, other: Estimate) -> bool:
         """True if the two intervals share a point."""
@@ -109,8 +131,17 @@ def bootstrap(
     return percentile_interval(float(statistic(np.concatenate(groups), axis=-1)), draws, confidence)
 
 
-def percentile_interval(value: float, draws: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws."""
+def percentile_interval(value: float, draws: np.ndarray, confidence: float = 0.95, known: bool = True) -> Estimate:
+    """A value with the percentile interval of its bootstrap draws.
+
+    Args:
+        value: Of the data.
+        draws: The same of every resample.
+        confidence: Coverage of the interval.
+        known: False where the draws cannot differ because there was one score: then there is no interval.
+    """
+    if not known:
+        return Estimate(value, -math.inf, math.inf)
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(draws, [tail, 100.0 - tail])
     return Estimate(value, float(low), float(high))

@@ -24,7 +24,8 @@ from evaluations.summary import REFERENCES, PolicySummary, TargetSummary
 
 INK = "#3b3c3d"
 """Drawn in this colour, shown in the page's own text colour."""
-NAMM_COLOURS = ("#e0730f", "#a33b00", "#f0a860", "#7a4a20")
+NAMM_COLOUR = "#e0730f"
+VARIANT_COLOURS = {"namm (source)": "#a33b00", "namm (target)": "#f0a860", "namm (sequence)": "#7a4a20"}
 REFERENCE_COLOUR = "#8a8f98"
 RIVAL_COLOURS = ("#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99")
 KINDS = {"R": "return-to-go R", "s": "state s", "a": "action a"}
@@ -141,11 +142,11 @@ def sizes(target: TargetSummary) -> Figure:
 def colour_map(names: Iterable[str]) -> dict[str, str]:
     """NAMM and its variants in shades of one colour, references grey, every rival its own, whatever the order."""
     found = sorted(set(names))
-    variants = [name for name in found if name.lower().startswith("namm")]
-    rivals = [name for name in found if name not in variants and name not in REFERENCES]
+    namms = [name for name in found if name.lower().startswith("namm")]
+    rivals = [name for name in found if name not in namms and name not in REFERENCES]
     colours = dict.fromkeys(found, REFERENCE_COLOUR)
     colours |= {name: RIVAL_COLOURS[place % len(RIVAL_COLOURS)] for place, name in enumerate(rivals)}
-    return colours | {name: NAMM_COLOURS[place % len(NAMM_COLOURS)] for place, name in enumerate(variants)}
+    return colours | {name: VARIANT_COLOURS.get(name, NAMM_COLOUR) for name in namms}
 
 
 def svg(figure: Figure, salt: str) -> str:
@@ -177,7 +178,7 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 def _point(axes: Axes, x: float, y: float, policy: PolicySummary, colour: str, *, horizontal: bool) -> None:
     score = policy.score
-    errors = [[score.value - score.low], [score.high - score.value]]
+    errors = score.error()
     marker = "D" if policy.is_namm else "s" if policy.is_reference else "o"
     size = 8 if policy.is_namm else 6
     style = {"fmt": marker, "ms": size, "color": colour, "elinewidth": 2, "capsize": 3, "label": policy.policy}
@@ -203,7 +204,7 @@ def _log_ticks(values: Sequence[float | None]) -> list[float]:
     known = [value for value in values if value]
     if not known:
         return [1.0]
-    ladder = [a * 10.0**b for b in range(5) for a in (1, 2, 3, 5, 7)]
+    ladder = [a * 10.0**b for b in range(5) for a in (1, 2, 5)]
     inside = [tick for tick in ladder if min(known) * 0.85 <= tick <= max(known) * 1.15]
     return inside or [round(known[0], 1)]
 

@@ -44,9 +44,8 @@ def paired(difference: PairedDifference | None) -> str:
     """A difference with its interval and its corrected p-value, for brackets."""
     if difference is None:
         return "no shared episodes"
-    d = difference.difference
     p_value = difference.p_value if difference.adjusted is None else difference.adjusted
-    return f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}], p = {p_value:.1g}"
+    return f"{difference.difference.text(sign='+')}, p = {p_value:.1g}"
 
 
 def join(names: Sequence[str]) -> str:
@@ -131,26 +130,30 @@ def _against_references(target: TargetSummary, contender: PolicySummary) -> list
 def _ranking(contender: PolicySummary, rivals: Sequence[PolicySummary]) -> list[Note]:
     tests = [(rival.policy, rival.versus_namm) for rival in rivals]
     known = [test for _, test in tests if test is not None]
-    found = verdicts(contender.policy, tests)
-    if known:
-        text = (
-            "In brackets: NAMM minus the other on the same reset seeds, 95% interval, permutation test"
-            f"{f' corrected for {len(known)} rivals (Holm)' if len(known) > 1 else ''}."
-        )
-        found.append(("note", text))
-    if not known or any(test.is_clear for test in known):
-        return found
+    if not known:
+        return verdicts(contender.policy, tests)
     smallest = max(test.smallest_p_value for test in known) * len(known)
     if smallest >= SIGNIFICANCE:
         text = (
-            f"Too few episodes to tell anything apart: with {min(t.pairs for t in known)} pairs and {len(known)} "
+            f"Too few episodes to tell {contender.policy} apart from its rivals: with {_count(known)} and {len(known)} "
             f"rivals the smallest corrected p-value there can be is {min(smallest, 1.0):.2g}. Play more episodes or "
             "seeds."
         )
-        return [*found, ("warning", text)]
-    if len(rivals) > 1:
+        return [("warning", text)]
+    several = f", corrected for {len(known)} rivals (Holm)" if len(known) > 1 else ""
+    text = (
+        "In brackets: NAMM minus the other on the same reset seeds, 95% interval, p of a paired permutation test"
+        f"{several}. Two are told apart where interval and test agree; not being told apart is no proof of being equal."
+    )
+    found = [*verdicts(contender.policy, tests), ("note", text)]
+    if len(known) > 1 and not any(test.is_clear for test in known):
         found.append(("warning", "No rival is told apart from NAMM: this task does not rank memory policies."))
     return found
+
+
+def _count(tests: Sequence[PairedDifference]) -> str:
+    pairs = min(test.pairs for test in tests)
+    return "one pair of episodes" if pairs == 1 else f"{pairs} pairs of episodes"
 
 
 def _negative_control(target: TargetSummary) -> list[Note]:
@@ -162,6 +165,8 @@ def _negative_control(target: TargetSummary) -> list[Note]:
     others += [target.contender] if target.contender else []
     found = {other.policy: differences(other, control) for other in others}
     tests = {name: paired_over_tasks([d], BOOTSTRAP_SEED) for name, d in found.items() if d is not None}
+    if max((test.smallest_p_value for test in tests.values()), default=1.0) * len(tests) >= SIGNIFICANCE:
+        return []
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     worse = [name for name, test in tests.items() if corrected[name] < SIGNIFICANCE and test.difference.low > 0]
     level = [name for name in tests if name not in worse]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluations.aggregates import aggregate, paired_over_tasks
+from evaluations.aggregates import aggregate, interquartile_mean_of_runs, paired_over_tasks
 from evaluations.comparability import Comparability
-from evaluations.estimates import Estimate, PairedDifference, bootstrap, holm, interquartile_mean, success_rate
+from evaluations.estimates import Estimate, PairedDifference, holm, success_rate
 from evaluations.harness import Row
 from evaluations.selection import declared, held_out
 
@@ -182,7 +182,7 @@ def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySumma
         policy=policy,
         rows=ordered,
         score=_scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
-        interquartile=bootstrap([scores.ravel()], BOOTSTRAP_SEED, statistic=interquartile_mean),
+        interquartile=aggregate([scores.reshape(-1, 1)], BOOTSTRAP_SEED, interquartile_mean_of_runs),
         returns=aggregate([episode_values(ordered, "return")], BOOTSTRAP_SEED),
         success=success,
     )

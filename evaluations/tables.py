@@ -104,8 +104,8 @@ def cell_text(column: Column, policy: PolicySummary) -> str:
     if value is None:
         return "–"
     if isinstance(value, Estimate):
-        digits = column.digits if max(abs(value.low), abs(value.high)) < 1000 else 0
-        return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+        digits = column.digits if abs(value.value) < 1000 else 0
+        return value.text(digits)
     smallest = 10.0**-column.digits
     return f"<{smallest:g}" if column is P_VALUE and value < smallest else f"{value:.{column.digits}f}"
 

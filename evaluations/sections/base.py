@@ -92,7 +92,7 @@ def head(title: str, help_: str = "") -> str:
 
 def interval(estimate: Estimate, digits: int = 1) -> str:
     """Value and interval as HTML."""
-    return f"{estimate.value:.{digits}f} <small>[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]</small>"
+    return small(estimate.text(digits))
 
 
 def small(text: str) -> str:

@@ -98,4 +98,4 @@ def _line(entry: Entry, cells: list[str]) -> str:
 
 
 def _spelled(estimate: Estimate) -> str:
-    return f"{estimate.value:.1f}, 95% interval {estimate.low:.1f} to {estimate.high:.1f}"
+    return estimate.text()

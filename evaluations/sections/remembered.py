@@ -146,4 +146,4 @@ def _notes(target: TargetSummary, followed: Sequence[PolicySummary]) -> list[tup
 
 
 def _text(estimate: Estimate) -> str:
-    return f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
+    return estimate.text(0)

@@ -24,8 +24,8 @@ def scores(report: Report, target: TargetSummary) -> str:
     del report
     matched = f" Rivals have the mean size of <b>{escape(target.matched_to)}</b>." if target.matched_to else ""
     lead = (
-        f"<p>Mean over {target.policies[0].episodes} episodes a policy with 95% intervals; every policy plays the same "
-        f"reset seeds.{matched}</p>"
+        f"<p>Episodes a policy: {target.policies[0].episodes}, on the same reset seeds for all; means with 95% "
+        f"intervals.{matched}</p>"
     )
     drawn = picture(figures.scores(target), f"{target.target}scores")
     return f"{lead}{_table(target, SCORE)}{listed(notes(target))}{drawn}"

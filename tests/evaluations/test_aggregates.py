@@ -178,3 +178,11 @@ def test_the_smallest_p_value_is_what_the_test_can_reach():
         found = paired_over_tasks([np.ones((1, pairs)) + np.arange(pairs) / 100], 0)
         assert found.p_value == pytest.approx(found.smallest_p_value)
     assert found.smallest_p_value == pytest.approx(2 / (RESAMPLES + 1))
+
+
+def test_one_score_has_no_interval_and_proves_nothing():
+    found = aggregate([np.array([[50.0]]), np.zeros((3, 4))], 0)
+    assert found.text() == "25.0 [–]"
+    assert found.overlaps(aggregate([np.full((3, 4), 1e6)], 0))
+    assert not paired_over_tasks([np.array([[50.0]])], 0).is_clear
+    assert not probability_of_improvement([np.array([[1.0]])], [np.zeros((2, 3))], 0).is_bounded

@@ -42,7 +42,7 @@ def test_a_policy_that_missed_a_target_is_compared_but_not_averaged():
     random = found.get("random")
     assert random.aggregates is None
     assert (random.improvement.value, random.versus_namm.pairs) == (1.0, 3)
-    assert any(cells[0] == "random (1 of 2 targets)" for _, cells in lines(found))
+    assert any(cells[0] == "random (1/2)" for _, cells in lines(found))
 
 
 def test_only_shared_reset_seeds_are_compared():

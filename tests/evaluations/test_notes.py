@@ -28,9 +28,9 @@ def test_ahead_is_said_only_of_what_the_paired_test_tells_apart():
 
 
 def test_many_rivals_need_a_smaller_p_value():
-    """The same difference is told apart alone (p = 0.03) and not as one of six."""
-    namm = with_scores("namm (target)", [10.0] * 6)
-    window = with_scores("window", [9, 8, 9, 8, 9, 8])
+    """The same difference is told apart alone (p = 4 / 2**8) and not as one of six."""
+    namm = with_scores("namm (target)", [10.0] * 8)
+    window = with_scores("window", [9, 8, 9, 8, 9, 8, 9, 10.5])
     assert "ahead of window" in said(namm + window)
     others = [row for name in ("random", "h2o", "l2_norm", "a", "b") for row in renamed(window, name)]
     text = said(namm + window + others)
@@ -40,8 +40,8 @@ def test_many_rivals_need_a_smaller_p_value():
 
 def test_too_few_episodes_are_told_instead_of_a_verdict():
     namm = with_scores("namm (target)", [100.0, 100.0, 100.0])
-    text = warned(namm + with_scores("window", [0.0, 1.0, 2.0]))
-    assert "Too few episodes" in text
+    text = warned(namm + with_scores("window", [0.0, 1.0, 2.0]) + with_scores("oldest", [0.0, 1.0, 2.0]))
+    assert "Too few episodes to tell namm (target) apart from its rivals: with 3 pairs" in text
     assert "does not rank" not in text
 
 
