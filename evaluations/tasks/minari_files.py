@@ -110,9 +110,6 @@ def write_minari(
     if place.exists() and not overwrite:
         raise DataError(f"expected no Minari dataset named {dataset_id}, found one; delete it or choose another id")
     observation_space, action_space = _spaces(episodes, env_id)
-    card = {"description": description, "env": env_id, "data_format": "hdf5"}
-    if reference is not None:
-        card |= {"ref_min_score": reference[0], "ref_max_score": reference[1]}
     _root().mkdir(parents=True, exist_ok=True)
     before = os.environ.get("MINARI_DATASETS_PATH")
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=_root()) as workshop:
@@ -120,13 +117,17 @@ def write_minari(
         try:
             with warnings.catch_warnings():  # of an author's address and a link to code, which a conversion has not
                 warnings.filterwarnings("ignore", category=UserWarning, module="minari")
-                minari.create_dataset_from_buffers(
+                dataset = minari.create_dataset_from_buffers(
                     dataset_id,
                     [_buffer(number, episode) for number, episode in enumerate(episodes)],
                     observation_space=observation_space,
                     action_space=action_space,
-                    **card,
+                    env=env_id,
+                    description=description,
+                    data_format="hdf5",
                 )
+            if reference is not None:  # Minari drops scores that are given with a set that names no environment
+                dataset.storage.update_metadata({"ref_min_score": reference[0], "ref_max_score": reference[1]})
         finally:
             os.environ.pop("MINARI_DATASETS_PATH")
             if before is not None:
