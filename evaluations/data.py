@@ -103,7 +103,8 @@ def info(command: Info, console: Console) -> None:
         DataError: There is no such data, or it is damaged.
     """
     task = d4rl.find_task(command.source)
-    if task is not None and not Path(command.source).exists() and not _is_here(task):
+    here = Path(command.source).exists() or (task and (d4rl_package.cache_folder() / task.file).is_file())
+    if task is not None and not here:
         _print(console, f"D4RL {task.name}, without its data", _known(task))
         return
     dataset = open_dataset(command.source, dtype=None)
@@ -154,17 +155,11 @@ def to_d4rl(command: ToD4RL, console: Console) -> None:
     _said(console, dataset, str(command.file))
 
 
-def _is_here(task: D4RLTask) -> bool:
-    return d4rl_package.dataset_file(task.name, task.file) is not None
-
-
 def _known(task: D4RLTask) -> dict[str, object]:
     scores = _scores(d4rl.reference_scores(task.name), None)
     facts = {"file": f"not here: {task.url}", "environment": task.env_id, "longest": f"{task.steps} steps", **scores}
-    try:
-        return facts | _states(d4rl.published_statistics(task.name))
-    except UnknownNameError:  # published for the sets that checkpoints were published for
-        return facts
+    published = d4rl.has_published_statistics(task.name)
+    return facts | (_states(d4rl.published_statistics(task.name)) if published else {})
 
 
 def _described(dataset: OfflineDataset) -> dict[str, object]:

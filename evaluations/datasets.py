@@ -6,6 +6,7 @@ statistics are wanted, the published ones of the twelve v2 locomotion sets do wi
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def dataset_facts(name: str) -> DatasetFacts:
     """
     path = Path(name).expanduser()
     task = None if path.exists() or path.suffix in FILES else d4rl.find_task(name)
-    if task is not None and _file_of(task) is None:
+    if task is not None and not _is_fetched(task):
         return published_facts(task)
     dataset = open_dataset(name)
     origin = f"{dataset.kind} {dataset.name}"
@@ -92,6 +93,17 @@ def published_facts(task: D4RLTask) -> DatasetFacts:
         ) from error
     origin = f"the published state statistics of D4RL's {task.name}"
     return DatasetFacts(origin, statistics, task.env_id, d4rl.reference_scores(task.name))
+
+
+def _is_fetched(task: D4RLTask) -> bool:
+    """Whether there is a file; a failed download is only a warning where published statistics do as well."""
+    try:
+        return _file_of(task) is not None
+    except DataError as error:
+        if not d4rl.has_published_statistics(task.name):
+            raise
+        warnings.warn(f"{error}; the published statistics are used instead", stacklevel=3)
+        return False
 
 
 def _place_of(task: D4RLTask) -> str:

@@ -50,6 +50,8 @@ def load_decision_transformer(folder: Path) -> torch.nn.Module:
         CheckpointError: `config.json` or the weights are missing, damaged, or of another model.
     """
     transformers = import_transformers()
+    from huggingface_hub.errors import StrictDataclassError
+
     settings = read_config(folder)
     tensors = read_tensors(folder)
     read_off = _sizes(tensors)
@@ -59,10 +61,10 @@ def load_decision_transformer(folder: Path) -> torch.nn.Module:
     try:
         config = transformers.DecisionTransformerConfig(**sizes, bos_token_id=None, eos_token_id=None)
         model = transformers.DecisionTransformerModel(config)
-    except (ValueError, AttributeError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+    except (StrictDataclassError, ValueError, AttributeError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"expected the sizes of a Decision Transformer in {folder / 'config.json'}, found {sizes}, which do not "
-            f"make one ({_first_line(error)}); copy the file again"
+            f"make one ({' '.join(str(error).split())}); copy the file again"
         ) from error
     expected = model.state_dict()
     missing = sorted(name for name in expected.keys() - tensors.keys() if not UNUSED.match(name))
@@ -199,10 +201,6 @@ def hub_id(folder: Path) -> str | None:
     """Id of the Hub repository whose snapshot a folder is."""
     match = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", folder.as_posix())
     return f"{match[1]}/{match[2]}" if match else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def import_transformers() -> Any:

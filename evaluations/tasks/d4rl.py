@@ -171,6 +171,11 @@ def task_in(text: str) -> D4RLTask | None:
     return None
 
 
+def has_published_statistics(name: str) -> bool:
+    """Whether `published_statistics` knows a set."""
+    return name.removesuffix("-v2") in _tables("d4rl_state_statistics.json")["statistics"]
+
+
 def published_statistics(name: str) -> StateStatistics:
     """State statistics of a D4RL v2 set, such as "hopper-medium", as its published checkpoints use them.
 
