@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from evaluations.harness import UnfinishedError
+from evaluations.rows import UnfinishedError
 from namm.errors import NammError
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130

@@ -10,8 +10,10 @@ Beside the keys of evaluations/harness.py a row holds:
                 cue_held and cue_heads, where the environment shows cues (evaluations/cues.py): share of the cues whose
                 state token at least one (layer, head) held when it was needed, and share of (cue, layer, head) that did
     episodes    reset_seed, return, normalised_score, success, length, score, slots_mean, slots_peak, and cue_held
-    memory      asked_to_evict, recomputed (no cache), and for a matched budget: matched_to, asked, predicted,
-                matched_by ("declared" where --match named the NAMM, "best" where scores chose it)
+    memory      asked_to_evict, recomputed (no cache), role (reference: nobody asks it to forget, free: NAMM decides its
+                size, matched: it has NAMM's, given: --budget, curve: a point of score against size, where NAMM ranks
+                and the budget alone decides), and for a matched budget: matched_to, asked, predicted, matched_by
+                ("declared" where --match named the NAMM, "best" where scores chose it)
     retention   kept fraction: layers [layer][age], heads [layer][head][age] (bins between age_edges, environment
                 steps), mean over time; kinds {R, s, a: [time]} and ages [time][age] at the times `steps`, mean over
                 layers and heads. Null where no token was ever so old
@@ -34,10 +36,10 @@ from typing import Any
 import numpy as np
 
 from evaluations.comparability import comparability
+from evaluations.control_plan import PROTECTED_LAST, Unit
 from evaluations.cues import held_when_asked
 from evaluations.harness import Cell
 from evaluations.holdings import MemoryHoldings, WindowHoldings
-from evaluations.matching import Match
 from evaluations.replay import ActionRecorder, encode_actions
 from evaluations.retention import BatchObserver, RetentionBook
 from evaluations.tasks.d4rl import normalised_score
@@ -54,38 +56,6 @@ RESET_SEEDS = 10_000
 CALIBRATION_SEEDS = 5_000_000
 """First reset seed of the episodes that target statistics are estimated on: never one that is scored."""
 CALIBRATION_EPISODES = 4
-PROTECTED_LAST = 3
-"""Newest tokens that no policy evicts: an agent must see the present step."""
-
-
-@dataclass(frozen=True)
-class PolicySpec:
-    """A policy as a user names it: `window`, `h2o`, `native_window`, `namm:target`, ..."""
-
-    name: str
-    statistics: str | None = None
-
-    @property
-    def label(self) -> str:
-        """The name in tables."""
-        if self.statistics is not None:
-            return f"{self.name} ({self.statistics})"
-        return "native window" if self.name == "native_window" else self.name
-
-    @property
-    def is_reference(self) -> bool:
-        """Nobody asks it to forget."""
-        return self.name in ("native_window", "full")
-
-    @property
-    def needs_budget(self) -> bool:
-        """It must be told how many slots to keep."""
-        return not self.is_reference and self.name != "namm"
-
-    @property
-    def protected_first(self) -> int:
-        """Oldest tokens it never evicts: the first step and the next return-to-go, where it keeps sinks."""
-        return 4 if self.name == "sink_window" else 0
 
 
 @dataclass(frozen=True)
@@ -126,23 +96,25 @@ class ControlRunner:
         self.trace_seed = trace_seed
         self._target_statistics: FeatureStatistics | None = None
 
-    def cell(self, spec: PolicySpec, seed: int, budget: int | None, versions: Mapping[str, str]) -> Cell:
-        """The cell of a policy and seed, its identity holding everything that decides the result.
+    def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
+        """One cell of a unit, its identity holding everything that decides the result.
 
         Args:
-            spec: The policy.
+            unit: Policy and size.
             seed: Chooses the episodes, and the draws of policies that draw.
-            budget: Slots per KV head after an update, None where the policy decides.
             versions: Of the packages; those of the simulator and of this project enter the identity.
         """
+        spec = unit.spec
         target, facts = self.target, self.control.facts
-        acts = {} if spec.name == "native_window" else {"interval": self.interval, "budget": budget}
+        acts = {} if spec.name == "native_window" else {"interval": self.interval, "budget": unit.budget}
         if not spec.is_reference:
             acts |= {"protected_first": spec.protected_first, "protected_last": PROTECTED_LAST}
         if spec.name == "namm" and self.namm is not None:
             acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
+        if unit.role == "curve":
+            acts |= {"role": unit.role}  # its NAMM ignores the threshold, and no other row is a point of a curve
         identity = {
             "modality": "control",
             "env_id": target.env_id,
@@ -158,24 +130,25 @@ class ControlRunner:
         }
         return Cell(target.name, target.env_id, spec.label, seed, identity)
 
-    def run(self, spec: PolicySpec, cells: Sequence[Cell], match: tuple[str, Match] | None) -> list[dict[str, Any]]:
+    def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Plays the episodes of several seeds as one batch and returns the content of each seed's row.
 
         Args:
-            spec: The policy of the cells.
-            cells: Cells that differ in nothing but the seed.
-            match: The label of the NAMM that the budget is matched to, and the match; None for an own budget.
+            unit: Policy and size.
+            cells: Its cells, all or some.
         """
+        spec = unit.spec
         started = time.perf_counter()
         sizes = [len(cell.identity["reset_seeds"]) for cell in cells]
-        traced = next((index for index, cell in enumerate(cells) if cell.seed == self.trace_seed), None)
+        seeds = [] if unit.role == "curve" else [cell.seed for cell in cells]
+        traced = seeds.index(self.trace_seed) if self.trace_seed in seeds else None
         with ExitStack() as stack:
             if spec.name == "native_window":
                 memory = None
                 agent: Agent = WindowAgent(self.control)
                 holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
             else:
-                memory = stack.enter_context(attach(self.control.model.encoder, self._policy(spec, cells[0])))
+                memory = stack.enter_context(attach(self.control.model.encoder, self._policy(unit)))
                 agent = IncrementalAgent(self.control, memory=memory)
                 holdings = MemoryHoldings(memory)
             recorder = ActionRecorder(agent, None if traced is None else sum(sizes[:traced]))
@@ -198,8 +171,7 @@ class ControlRunner:
             memory_facts = {
                 "asked_to_evict": not spec.is_reference,
                 "recomputed": spec.name == "native_window",
-                "matched_to": match[0] if match else None,
-                **(asdict(match[1]) if match else {}),
+                **unit.facts(),
             }
             told = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
             contents.append({**content, "memory": memory_facts, **told})
@@ -224,17 +196,18 @@ class ControlRunner:
         metrics["bytes_peak"] = max(metrics["bytes_peak"], report.peak_cache_bytes / sequences)
         metrics["state_bytes_peak"] = max(metrics["state_bytes_peak"], report.peak_state_bytes / sequences)
 
-    def _policy(self, spec: PolicySpec, cell: Cell) -> Policy:
+    def _policy(self, unit: Unit) -> Policy:
+        spec = unit.spec
         if spec.name == "full":
             return make_policy("full")
         options: dict[str, Any] = {
             "interval": self.interval,
-            "budget": cell.identity["budget"],
+            "budget": unit.budget,
             "protected_first": spec.protected_first,
             "protected_last": PROTECTED_LAST,
         }
         if spec.name == "namm":
-            options |= {"namm": self.namm, "statistics": spec.statistics}
+            options |= {"namm": self.namm, "statistics": spec.statistics, "threshold": unit.threshold}
         if spec.statistics == "target":
             options["target_statistics"] = self.target_statistics()
         return make_policy(spec.name, **options)

@@ -1,8 +1,10 @@
 """Experiment = target x task x policy x seed: one cell of the grid gives one row of rows.jsonl.
 
-A cell's key hashes everything that decides its result, so a row is reused exactly when the same cell is asked for again
-and never when a checkpoint, an option or a simulator version has changed. A row is one line, written at once and synced
-to the disk as its cell finishes: whatever stops a run costs at most the cell it was in, and the same command goes on.
+A cell's key hashes every setting that decides its result, so a row is reused exactly when the same cell is asked for
+again and never when a checkpoint, an option or a simulator version has changed. The code of this project is not part of
+the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
+(evaluations/provenance.py). A row is written at once and synced to the disk as its cell finishes: whatever stops a run
+costs at most what it was playing, and the same command goes on.
 
 Keys of a row: `schema key target task policy seed identity score score_name metrics episodes versions seconds finished`
 and what the experiment adds (evaluations/control_cells.py documents those of control).
@@ -11,31 +13,23 @@ and what the experiment adds (evaluations/control_cells.py documents those of co
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from namm.errors import ConfigError, DataError, NammError
+from evaluations.rows import Row, RowsFile
+from namm.errors import ConfigError, DataError
 
 SCHEMA = 1
 """Version of the row format; part of every key, so rows of another format are never reused."""
-
-Row = dict[str, Any]
-
-
-class UnfinishedError(NammError):
-    """Something broke on the way, such as a full disk; finished rows are kept and the same command continues."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Cell:
     seed: int
     identity: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Sixteen hex digits that change whenever anything that decides the result changes."""
         content = [SCHEMA, self.target, self.task, self.policy, self.seed, dict(self.identity)]
@@ -68,6 +62,8 @@ class Cell:
 class Results:
     """The folder of one experiment: rows.jsonl, config.json and whatever is drawn from them.
 
+    Other processes may be adding rows to the same folder: `refresh` takes in what they finished.
+
     Args:
         folder: Made if it is missing. Rows already in it are read; a damaged last line (a killed write) is moved to
             rows.damaged.
@@ -81,7 +77,13 @@ class Results:
         self.folder = Path(folder)
         self.path = self.folder / "rows.jsonl"
         _require_writable(self.folder)
-        self._rows = {row["key"]: row for row in _read_rows(self.path)}
+        self._file = RowsFile(self.path)
+        self._rows: dict[str, Row] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what other processes have added."""
+        self._rows |= {row["key"]: row for row in self._file.read_new()}
 
     def get(self, cell: Cell) -> Row | None:
         """The finished row of a cell, or None."""
@@ -91,34 +93,46 @@ class Results:
         """The finished rows of these cells, in their order; rows of other experiments in the folder are left out."""
         return [self._rows[cell.key] for cell in cells if cell.key in self._rows]
 
+    def keys(self) -> frozenset[str]:
+        """The keys of all rows in the folder."""
+        return frozenset(self._rows)
+
     def __len__(self) -> int:
         return len(self._rows)
 
-    def append(self, cell: Cell, content: Mapping[str, Any]) -> Row:
-        """Writes one finished row: whole line in one write, synced to the disk before this returns.
+    def append(self, cells: Sequence[Cell], contents: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Writes finished rows: all in one write, synced to the disk before this returns.
 
         Args:
-            cell: What was run.
-            content: What came out; not-a-number becomes null.
+            cells: What was run. A cell that another process has finished meanwhile keeps that one's row.
+            contents: What came out of each; not-a-number becomes null.
 
         Returns:
-            The row as it can be read back.
+            The rows of the cells as they can be read back.
+
+        Raises:
+            UnfinishedError: If the disk is full.
         """
-        row: Row = {
-            "schema": SCHEMA,
-            "key": cell.key,
-            "target": cell.target,
-            "task": cell.task,
-            "policy": cell.policy,
-            "seed": cell.seed,
-            "identity": dict(cell.identity),
-            **content,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        line = json.dumps(_plain(row), allow_nan=False) + "\n"
-        _append_line(self.path, line.encode())
-        self._rows[cell.key] = json.loads(line)
-        return self._rows[cell.key]
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [
+            _plain(
+                {
+                    "schema": SCHEMA,
+                    "key": cell.key,
+                    "target": cell.target,
+                    "task": cell.task,
+                    "policy": cell.policy,
+                    "seed": cell.seed,
+                    "identity": dict(cell.identity),
+                    **content,
+                    "finished": finished,
+                }
+            )
+            for cell, content in zip(cells, contents, strict=True)
+        ]
+        others, added = self._file.append(rows)
+        self._rows |= {row["key"]: row for row in (*others, *added)}
+        return self.rows(cells)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the resolved configuration of the run beside its rows (atomically)."""
@@ -161,25 +175,10 @@ def run_cells(
         if content is None:
             raise DataError(f"A runner must give one row a cell, found none for {cell.label}; mend the experiment.")
         seconds = round(time.perf_counter() - start, 3)
-        say(cell, results.append(cell, {"seconds": seconds, **content}), False)
+        row = results.append([cell], [{"seconds": seconds, **content}])[0]
+        say(cell, row, False)
         start = time.perf_counter()
     return results.rows(cells)
-
-
-def versions(packages: Sequence[str] = ("torch", "transformers", "gymnasium", "mujoco", "numpy")) -> dict[str, str]:
-    """What the numbers were made with: Python, the packages that decide them, this project and its git commit."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    try:
-        found["namm_suite"] = importlib.metadata.version("namm-suite")
-    except importlib.metadata.PackageNotFoundError:
-        found["namm_suite"] = "source"
-    found["git_commit"] = _git_commit()
-    return found
 
 
 def file_sha256(path: Path | str) -> str:
@@ -220,74 +219,6 @@ def _require_writable(folder: Path) -> None:
         raise ConfigError(
             f"The output folder must be writable, found {folder} ({error.strerror}); pass another one with --out."
         ) from error
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        written = os.write(descriptor, line)
-        os.fsync(descriptor)
-    except OSError as error:
-        raise UnfinishedError(
-            f"A row must be added to {path}, found {error.strerror}; make room and run again."
-        ) from error
-    finally:
-        os.close(descriptor)
-    if written != len(line):
-        raise UnfinishedError(
-            f"A row of {len(line)} bytes must be added to {path}, {written} fitted; make room, run again."
-        )
-
-
-def _read_rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
-    rows = []
-    for number, line in lines:
-        row = _parse(line)
-        if row is not None:
-            rows.append(row)
-        elif number == lines[-1][0]:
-            _move_aside(path, content[: content.rindex(line)], line)
-            return rows
-        else:
-            raise DataError(
-                f"Every line of {path} must be one JSON object with a key, found something else in line {number} of "
-                f"{lines[-1][0]}; delete that line (its cell then runs again) or pass another folder with --out."
-            )
-    if lines and not content.endswith(b"\n"):
-        write_atomically(path, content + b"\n")
-    return rows
-
-
-def _parse(line: bytes) -> Row | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("key"), str) else None
-
-
-def _move_aside(path: Path, intact: bytes, damaged: bytes) -> None:
-    aside = path.with_name("rows.damaged")
-    with aside.open("ab") as stream:
-        stream.write(damaged + b"\n")
-    write_atomically(path, intact)
-    warnings.warn(
-        f"The last line of {path} was damaged (a killed write?); it was moved to {aside.name} and its cell runs again.",
-        stacklevel=4,
-    )
-
-
-def _git_commit() -> str:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "none"
-    return done.stdout.strip() or "none"
 
 
 def _plain(value: Any) -> Any:

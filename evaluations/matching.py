@@ -90,3 +90,26 @@ def match_budget(asked: float, lengths: Sequence[int], interval: int, protected:
         else:
             low = middle + 1
     return Match(low, asked, mean_slots(lengths, interval, low))
+
+
+def curve_budgets(lengths: Sequence[int], interval: int, points: int, smallest: int) -> tuple[int, ...]:
+    """Budgets in equal ratios, from the smallest up to (not including) the size at which nothing is evicted any more.
+
+    That size is what a full cache holds at the last update of an episode of mean length; there every curve ends in the
+    full cache's own score.
+
+    Args:
+        lengths: Environment steps of the full cache's episodes.
+        interval: Tokens between two updates.
+        points: Budgets wanted; fewer come back where whole numbers are too few.
+        smallest: The least budget with which every policy has a choice.
+
+    Returns:
+        Rising budgets; none if an episode is too short to evict anything.
+    """
+    seen = TOKENS_PER_STEP * float(np.mean(lengths)) - 1
+    largest = int(seen // interval) * interval
+    if largest <= smallest:
+        return ()
+    sizes = smallest * (largest / smallest) ** (np.arange(points) / points)
+    return tuple(dict.fromkeys(int(size) for size in np.round(sizes)))

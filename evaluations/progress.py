@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 class Display:
-    """Progress over a known number of cells, as a context."""
+    """Progress over a known number of cells, as a context. Silent until `show` is called."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.done = console, total, 0
+        self._shown = False
         self.start = time.perf_counter()
         self._progress: Progress | None = None
         if console.is_terminal:
@@ -29,15 +30,29 @@ class Display:
             self._task = self._progress.add_task("", total=total)
 
     def __enter__(self) -> Self:
+        return self
+
+    def show(self) -> None:
+        """Begins to say what happens."""
+        self._shown = True
         if self._progress is not None:
             self._progress.start()
-        return self
+
+    def hide(self) -> None:
+        """Takes the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.hide()
+
+    def expect(self, total: int) -> None:
+        """Corrects the number of cells."""
+        self.total = total
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.update(self._task, total=total)
 
     def working_on(self, what: str) -> None:
         """Names what is being done now (shown in a terminal only)."""
@@ -54,4 +69,5 @@ class Display:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self._shown:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -29,13 +29,13 @@ from rich.console import Console
 import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.commands import exit_code
-from evaluations.control_cells import PROTECTED_LAST, PolicySpec
 from evaluations.control_experiment import ControlExperiment
-from evaluations.control_targets import TargetOptions, check_device, resolve_targets
+from evaluations.control_plan import PROTECTED_LAST, PolicySpec
+from evaluations.control_targets import TargetOptions, check_device
 from evaluations.harness import Results
+from evaluations.players import Setup
 from evaluations.tracking import Mode, Tracker
 from modalities.control import find_checkpoint
-from namm import NAMM
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
@@ -77,6 +77,12 @@ class RLConfig:
     match: str = "best"
     """The NAMM whose mean size the rivals get: `best` (highest score, of equals the smaller) or e.g. namm:target."""
 
+    curve: int = 0
+    """Points of a curve of score against cache size, for every policy that forgets. NAMM ranks, the budget decides."""
+
+    curve_seeds: tuple[int, ...] | None = None
+    """Seeds of the curve's points, some of --seeds. Default: the first two."""
+
     interval: int = 48
     """Tokens between two updates, a multiple of 16; three tokens are one environment step."""
 
@@ -95,8 +101,11 @@ class RLConfig:
     device: str = "cpu"
     """Where the models run: cpu, cuda, cuda:1, ..."""
 
+    workers: int = 1
+    """Processes of this machine that share the cells; several machines share --out (docs/distribution.md)."""
+
     threads: int = 1
-    """Threads of torch on a CPU: a step of a small model is too short to be shared."""
+    """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
 
     out: Path = Path("results/rl")
     """Folder of the experiment; its name is the group in Weights & Biases."""
@@ -141,29 +150,37 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     if config.quick:
         config = replace(config, seeds=config.seeds[:1])
     specs = _check(config)
-    device = check_device(config.device)
+    check_device(config.device)
     results = _open(config.out, console)
-    options = TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)})
-    targets = resolve_targets(options, device)
-    namm = NAMM.from_pretrained(config.namm).to(device) if any(spec.name == "namm" for spec in specs) else None
+    setup = Setup(
+        targets=TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)}),
+        namm=config.namm if any(spec.name == "namm" for spec in specs) else None,
+        device=config.device,
+        interval=config.interval,
+        threads=config.threads,
+        trace_seed=config.seeds[0],
+    )
+    runners = setup.load()
     resolved = {**asdict(config), "config": None}
     results.write_config(resolved)
     written = json.loads((config.out / "config.json").read_text())
-    folders = {target.checkpoint_sha256: find_checkpoint(target.checkpoint) for target, _ in targets}
-    folders |= {} if namm is None else {namm.sha256(): config.namm}
+    folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
+    folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
         if tracker.notice:
             console.print(tracker.notice, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
+            setup=setup,
             specs=specs,
             seeds=config.seeds,
-            interval=config.interval,
             budget=config.budget,
             match=config.match,
+            curve=config.curve,
+            curve_seeds=config.seeds[:2] if config.curve_seeds is None else config.curve_seeds,
             video=config.video,
-            namm=namm,
+            workers=config.workers,
         )
-        return experiment.run(targets, results, tracker, console, command, resolved)
+        return experiment.run(runners, results, tracker, console, command, resolved)
 
 
 def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
@@ -208,12 +225,18 @@ def _check(config: RLConfig) -> list[PolicySpec]:
     for name, value in (("seeds", config.seeds), ("policy", config.policy)):
         if not value:
             raise ConfigError(f"--{name} must name at least one, found none.")
-    for name in ("episodes", "max_steps"):
+    for name, least in (("episodes", 1), ("max_steps", 1), ("workers", 1), ("curve", 0)):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more, found {value}.")
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
+    if config.curve and "full" not in [spec.name for spec in specs]:
+        raise ConfigError("--curve needs full among --policy: it is where every curve ends.")
+    if config.curve_seeds is not None and (not config.curve_seeds or not set(config.curve_seeds) <= set(config.seeds)):
+        raise ConfigError(
+            f"--curve-seeds must be some of --seeds ({list(config.seeds)}), found {list(config.curve_seeds)}."
+        )
     return specs
 
 

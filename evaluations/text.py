@@ -25,7 +25,8 @@ import checkpoints
 from evaluations.commands import exit_code
 from evaluations.estimates import Estimate, bootstrap
 from evaluations.evolve import load_source
-from evaluations.harness import Cell, Results, Row, run_cells, versions
+from evaluations.harness import Cell, Results, Row, run_cells
+from evaluations.provenance import versions
 from evaluations.tasks.recall import TASKS, get_task, test_seed
 from modalities.text import recall
 from namm import NAMM

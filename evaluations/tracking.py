@@ -103,6 +103,7 @@ class Tracker:
         Returns:
             Folders of the runs that were made.
         """
+        self._tracked |= _load(self._path)  # another process may have mirrored in the meantime
         new = [row for row in rows if not self.is_tracked([row])]
         return [self._mirror(row, media if media and row.get("trace") else Media()) for row in new]
 

@@ -27,7 +27,8 @@ from evaluations import text
 from evaluations.estimates import Estimate
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.evolve import run as run_evolution
-from evaluations.harness import file_sha256, versions, write_atomically
+from evaluations.harness import file_sha256, write_atomically
+from evaluations.provenance import versions
 from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
 from namm import NAMM
 from namm.features import StatisticsMode

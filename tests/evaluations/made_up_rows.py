@@ -7,7 +7,8 @@ import base64
 import numpy as np
 
 from evaluations.cues import held_when_asked
-from evaluations.harness import Cell, Row, versions
+from evaluations.harness import Cell, Row
+from evaluations.provenance import versions
 
 VERSIONS = versions()
 POLICIES = {

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from evaluations.commands import exit_code
-from evaluations.harness import UnfinishedError
+from evaluations.rows import UnfinishedError
 from namm.errors import ConfigError
 
 

@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from evaluations.harness import Cell, Results, file_sha256, run_cells, versions, write_atomically
+from evaluations.harness import Cell, Results, file_sha256, run_cells, write_atomically
+from evaluations.provenance import versions
 from namm.errors import ConfigError, DataError
 
 

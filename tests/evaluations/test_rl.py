@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evaluations import control_experiment
+from evaluations import control_cells, control_experiment
 from evaluations.rl import RLConfig, main, parse_policies
 from evaluations.tasks.d4rl import Episode
 from evaluations.tasks.d4rl_files import write_hdf5
@@ -127,13 +127,13 @@ def test_rivals_hold_the_size_of_the_best_namm_and_never_less(command, tmp_path)
 
 def test_target_statistics_are_taken_from_episodes_that_are_never_scored(command, tmp_path, monkeypatch):
     played: list[list[int]] = []
-    original = control_experiment.ControlRunner._play
+    original = control_cells.ControlRunner._play
 
     def spy(self, agent, seeds, observer=None):
         played.append(list(seeds))
         return original(self, agent, seeds, observer)
 
-    monkeypatch.setattr(control_experiment.ControlRunner, "_play", spy)
+    monkeypatch.setattr(control_cells.ControlRunner, "_play", spy)
     assert main(command("--policy", "namm:target")) == 0
     scored = {e["reset_seed"] for row in rows_of(tmp_path / "rl") for e in row["episodes"]}
     calibrated = [seeds for seeds in played if not set(seeds) <= scored]
@@ -174,16 +174,16 @@ def test_a_second_run_plays_nothing_and_a_changed_one_plays_only_what_changed(co
 
 
 def test_ctrl_c_exits_130_keeps_the_rows_and_says_how_to_go_on(command, tmp_path, capsys, monkeypatch):
-    original = control_experiment.ControlRunner.run
+    original = control_cells.ControlRunner.run
 
-    def interrupted(self, spec, cells, match):
-        if spec.name == "window":
+    def interrupted(self, unit, cells):
+        if unit.spec.name == "window":
             raise KeyboardInterrupt
-        return original(self, spec, cells, match)
+        return original(self, unit, cells)
 
     arguments = command("--policy", "full", "window", "--budget", 12)
     with monkeypatch.context() as patch:
-        patch.setattr(control_experiment.ControlRunner, "run", interrupted)
+        patch.setattr(control_cells.ControlRunner, "run", interrupted)
         assert main(arguments) == 130
     errors = capsys.readouterr().err
     assert "continue with" in errors
