@@ -21,7 +21,7 @@ def attend_part(
     key: Float[Tensor, "batch heads slots head_dim"],
     value: Float[Tensor, "batch heads slots head_dim"],
     scale: float,
-    mask: Bool[Tensor, "#batch #heads #queries slots"] | None = None,
+    mask: Bool[Tensor, "#batch #heads #queries slots"] | Float[Tensor, "#batch #heads #queries slots"] | None = None,
     causal: bool = False,
 ) -> tuple[Float[Tensor, "batch heads queries head_dim"], Float[Tensor, "batch heads queries"]]:
     """Attention over some of the tokens, and what is needed to join it with the rest.
@@ -31,7 +31,8 @@ def attend_part(
         key: Keys; at least one slot.
         value: Values.
         scale: Factor on the logits.
-        mask: True where a query may look.
+        mask: True where a query may look. Where every query sees something, it may be given as :func:`additive`
+            makes it, once for many calls.
         causal: Query i sees slots 0 to i only (as many queries as slots). Excludes ``mask``.
 
     Returns:
@@ -39,9 +40,7 @@ def attend_part(
         of them has output 0 and log-sum-exp -inf.
     """
     if query.device.type == "cpu":
-        bias = None
-        if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+        bias = additive(mask, query.dtype) if mask is not None and mask.dtype == torch.bool else mask
         out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=bias, scale=scale
         )
@@ -50,9 +49,14 @@ def attend_part(
         if causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
         out, log_sum = _attend_in_blocks(query, key, value, scale, mask)
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         log_sum = log_sum.masked_fill(~mask.any(-1), float("-inf"))
     return out, log_sum
+
+
+def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """What is added to the logits in place of a mask: 0 where a query may look, else -inf."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def _attend_in_blocks(
@@ -111,10 +115,10 @@ def attention_columns(
             none of the tokens after itself. None for tokens older than the interval, which every query saw.
     """
     if key.dtype == torch.float32:
-        # scale and log-sum-exp ride in the product: one more dimension instead of two passes over the logits
-        scaled = torch.cat([query * scale, -log_sum.unsqueeze(-1)], dim=-1)
-        ones = key.new_ones(1).expand(*key.shape[:-1], 1)
-        probability = torch.matmul(torch.cat([key, ones], dim=-1), scaled.transpose(-1, -2)).exp_()
+        # scale and log-sum-exp ride in the product, without passes of their own over the logits
+        flat = key.flatten(0, 1), query.flatten(0, 1), log_sum.flatten(0, 1).unsqueeze(1)
+        logits = torch.baddbmm(flat[2], flat[0], flat[1].transpose(1, 2), beta=-1.0, alpha=scale)
+        probability = logits.exp_().unflatten(0, key.shape[:2])
     else:
         # half precision: the logits the model itself computes, the rest in fp32
         logits = torch.matmul(key, query.transpose(-1, -2)).float()

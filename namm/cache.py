@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from namm.ragged import Layout
+
 TAIL_BLOCK = 64
 """Smallest number of slots by which the tail grows."""
 
@@ -24,6 +26,7 @@ class LayerCache:
         lengths: ``[batch, kv_heads]`` kept slots, on the CPU.
         tail_lengths: ``[batch]`` tokens of the current interval, on the CPU.
         seen: ``[batch]`` tokens so far, on the CPU.
+        aligned: Tokens of the current interval, where all sequences have equally many; else None.
     """
 
     def __init__(
@@ -57,6 +60,15 @@ class LayerCache:
         self.tail_values = torch.empty_like(self.tail_keys)
         self.tail_lengths = torch.zeros(batch, dtype=torch.long)
         self.seen = torch.zeros(batch, dtype=torch.long)
+        self.aligned: int | None = 0
+        self._layout: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Where each head's kept tokens lie; until the next update or departure always the same."""
+        if self._layout is None:
+            self._layout = Layout(self.lengths, self.keys)
+        return self._layout
 
     @property
     def device(self) -> torch.device:
@@ -94,12 +106,21 @@ class LayerCache:
             counts: How many of them, from the first, belong to each sequence; None if all do.
         """
         tokens = key.shape[2]
-        self._reserve(int(self.tail_lengths.max()) + tokens)
-        write_rows(self.tail_keys, key, self.tail_lengths, counts)
-        write_rows(self.tail_values, value, self.tail_lengths, counts)
+        longest = self.aligned if self.aligned is not None else int(self.tail_lengths.max())
+        self._reserve(longest + tokens)
+        write_rows(self.tail_keys, key, self.tail_lengths, counts, self.aligned)
+        write_rows(self.tail_values, value, self.tail_lengths, counts, self.aligned)
         added = tokens if counts is None else counts
         self.tail_lengths = self.tail_lengths + added
         self.seen = self.seen + added
+        if counts is None and self.aligned is not None:
+            self.aligned += tokens
+        else:
+            self._align()
+
+    def _align(self) -> None:
+        same = self.tail_lengths.unique()
+        self.aligned = int(same) if same.numel() == 1 else None if same.numel() else 0
 
     def _reserve(self, slots: int) -> None:
         """Makes room in the tail: a quarter more than there was, but never beyond what one interval can hold."""
@@ -156,7 +177,9 @@ class LayerCache:
         self.positions = positions.to(torch.int32)
         self.state = {name: state[name] for name in self.state}
         self.lengths = lengths
+        self._layout = None
         self.tail_lengths = torch.where(updated, 0, self.tail_lengths)
+        self._align()
         if not self.tail_lengths.any():
             self.tail_keys, self.tail_values = (t[:, :, :0].clone() for t in (self.tail_keys, self.tail_values))
 
@@ -169,6 +192,8 @@ class LayerCache:
         self.state = {name: tensor[index] for name, tensor in self.state.items()}
         self.tail_keys, self.tail_values = (t[rows.to(t.device)] for t in (self.tail_keys, self.tail_values))
         self.lengths, self.tail_lengths, self.seen = self.lengths[rows], self.tail_lengths[rows], self.seen[rows]
+        self._layout = None
+        self._align()
 
 
 def grow(buffer: Float[Tensor, "batch heads slots *rest"], slots: int) -> Float[Tensor, "batch heads more *rest"]:
@@ -183,11 +208,11 @@ def write_rows(
     new: Float[Tensor, "batch heads tokens *rest"],
     starts: Int[Tensor, " batch"],
     counts: Int[Tensor, " batch"] | None,
+    first: int | None,
 ) -> None:
-    """Writes each row's first ``counts`` new tokens at its own start."""
+    """Writes each row's first ``counts`` new tokens at its own start; ``first`` is that of all, where they agree."""
     tokens = new.shape[2]
-    first = int(starts[0])
-    if counts is None and bool((starts == first).all()):
+    if counts is None and first is not None:
         buffer[:, :, first : first + tokens] = new
         return
     token = torch.arange(tokens)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from namm.memory import LayerMemory
+    from namm.layer import LayerMemory
 
 
 @dataclass

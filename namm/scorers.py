@@ -88,21 +88,20 @@ class BAM(Scorer):
         candidate: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch kv_heads slots"]:
         """Scores; see :class:`Scorer`."""
-        weights = {name: part[candidate] for name, part in self.unpack(flat).items()}
+        weights = self.unpack(flat)
         batch, heads, slots, width = features.shape
-        rows = features.reshape(batch, heads * slots, width)
-        projected = torch.baddbmm(weights["qkv_bias"].unsqueeze(1), rows, weights["qkv_weight"])
         # reversed in time "itself and newer" reads "itself and earlier": causal attention. Unused slots lie before the
         # oldest token, so after it there: plain causal attention never reaches them
-        newest_first = projected.unflatten(1, (heads, slots)).flip(2)
-        query, key, value = newest_first.split(self.hidden, dim=-1)
+        rows = features.flip(2).reshape(batch, heads * slots, width)
+        projected = _affine(rows, weights["qkv_weight"], weights["qkv_bias"], candidate)
+        query, key, value = projected.unflatten(1, (heads, slots)).split(self.hidden, dim=-1)
         attended = scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended = attended.flip(2).reshape(batch, heads * slots, self.hidden)
-        mixed = torch.baddbmm(weights["out_bias"].unsqueeze(1), attended, weights["out_weight"])
+        attended = attended.reshape(batch, heads * slots, self.hidden)
+        mixed = _affine(attended, weights["out_weight"], weights["out_bias"], candidate)
         additive, multiplicative = mixed.split(self.features, dim=-1)
-        hidden = rows * (1.0 + multiplicative) + additive
-        scores = torch.baddbmm(weights["score_bias"].unsqueeze(1), hidden, weights["score_weight"].unsqueeze(-1))
-        return scores.reshape(batch, heads, slots)
+        hidden = torch.addcmul(rows + additive, rows, multiplicative)
+        scores = _affine(hidden, weights["score_weight"].unsqueeze(-1), weights["score_bias"], candidate)
+        return scores.reshape(batch, heads, slots).flip(2)
 
 
 class MLP(Scorer):
@@ -124,12 +123,24 @@ class MLP(Scorer):
         candidate: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch kv_heads slots"]:
         """Scores; see :class:`Scorer`."""
-        weights = {name: part[candidate] for name, part in self.unpack(flat).items()}
+        weights = self.unpack(flat)
         batch, heads, slots, width = features.shape
         rows = features.reshape(batch, heads * slots, width)
-        hidden = relu(torch.baddbmm(weights["hidden_bias"].unsqueeze(1), rows, weights["hidden_weight"]))
-        scores = torch.baddbmm(weights["score_bias"].unsqueeze(1), hidden, weights["score_weight"].unsqueeze(-1))
+        hidden = relu(_affine(rows, weights["hidden_weight"], weights["hidden_bias"], candidate))
+        scores = _affine(hidden, weights["score_weight"].unsqueeze(-1), weights["score_bias"], candidate)
         return scores.reshape(batch, heads, slots)
+
+
+def _affine(
+    rows: Float[Tensor, "batch rows inner"],
+    weight: Float[Tensor, "population inner outer"],
+    bias: Float[Tensor, "population outer"],
+    candidate: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch rows outer"]:
+    """Rows times their candidate's matrix, plus its bias; one candidate's is not repeated for every batch row."""
+    if weight.shape[0] == 1:
+        return torch.addmm(bias[0], rows.flatten(0, 1), weight[0]).unflatten(0, rows.shape[:2])
+    return torch.baddbmm(bias[candidate].unsqueeze(1), rows, weight[candidate])
 
 
 def make_scorer(config: NAMMConfig) -> Scorer:

@@ -16,7 +16,7 @@ from namm import attention
 from namm.policies.base import State, TokenView
 
 if TYPE_CHECKING:
-    from namm.memory import LayerMemory
+    from namm.layer import LayerMemory
 
 
 def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:

@@ -1,0 +1,221 @@
+"""One layer's share of a memory: its cache, the queries of its current interval, and the forward pass over both.
+
+New tokens join the interval, attend to it causally and to the packed tokens in full, and where a sequence completes its
+interval the policy judges. A call that crosses such a place is cut there.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from namm.attention import additive, attend_part, join_parts
+from namm.cache import LayerCache, grow, write_rows
+from namm.policies.base import Policy
+from namm.update import update_layer
+
+FEW_TOKENS = 8
+"""Up to so many new tokens are attended together with their interval under a mask; more have a causal kernel."""
+
+
+class LayerMemory:
+    """What one layer holds of a batch of sequences."""
+
+    def __init__(
+        self,
+        index: int,
+        policy: Policy,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        first_sequence: int,
+    ) -> None:
+        """An empty memory of the shape of these tensors, its sequences numbered from the first."""
+        batch, kv_heads, _, head_dim = key.shape
+        self.index, self.policy = index, policy
+        self.sequences = torch.arange(first_sequence, first_sequence + batch)
+        self.interval = policy.selection.interval
+        self.group = query.shape[1] // kv_heads
+        self.scale = 1.0
+        self.updates = 0
+        self.evicted = 0
+        self.most_slots = 0
+        self.call_peak = (0, 0)
+        self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
+        # queries and their log-sum-exp, heads of a group beside each other: [batch, query_heads, tokens(, head_dim)]
+        self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
+        self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        padding: Bool[Tensor, "batch tokens"] | None,
+        scale: float,
+    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        """See :meth:`Memory.attend`."""
+        self.scale = scale
+        self.call_peak = (0, 0)
+        if padding is None or bool(padding.all()):
+            return self._attend_aligned(query, key, value, None)
+        # real tokens first: then all sequences begin in the same column and share the cuts
+        order = (~padding).to(torch.int8).argsort(dim=1, stable=True)
+        columns = order[:, None, :, None]
+        aligned = [t.gather(2, columns.expand(-1, t.shape[1], -1, t.shape[3])) for t in (query, key, value)]
+        out = self._attend_aligned(*aligned, padding.sum(1).cpu())
+        real = padding.gather(1, order)[:, None, :, None]
+        return torch.zeros_like(out).scatter_(2, columns.expand_as(out), out.masked_fill(~real, 0.0))
+
+    def _attend_aligned(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        counts: Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        """Cuts the call wherever a sequence completes an interval; row b holds ``counts[b]`` tokens, then nothing."""
+        pieces = []
+        start, tokens = 0, query.shape[2]
+        while start < tokens:
+            left = None if counts is None else (counts - start).clamp_min(0)
+            step = tokens - start
+            if self.interval is not None:
+                step = min(step, self.interval - self._fullest(left))
+            piece = slice(start, start + step)
+            now = None if left is None else left.clamp_max(step)
+            pieces.append(self._attend_piece(query[:, :, piece], key[:, :, piece], value[:, :, piece], now))
+            self._note_peaks()
+            if self.interval is not None and self.cache.aligned in (None, self.interval):
+                complete = self.cache.tail_lengths == self.interval
+                if bool(complete.any()):
+                    update_layer(self, complete)
+                    self._drop_judged_queries()
+            start += step
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+    def _fullest(self, left: Int[Tensor, " batch"] | None) -> int:
+        """Most tokens of the interval that a sequence holds which is still given some."""
+        if left is None and self.cache.aligned is not None:
+            return self.cache.aligned
+        active = self.cache.tail_lengths if left is None else self.cache.tail_lengths[left > 0]
+        # after the last real token of every row only padding is left, and nothing can complete an interval
+        return int(active.max()) if active.numel() else 0
+
+    def _attend_piece(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        counts: Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        """Tokens that stay within the interval: stored, then attended with the kept part and the tail."""
+        cache = self.cache
+        starts, aligned = cache.tail_lengths, cache.aligned
+        cache.append(key, value, counts)
+        tokens = query.shape[2]
+        folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
+        out, log_sum = self._attend_tail(query, folded, starts, aligned)
+        if cache.layout.longest:
+            kept_out, kept_sum = cache.layout.attend(folded, cache.keys, cache.values, self.scale)
+            out, log_sum = join_parts(out, log_sum, kept_out, kept_sum)
+        out = out.reshape(query.shape)
+        if self.policy.observes_attention:
+            self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
+        return out
+
+    def _attend_tail(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        folded: Float[Tensor, "batch kv_heads group_tokens head_dim"],
+        starts: Int[Tensor, " batch"],
+        first: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Causal attention over the current interval; groups folded into the query axis, as is the output.
+
+        Args:
+            query: The new queries.
+            folded: The same, those of a group's heads behind each other.
+            starts: Tokens of the interval before these.
+            first: The same, where all sequences have equally many.
+        """
+        cache, tokens = self.cache, query.shape[2]
+        if first is None:
+            slot = torch.arange(int(starts.max()) + tokens)
+            asker = starts[:, None] + torch.arange(tokens)
+            mask = (slot[None, None] <= asker[:, :, None])[:, None].repeat(1, 1, self.group, 1).to(cache.device)
+            stop = slot.shape[0]
+            return attend_part(folded, cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop], self.scale, mask)
+        if tokens <= FEW_TOKENS:
+            stop = first + tokens
+            bias = None if tokens == 1 else _causal(tokens, first, self.group, query.dtype, cache.device)
+            return attend_part(folded, cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop], self.scale, bias)
+        before = (cache.tail_keys[:, :, :first], cache.tail_values[:, :, :first])
+        fresh = (cache.tail_keys[:, :, first : first + tokens], cache.tail_values[:, :, first : first + tokens])
+        key, value = (t.repeat_interleave(self.group, dim=1) if self.group > 1 else t for t in fresh)
+        out, log_sum = attend_part(query, key, value, self.scale, causal=True)
+        out, log_sum = out.reshape(folded.shape), log_sum.reshape(folded.shape[:3])
+        if first == 0:
+            return out, log_sum
+        return join_parts(out, log_sum, *attend_part(folded, *before, self.scale))
+
+    def _buffer(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        log_sum: Float[Tensor, "batch query_heads tokens"],
+        starts: Int[Tensor, " batch"],
+        counts: Int[Tensor, " batch"] | None,
+        aligned: int | None,
+    ) -> None:
+        """Keeps the queries until the update recomputes attention from them."""
+        room = self.cache.tail_keys.shape[2]
+        if self.queries.shape[2] < room:
+            self.queries, self.log_sums = grow(self.queries, room), grow(self.log_sums, room)
+        write_rows(self.queries, query, starts, counts, aligned)
+        write_rows(self.log_sums, log_sum, starts, counts, aligned)
+
+    def _drop_judged_queries(self) -> None:
+        """Frees the buffers once every sequence's interval has been judged; they grow again with the next."""
+        if not self.cache.tail_lengths.any():
+            self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
+
+    def _note_peaks(self) -> None:
+        """The most this layer has held: ever, in slots; during the present call, in bytes."""
+        cache_bytes, state_bytes = self.call_peak
+        self.call_peak = (max(cache_bytes, self.cache.cache_bytes()), max(state_bytes, self.state_bytes()))
+        self.most_slots = max(self.most_slots, int(self.cache.slots().max()))
+
+    def kept_positions(self) -> Int[Tensor, "batch kv_heads slots"]:
+        """Positions of kept tokens and of the tail, padded with -1."""
+        cache = self.cache
+        slots = cache.slots()
+        slot = torch.arange(int(slots.max()) if slots.numel() else 0)
+        beyond = slot - cache.lengths[..., None]  # how far into the tail
+        tail_start = (cache.seen - cache.tail_lengths)[:, None, None]
+        out = torch.where(beyond < cache.tail_lengths[:, None, None], tail_start + beyond, -1)
+        out[beyond < 0] = cache.positions.cpu().long()  # packed in just this order
+        return out
+
+    def state_bytes(self) -> int:
+        """Bytes of positions, per-token state and buffered queries."""
+        return self.cache.state_bytes() + self.queries.nbytes + self.log_sums.nbytes
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keeps these sequences."""
+        self.cache.select(rows)
+        self.sequences = self.sequences[rows]
+        self.queries, self.log_sums = (
+            self.queries[rows.to(self.queries.device)],
+            self.log_sums[rows.to(self.queries.device)],
+        )
+
+
+@lru_cache(maxsize=64)
+def _causal(
+    tokens: int, before: int, group: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "1 1 group_tokens slots"]:
+    """Additive mask of a few new tokens over those before them and themselves; every layer asks for the same one."""
+    visible = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
+    return additive(visible, dtype).repeat(group, 1)[None, None]
