@@ -16,6 +16,9 @@ from torch.nn.functional import layer_norm
 
 from namm.memory import Memory
 
+MANY_ROWS = 16
+"""From so many rows on a product is worth setting oneDNN up for."""
+
 
 class StepEncoder:
     """The stock encoder, one step at a time; use `StepEncoder.of`."""
@@ -79,6 +82,13 @@ class StepEncoder:
 
 
 def _affine(layer: nn.Module, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
+    """Rows times a `Conv1D`'s matrix, plus its bias.
+
+    oneDNN's product in fp32 is twice as fast as the default one where that does not use a processor's widest vectors.
+    """
+    known = rows.device.type == "cpu" and rows.dtype == layer.weight.dtype == torch.float32
+    if known and len(rows) >= MANY_ROWS and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(rows.contiguous(), layer.weight.t(), layer.bias, "none", [], "")
     return torch.addmm(layer.bias, rows, layer.weight)
 
 
