@@ -47,7 +47,7 @@ def together(found: Sequence[TargetCurves]) -> Figure | None:
     names = [curve.policy for curve in usable[0].curves]
     shared = [name for name in names if all(any(c.policy == name for c in t.curves) for t in usable)]
     colours = colour_map(p.policy for t in usable for p in t.summary.policies)
-    positive = all(t.summary.reference and t.summary.reference.score.value > 0 for t in usable)
+    positive = all(t.reference and t.reference.score.value > 0 for t in usable)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 3.8), layout="constrained")
         panels = figure.subplots(1, 2 if positive else 1, squeeze=False)[0]
@@ -111,7 +111,7 @@ def _mean_curve(
     grid = np.geomspace(low, high, RELATIVE_GRID)
     values, draws = np.zeros(len(grid)), 0.0
     for target, curve, most in zip(targets, curves, full, strict=True):
-        scale = 100.0 / target.summary.reference.score.value if relative else 1.0
+        scale = 100.0 / target.reference.score.value if relative else 1.0
         weights = interpolation(curve.slots, grid * most).T * scale / len(targets)
         values = values + curve.scores() @ weights
         draws = draws + curve.draws(1000) @ weights

@@ -18,8 +18,8 @@ def heads(found: TargetCurves) -> list[tuple[str, str]]:
         ("budgets", "points of the curve"),
         ("area", "mean score over the logarithm of the size, between the sizes that all policies cover"),
     ]
-    if found.summary.reference is not None:
-        title = f"slots for {100 * SHARE:.0f}% of {found.summary.reference.policy}"
+    if found.reference is not None:
+        title = f"slots for {100 * SHARE:.0f}% of {found.reference.policy}"
         titles.append((title, "smallest mean size at which the curve reaches that share of its score"))
     return titles
 
@@ -68,7 +68,7 @@ def _cells(found: TargetCurves, curve: Curve) -> list[str]:
     cells = [curve.policy, str(len(curve.points))]
     under = area(curve, found.common) if found.common else None
     cells.append("–" if under is None else under.text())
-    reference = found.summary.reference
+    reference = found.reference
     return cells if reference is None else [*cells, _size(size_needed(curve, reference), curve)]
 
 

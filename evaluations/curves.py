@@ -54,11 +54,20 @@ class TargetCurves:
 
     summary: TargetSummary
     curves: tuple[Curve, ...]
+    seeds: frozenset[int]
+    """Seeds that the points were played with; there may be fewer than in the tables."""
 
     @property
     def free(self) -> list[PolicySummary]:
         """NAMMs that decided their size themselves."""
         return [p for p in self.summary.policies if p.is_namm and role(p.rows[0]) == "free"]
+
+    @property
+    def reference(self) -> PolicySummary | None:
+        """The target's reference, on the seeds of the points."""
+        whole = self.summary.reference
+        rows = [row for row in whole.rows if row["seed"] in self.seeds] if whole else []
+        return policy_summary(whole.target, whole.policy, rows) if whole and rows else None
 
     @property
     def common(self) -> tuple[float, float] | None:
@@ -69,7 +78,9 @@ class TargetCurves:
 
 
 def target_curves(rows: Sequence[Row], targets: Sequence[TargetSummary]) -> list[TargetCurves]:
-    """The curves of every target that has any: its rows of role "curve", and the same policies' matched budget.
+    """The curves of every target that has any: its rows of role "curve", and rivals' other budgets on those seeds.
+
+    A NAMM's own rows are no points of its curve: there they pass its threshold too, here the budget alone decides.
 
     Args:
         rows: All rows of an experiment.
@@ -77,19 +88,17 @@ def target_curves(rows: Sequence[Row], targets: Sequence[TargetSummary]) -> list
     """
     found = []
     for target in targets:
+        ours = [row for row in rows if row["target"] == target.target]
+        seeds = {row["seed"] for row in ours if role(row) == "curve"}
         points: dict[str, dict[int, list[Row]]] = {}
-        for row in rows:
-            budget = row["identity"].get("budget")
-            if row["target"] == target.target and budget is not None:
-                points.setdefault(row["policy"], {}).setdefault(budget, []).append(row)
-        curves = [
-            _curve(target.target, policy, by_budget)
-            for policy, by_budget in points.items()
-            if len(by_budget) > 1 and any(role(row) == "curve" for group in by_budget.values() for row in group)
-        ]
+        for row in ours:
+            is_namm = row["policy"].startswith("namm")
+            if row["seed"] in seeds and (role(row) == "curve" or (role(row) in ("matched", "given") and not is_namm)):
+                points.setdefault(row["policy"], {}).setdefault(row["identity"]["budget"], []).append(row)
+        curves = [_curve(target.target, policy, budgets) for policy, budgets in points.items() if len(budgets) > 1]
         if curves:
             curves.sort(key=lambda curve: (not curve.is_namm, curve.policy))
-            found.append(TargetCurves(target, tuple(curves)))
+            found.append(TargetCurves(target, tuple(curves), frozenset(seeds)))
     return found
 
 

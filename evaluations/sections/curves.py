@@ -17,11 +17,13 @@ def curves(report: Report) -> str:
     if not found:
         return ""
     budgets = max(len(curve.points) for target in found for curve in target.curves)
+    seeds = set().union(*(target.seeds for target in found))
     drawn = picture(
         curve_figures.by_target(found),
         "curves",
         "Points are budgets, at the mean number of slots really held; bars are 95% intervals. Bands are the native "
-        "window (dashed) and the full cache (solid line). A diamond is a NAMM that decided its size itself.",
+        "window (dashed) and the full cache (solid line) over all seeds. A diamond is a NAMM that decided its size "
+        "itself; on a curve its threshold is ignored and the budget alone decides, as for its rivals.",
     )
     mean = curve_figures.together(found)
     if mean is not None:
@@ -33,8 +35,8 @@ def curves(report: Report) -> str:
             "which weighs targets of small scores more.",
         )
     return (
-        f"<section><h2>Score against cache size</h2><p>Every policy that forgets at up to {budgets} budgets, on the "
-        f"same reset seeds as everything else.</p>{drawn}</section>"
+        f"<section><h2>Score against cache size</h2><p>Every policy that forgets at up to {budgets} budgets, on "
+        f"the same reset seeds (seed {', '.join(map(str, sorted(seeds)))}).</p>{drawn}</section>"
     )
 
 

@@ -128,6 +128,18 @@ def test_a_curve_holds_the_matched_budget_too_and_is_ordered_by_the_size_really_
     assert target_curves(made_up_rows(), summarise(made_up_rows())) == []
 
 
+def test_points_of_a_curve_are_all_played_with_the_same_seeds():
+    """Curves of seed 0 alone: the matched budget and the reference are cut to it, and NAMM's own rows stay out."""
+    rows = [*made_up_rows(), *made_up_curves(seeds=1)]
+    for row in rows:
+        if row["policy"] == "namm (target)" and row["memory"].get("role") != "curve":
+            row["identity"]["budget"] = 77
+    (found,) = target_curves(rows, summarise(rows))
+    assert {row["seed"] for curve in found.curves for point in curve.points for row in point.rows} == {0}
+    assert {row["seed"] for row in found.reference.rows} == {0}
+    assert 77 not in [point.budget for point in found.curves[0].points]
+
+
 def straight(scores, slots=(10.0, 100.0, 1000.0)) -> Curve:
     rows = made_up_curves(seeds=1)
     points = []
