@@ -167,8 +167,9 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
-        if tracker.notice:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        said = tracker.notice
+        if said:
+            console.print(said, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
             setup=setup,
             specs=specs,
@@ -180,7 +181,10 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             video=config.video,
             workers=config.workers,
         )
-        return experiment.run(runners, results, tracker, console, command, resolved)
+        report = experiment.run(runners, results, tracker, console, command, resolved)
+        if tracker.notice != said:
+            console.print(tracker.notice, markup=False, soft_wrap=True)
+        return report
 
 
 def parse_policies(names: Sequence[str]) -> list[PolicySpec]:

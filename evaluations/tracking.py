@@ -29,6 +29,7 @@ CHECKPOINT_FILES = (".safetensors", ".json", ".md")
 """What belongs to a checkpoint; a user's folder may hold a whole training beside it."""
 LEAN = {
     "silent": True,
+    "init_timeout": 30.0,
     "console": "off",
     "disable_git": True,
     "disable_code": True,
@@ -108,6 +109,19 @@ class Tracker:
         return [self._mirror(row, media if media and row.get("trace") else Media()) for row in new]
 
     def _mirror(self, row: Row, media: Media) -> str:
+        """One run; where W&B cannot be reached, this and all later ones are kept offline."""
+        try:
+            return self._made(row, media)
+        except self._wandb.errors.Error as error:
+            if self.mode != "online":
+                raise
+            self.mode = "offline"
+            reason = str(error).partition("\n")[0]
+            self.notice = f"W&B could not be reached ({reason}); runs are kept offline, wandb sync uploads them later."
+            self._wandb.teardown()  # forgets the run that did not come about, whose id this one has
+            return self._made(row, media)
+
+    def _made(self, row: Row, media: Media) -> str:
         content = run_content(row, self.folder.resolve().name, self.config)
         self._run = self._start(content)
         try:
@@ -135,13 +149,7 @@ class Tracker:
             "reinit": "create_new",
             "settings": self._wandb.Settings(**LEAN),
         }
-        try:
-            return self._wandb.init(mode=self.mode, **options)
-        except self._wandb.errors.Error as error:
-            if self.mode != "online":
-                raise
-            self.mode, self.notice = "offline", f"W&B could not go online ({error}); runs are kept offline."
-            return self._wandb.init(mode="offline", **options)
+        return self._wandb.init(mode=self.mode, **options)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from evaluations.cues import held_when_asked
 from evaluations.run_content import run_content
-from evaluations.tracking import Media, Tracker
+from evaluations.tracking import LEAN, Media, Tracker
 from tests.evaluations.made_up_rows import made_up_rows
 
 SECRET = "0123456789abcdef" * 2 + "c0ffee42"
@@ -199,6 +199,19 @@ def test_an_error_while_mirroring_marks_the_run_failed_and_finishes_it(tmp_path,
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert json.loads(inspect(str(folder), "--summary"))["exit_code"] == 1
     assert not tracker.is_tracked(rows[:1])
+
+
+def test_where_w_and_b_cannot_be_reached_runs_are_kept_offline_and_it_is_said(tmp_path, rows, monkeypatch):
+    """The second attempt has the id of the first, which W&B's process would otherwise call taken."""
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setitem(LEAN, "init_timeout", 1.0)
+    with Tracker("online", tmp_path) as tracker:
+        folders = tracker.mirror(rows[:2])
+    assert tracker.mode == "offline"
+    assert "could not be reached" in tracker.notice
+    for folder in folders:
+        assert json.loads(inspect(folder, "--summary"))["exit_code"] == 0
 
 
 def test_disabled_and_missing_wandb_do_nothing_and_say_so_in_one_line(tmp_path, rows, monkeypatch):
