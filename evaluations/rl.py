@@ -3,6 +3,7 @@
     python evaluations/rl.py                                    the shipped targets, every policy, about five minutes
     python evaluations/rl.py --suite d4rl                       the nine locomotion cells of D4RL
     python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o
+    python evaluations/rl.py --checkpoint edbeeching/decision-transformer-gym-hopper-medium
     python evaluations/rl.py --checkpoint FOLDER_OR_HUB_ID --env Hopper-v4 --dataset hopper_medium-v2.hdf5
 
 NAMM runs first; the budget of each rival is then the smallest one whose mean size is not below that of the best NAMM.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -23,20 +24,28 @@ from namm.errors import ConfigError, SimulatorError, UnknownNameError, did_you_m
 
 
 def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render: bool = False) -> Any:
-    """A Gymnasium environment.
+    """A Gymnasium environment; observations that are dictionaries are flattened to vectors, keys in the space's order.
 
     Raises:
         UnknownNameError: The id is not registered.
-        ConfigError: The environment does not accept its arguments, or cannot draw pictures here.
+        ConfigError: The environment does not accept its arguments, needs a package, or cannot draw pictures here.
     """
     if render and "DISPLAY" not in os.environ and sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is first imported; without a display there is no X
     try:
-        return gym.make(env_id, **(env_kwargs or {}), **({"render_mode": "rgb_array"} if render else {}))
+        with warnings.catch_warnings():  # D4RL's agents belong on v4, which Gymnasium advises to leave
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            env = gym.make(env_id, **(env_kwargs or {}), **({"render_mode": "rgb_array"} if render else {}))
     except (gym.error.UnregisteredEnv, gym.error.VersionNotFound, gym.error.DeprecatedEnv) as error:
         raise UnknownNameError(f"unknown environment {env_id!r}. {did_you_mean(env_id, _same_kind(env_id))}") from error
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise ConfigError(
+            f"expected the package that {env_id} needs, found none ({error}); install it, or choose another version "
+            "(D4RL's v2 and v3 robots live on as v4)"
+        ) from error
     except TypeError as error:
         raise ConfigError(f"expected arguments that {env_id} knows, found {env_kwargs}: {error}") from error
+    return gym.wrappers.FlattenObservation(env) if isinstance(env.observation_space, gym.spaces.Dict) else env
 
 
 def _same_kind(env_id: str) -> list[str]:

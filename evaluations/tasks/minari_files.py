@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
 
-from evaluations.tasks.d4rl import Episode, OfflineDataset, reference_scores
+from evaluations.tasks.d4rl import Episode, OfflineDataset, reference_scores, tasks
 from modalities.rollout import make_env
 from namm.errors import DataError, UnknownNameError, did_you_mean
 
@@ -175,7 +175,8 @@ def _download(dataset_id: str) -> None:
     import minari
 
     local = list(minari.list_local_datasets())
-    hint = f"found only: {', '.join(local) or 'none'}. {did_you_mean(dataset_id, local).partition('Known:')[0]}"
+    alike = did_you_mean(dataset_id, [*local, *(name.rpartition("-v")[0] for name in tasks())]).partition("Known:")[0]
+    hint = f"found only: {', '.join(local) or 'none'}. {alike}"
     if "/" not in dataset_id or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise DataError(
             f"expected a local Minari dataset named {dataset_id}, {hint}Run `minari download {dataset_id}` or set "

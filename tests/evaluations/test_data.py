@@ -130,7 +130,7 @@ def test_a_set_without_environment_or_scores_says_so(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["info", "missing.hdf5"], "check the path"),
-        (["info", "hopper-meduim-v2"], "minari download"),
+        (["info", "hopper-meduim-v2"], "Did you mean 'hopper-medium'"),
         (["to-d4rl", "WALKER", "out.csv"], ".hdf5 or .h5"),
         (["to-d4rl", "a-set/none-v0", "OUT"], "a-set/none-v0"),
         (["to-minari", "hopper-random-v2", "a-set/x1-v0"], "hopper_random-v2.hdf5"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import gymnasium as gym
+import minari
 import numpy as np
 import pytest
 import torch
+from minari.data_collector import EpisodeBuffer
 
 from evaluations import control_experiment
 from evaluations.comparability import comparability
@@ -16,6 +19,7 @@ from evaluations.control_targets import TargetOptions, resolve_targets
 from evaluations.rl import main
 from evaluations.tasks.d4rl import published_statistics
 from modalities.control import import_transformers
+from modalities.rollout import make_env
 from namm.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from tests.evaluations.tiny_control import tiny_namm
 
@@ -125,6 +129,47 @@ def test_walkers_feet_are_what_the_verdict_says():
 def test_the_verdict_on_other_robots(env_id, verdict):
     assert comparability(env_id).verdict == verdict
     assert comparability("ContinuousTMaze-v0") is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_goal_conditioned_set_and_its_environment_fit_one_model(tmp_path, monkeypatch):
+    """Both hand out dictionaries; the data and the environment are flattened alike, so the statistics belong."""
+    (tmp_path / "goals.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "box = gym.spaces.Box\n"
+        "class Goal(gym.Env):\n"
+        "    observation_space = gym.spaces.Dict({'observation': box(-9, 9, (8,)), 'desired_goal': box(-9, 9, (3,))})\n"
+        "    action_space = box(-1, 1, (3,))\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        seen = {'observation': np.full(8, 2.0, 'f4'), 'desired_goal': np.full(3, 7.0, 'f4')}\n"
+        "        return seen, {}\n"
+        "gym.register('Goal-v0', entry_point='goals:Goal')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    random = np.random.default_rng(0)
+    observations = {"observation": 2 + random.normal(size=(6, 8)), "desired_goal": 7 + random.normal(size=(6, 3))}
+    ends = np.arange(5) == 4
+    folder = hub_checkpoint(tmp_path / "my-agent")  # 11 states, 3 actions
+    try:
+        importlib.import_module("goals")
+        episode = EpisodeBuffer(0, None, None, observations, np.zeros((5, 3), "f4"), np.ones(5), ends, ~ends & ends)
+        minari.create_dataset_from_buffers("goals/reach-v0", [episode], env="Goal-v0")
+        [(target, control)] = resolve(folder, dataset="goals/reach-v0", target_return=5.0)
+        np.testing.assert_allclose(control.facts.state_mean[:3], observations["desired_goal"][:5].mean(0), rtol=1e-5)
+        env = make_env(target.env_id)
+        assert env.reset(seed=0)[0].tolist() == [7.0] * 3 + [2.0] * 8
+    finally:
+        gym.registry.pop("Goal-v0", None)
+    assert control.facts.reference_scores is None
+
+
+def test_a_robot_that_moved_away_is_explained_and_a_kept_one_not_advised_against(tmp_path, recwarn):
+    """The model cards evaluate on Hopper-v3, which Gymnasium gave to another package."""
+    folder = hub_checkpoint(tmp_path / "decision-transformer-gym-hopper-medium")
+    with pytest.raises(ConfigError, match=r"Hopper-v3 needs.*gymnasium-robotics.*as v4"):
+        resolve(folder, env=["Hopper-v3"])
+    resolve(folder)
+    assert not [warning for warning in recwarn if "out of date" in str(warning.message)]
 
 
 def test_environments_that_a_package_registers_are_found(tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_what_the_server_says_is_passed_on(monkeypatch):
     make_hopper()
     monkeypatch.setattr(minari, "download_dataset", fetch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    with pytest.raises(DataError, match=r"Did you mean 'mujoco/hopper/medium-v0'\?.*Name or service not known"):
+    with pytest.raises(DataError, match=r"Did you mean 'mujoco/hopper/medium-v0'.*Name or service not known"):
         read_minari("mujoco/hoper/medium-v0")
 
 
