@@ -45,7 +45,7 @@ from evaluations.retention import BatchObserver, RetentionBook
 from evaluations.tasks.d4rl import normalised_score
 from modalities import attach
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent
-from modalities.rollout import Agent, EpisodeResult, Rollout, rollout
+from modalities.rollout import Agent, EpisodeResult, Rollout, SimulatorPool, rollout
 from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
@@ -87,13 +87,20 @@ class ControlRunner:
         interval: Tokens between two updates.
         namm: Attached by the namm policies; None where none of them runs.
         trace_seed: The seed whose first episode is recorded in detail.
+        simulators: Processes that step the environments, or a pool of them; they change no row.
     """
 
     def __init__(
-        self, target: ControlTarget, control: ControlModel, interval: int, namm: NAMM | None, trace_seed: int
+        self,
+        target: ControlTarget,
+        control: ControlModel,
+        interval: int,
+        namm: NAMM | None,
+        trace_seed: int,
+        simulators: SimulatorPool | int = 0,
     ) -> None:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
-        self.trace_seed = trace_seed
+        self.trace_seed, self.simulators = trace_seed, simulators
         self._target_statistics: FeatureStatistics | None = None
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
@@ -187,6 +194,7 @@ class ControlRunner:
             on_step=observer,
             on_start=None if observer is None else observer.start,
             max_steps=self.target.max_steps,
+            simulators=self.simulators,
         )
 
     @staticmethod

@@ -25,6 +25,7 @@ from evaluations.control_cells import ControlRunner
 from evaluations.control_plan import Unit
 from evaluations.control_targets import TargetOptions, check_device, resolve_targets
 from evaluations.harness import Cell
+from modalities.rollout import SimulatorPool
 from namm import NAMM
 
 
@@ -38,6 +39,7 @@ class Setup:
     interval: int
     threads: int
     trace_seed: int
+    simulators: int | None = 0
 
     def load(self, index: int = 0) -> dict[str, ControlRunner]:
         """A runner for every target, by name.
@@ -53,8 +55,9 @@ class Setup:
             device = torch.device("cuda", index % torch.cuda.device_count())
         found = resolve_targets(self.targets, device)
         namm = None if self.namm is None else NAMM.from_pretrained(self.namm).to(device)
+        pool = SimulatorPool(self.simulators)  # its processes end with the runners, or with this process
         return {
-            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed)
+            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed, pool)
             for target, control in found
         }
 

@@ -14,6 +14,7 @@ summary.md and report.html into --out, and mirrors to Weights & Biases.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -105,6 +106,9 @@ class RLConfig:
     workers: int = 1
     """Processes of this machine that share the cells; several machines share --out (docs/distribution.md)."""
 
+    simulators: int | None = None
+    """Processes that step the environments while the model acts; 0: none. Default: spare cores, for large batches."""
+
     threads: int = 1
     """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
 
@@ -160,6 +164,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
         interval=config.interval,
         threads=config.threads,
         trace_seed=config.seeds[0],
+        simulators=_simulators(config),
     )
     runners = setup.load()
     resolved = {**asdict(config), "config": None}
@@ -186,6 +191,12 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
         if tracker.notice != said:
             console.print(tracker.notice, markup=False, soft_wrap=True)
         return report
+
+
+def _simulators(config: RLConfig) -> int | None:
+    """As asked; where several processes play cells on this machine, these have its cores already."""
+    shared = config.workers > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    return 0 if config.simulators is None and shared else config.simulators
 
 
 def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
@@ -230,7 +241,7 @@ def _check(config: RLConfig) -> list[PolicySpec]:
     for name, value in (("seeds", config.seeds), ("policy", config.policy)):
         if not value:
             raise ConfigError(f"--{name} must name at least one, found none.")
-    for name, least in (("episodes", 1), ("max_steps", 1), ("workers", 1), ("curve", 0)):
+    for name, least in (("episodes", 1), ("max_steps", 1), ("workers", 1), ("simulators", 0), ("curve", 0)):
         value = getattr(config, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")

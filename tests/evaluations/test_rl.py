@@ -218,6 +218,20 @@ def test_a_killed_process_loses_at_most_one_policy_and_the_same_command_ends_as_
     assert [row["episodes"] for row in resumed] == [row["episodes"] for row in uninterrupted]
 
 
+def test_simulator_processes_change_no_row(command, tmp_path):
+    """A batch of sixteen is played in two lanes either way; who steps the environments must not show."""
+    for number in (0, 2):
+        options = ("--policy", "native_window", "namm:sequence", "--episodes", 8, "--simulators", number)
+        assert main(command(*options, "--out", tmp_path / str(number))) == 0
+    here, apart = rows_of(tmp_path / "0"), rows_of(tmp_path / "2")
+    assert len(here) == 4
+    for row, other in zip(here, apart, strict=True):
+        assert row["trace"] is None or len(row["trace"]["slots"]) == row["episodes"][0]["length"]
+        for name in ("key", "score", "episodes", "retention", "trace", "memory"):
+            assert row[name] == other[name]
+        assert row["metrics"] | {"ms_per_env_step": 0} == other["metrics"] | {"ms_per_env_step": 0}
+
+
 def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys):
     assert main(command("--policy", "full", "--interval", 64)) == 0
     capsys.readouterr()
