@@ -22,7 +22,9 @@ from modalities.control import (
     WindowAgent,
     import_transformers,
 )
+from modalities.control_encoder import StepEncoder
 from modalities.rollout import make_env, rollout
+from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from namm.policies import make_policy
 
@@ -130,6 +132,64 @@ def test_an_attached_memory_that_keeps_everything_equals_the_plain_cache(control
         attached = play(IncrementalAgent(control, memory=memory), steps=40)["actions"]
         assert memory.seen.tolist() == [3 * 40 - 1] * 3
     torch.testing.assert_close(attached, plain, atol=1e-5, rtol=0)
+
+
+def evicting(control: ControlModel, steps: int, through_transformers: bool = False, batch: int = 3):
+    """Actions under a NAMM that forgets, and the memory at the end."""
+    generator = torch.Generator().manual_seed(5)
+    namm = NAMM(flat=torch.randn(4172, generator=generator) * 0.3)
+    policy = make_policy("namm", namm=namm, interval=16, statistics="sequence", protected_last=3)
+    with attach(control.model.encoder, policy) as memory:
+        agent = IncrementalAgent(control, memory=memory)
+        if through_transformers:
+            agent.stepper = None
+        return play(agent, steps, batch)["actions"], memory
+
+
+def test_the_stepped_encoder_equals_the_attached_one(control):
+    """Batches on both sides of the number of rows from which products go another way, with tokens forgotten."""
+    for batch in (2, 8):
+        stepped, memory = evicting(control, 40, batch=batch)
+        attached, other = evicting(control, 40, through_transformers=True, batch=batch)
+        torch.testing.assert_close(stepped, attached, atol=1e-5, rtol=0)
+        assert memory.report().evicted == other.report().evicted > 0
+
+
+def test_an_encoder_that_somebody_has_changed_runs_through_transformers(control):
+    """A hook or an adapter layer must be called; its batch is then not divided."""
+    assert StepEncoder.of(control.model.encoder) is not None
+    seen = []
+    hook = control.model.encoder.h[1].mlp.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        with attach(control.model.encoder, make_policy("full")) as memory:
+            agent = IncrementalAgent(control, memory=memory)
+            play(agent, steps=4)
+            assert len(seen) == 4
+            assert agent.split([2, 2]) == [agent]
+    finally:
+        hook.remove()
+    layer, control.model.encoder.h[0].mlp.c_fc = control.model.encoder.h[0].mlp.c_fc, torch.nn.Linear(32, 128)
+    try:
+        assert StepEncoder.of(control.model.encoder) is None
+    finally:
+        control.model.encoder.h[0].mlp.c_fc = layer
+
+
+def test_what_a_step_attends_to_stays_bounded_however_long_the_episode(control):
+    """Latency is flat in the episode's length because this is; with everything kept it grows."""
+    held = {}
+    for name, options in (("window", {"budget": 12}), ("full", {})):
+        policy = make_policy(name, interval=16, **options)
+        with attach(control.model.encoder, policy) as memory:
+            agent = IncrementalAgent(control, memory=memory)
+            agent.reset(2)
+            sizes = []
+            for step in range(60):
+                agent.act(torch.zeros(2, STATE), torch.zeros(2), torch.full((2,), step))
+                sizes.append(int(memory.slots().max()))
+            held[name] = sizes
+    assert max(held["window"][10:]) == max(held["window"][40:]) < 12 + 16
+    assert held["full"][-1] == 3 * 60 - 1
 
 
 def test_a_step_beyond_the_timestep_table_is_refused(control):
