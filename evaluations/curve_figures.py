@@ -16,6 +16,8 @@ from evaluations.summary import PolicySummary
 PANELS = 3
 """Targets side by side."""
 RELATIVE_GRID = 60
+APART = 1.012
+"""Curves are drawn this factor apart in size, so that the error bars of equal sizes do not hide one another."""
 
 
 def by_target(found: Sequence[TargetCurves]) -> Figure:
@@ -72,8 +74,9 @@ def _panel(axes: Axes, found: TargetCurves, colours: dict[str, str]) -> None:
             if score.is_bounded:
                 axes.axhspan(score.low, score.high, facecolor=REFERENCE_COLOUR, alpha=0.25, lw=0)
             axes.axhline(score.value, color=REFERENCE_COLOUR, lw=1.3, ls=dashes, label=name)
-    for curve in found.curves:
-        _errors(axes, curve.slots, curve.points, colours[curve.policy], curve)
+    for place, curve in enumerate(found.curves):
+        aside = APART ** (place - (len(found.curves) - 1) / 2)
+        _errors(axes, curve.slots * aside, curve.points, colours[curve.policy], curve)
     for namm in found.free:
         slots = namm.metric("slots_mean")
         if slots:
@@ -133,4 +136,4 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), fontsize=8.5)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(5, len(handles)), fontsize=8.5)

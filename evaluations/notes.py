@@ -104,10 +104,11 @@ def _choice(target: TargetSummary, contender: PolicySummary) -> list[Note]:
         return []
     if contender.policy == HELD_OUT:
         chosen = list(dict.fromkeys(name for row in contender.rows for name in row["memory"]["chosen"]))
-        where = "on the other seeds" if len(contender.rows) > 1 else "on the other half of the episodes"
+        several = len(contender.rows) > 1
+        each, where = ("seed", "on the other seeds") if several else ("half of the episodes", "on the other half")
         text = (
             f"{best.policy} scores best of {len(variants)} NAMM variants on the episodes shown "
-            f"({best.score.value:.1f}), which flatters it. {HELD_OUT} is what comparisons use: for each seed the "
+            f"({best.score.value:.1f}), which flatters it. {HELD_OUT} is what comparisons use: for each {each} the "
             f"variant chosen {where} "
             f"({join(chosen)}), {contender.score.value:.1f}."
         )

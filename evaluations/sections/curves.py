@@ -21,9 +21,9 @@ def curves(report: Report) -> str:
     drawn = picture(
         curve_figures.by_target(found),
         "curves",
-        "Points are budgets, at the mean number of slots really held; bars are 95% intervals. Bands are the native "
-        "window (dashed) and the full cache (solid line) over all seeds. A diamond is a NAMM that decided its size "
-        "itself; on a curve its threshold is ignored and the budget alone decides, as for its rivals.",
+        "Points are budgets, at the mean number of slots really held (drawn slightly apart); bars are 95% intervals. "
+        "Bands are the native window (dashed) and the full cache (solid line) over all seeds. A diamond is a NAMM that "
+        "decided its size itself; on a curve its threshold is ignored and the budget alone decides, as for its rivals.",
     )
     mean = curve_figures.together(found)
     if mean is not None:
