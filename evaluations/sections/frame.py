@@ -13,8 +13,9 @@ READING = (
     "policy keeps about each token (a NAMM's spectra, H2O's sums) is its own column.",
     "Budgeted policies get the smallest budget whose mean size over NAMM's own episode lengths is not below NAMM's, so "
     "they never hold less on average unless their episodes run shorter.",
-    "Intervals of no width mean that all scores were equal, not that the value is known; [–] means that one score tells "
-    "no interval. docs/statistics.md defines every number: units, strata, tests, corrections, and what is chosen on what.",
+    "An interval of no width means that all scores were equal, not that the value is known; [–] means that one score "
+    "tells no interval. docs/statistics.md defines every number: units, strata, tests, corrections, and what is chosen "
+    "on what.",
     "Intervals are over episodes of one trained checkpoint. They do not cover training the checkpoint, or evolving the "
     "NAMM, again.",
     "Feature statistics: <b>source</b> are frozen from the text the NAMM was evolved on, <b>target</b> are "
