@@ -5,13 +5,14 @@
 
 The scripted expert answers a share of the questions wrongly, drawn anew for each episode, so that a model's own
 mistakes are nothing new to it; wrong answers have no weight in the loss. Both games ask for what lies at a place in
-time, so the table of timesteps starts as sinusoids, in which a shift of time is a rotation; from random entries the
-games are learned much later. A killed run continues when started again.
+time, so the table of timesteps starts as sinusoids, in which a shift of time is a rotation; `autoencode` starts from
+the model of `repeat-previous`. A killed run continues when started again.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from jaxtyping import Float
 from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_wrong
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
+from evaluations.suites import SHIPPED_FOLDER
 from evaluations.tasks.d4rl import Episode
 from evaluations.tasks.popgym_recall import CEILING, CHANCE, ENV_ID, ScriptedExpert, memory_steps
+from modalities.control import ControlModel
 
 MOST_WRONG = 0.75
 """Largest share of wrong answers in an episode; as many as a guess gets wrong."""
@@ -46,7 +49,20 @@ def sinusoidal_time(model: torch.nn.Module) -> None:
     table.copy_(AMPLITUDE * torch.cat([phase.sin(), phase.cos()], dim=1))
 
 
-def recipe(game: str, title: str, task: str, updates: int) -> MemoryRecipe:
+@torch.no_grad()
+def remembering_start(model: torch.nn.Module) -> None:
+    """Copies the shipped `repeat-previous` model but for its view of a state, which is another in `autoencode`.
+
+    When `autoencode` asks, exactly 13 cards of each suit have been seen: attention to all of them alike tells nothing,
+    and so nothing pulls it towards the right card. A model that already looks up cards by time has left that plateau.
+    """
+    learned = ControlModel.load(SHIPPED_FOLDER / "repeat-previous").model.state_dict()
+    model.load_state_dict({**learned, **model.embed_state.state_dict(prefix="embed_state.")})
+
+
+def recipe(
+    game: str, title: str, task: str, updates: int, start: Callable[[torch.nn.Module], None], start_words: str
+) -> MemoryRecipe:
     """The recipe of a game."""
     return MemoryRecipe(
         folder=game,
@@ -76,8 +92,8 @@ def recipe(game: str, title: str, task: str, updates: int) -> MemoryRecipe:
         ),
         step_weights=answer_weights,
         weighting="wrong answers have no weight in the loss, steps without a question a tenth",
-        prepare=sinusoidal_time,
-        start_words="The table of timesteps starts as sinusoids.",
+        prepare=start,
+        start_words=start_words,
         settings={game: {"game": game}},
         memory_steps=memory_steps,
         chance=0.25,
@@ -96,6 +112,8 @@ RECIPES = {
 dealt card by card, and at every step the suit of the card 63 steps ago must be named. All of the newest 64 cards
 must be held, and nothing older.""",
         updates=2000,
+        start=sinusoidal_time,
+        start_words="The table of timesteps starts as sinusoids.",
     ),
     "autoencode": recipe(
         "autoencode",
@@ -103,7 +121,9 @@ must be held, and nothing older.""",
         """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are dealt,
 then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
 needed once.""",
-        updates=6000,
+        updates=2000,
+        start=remembering_start,
+        start_words="Weights start as those of checkpoints/control/repeat-previous, but for the embedding of states.",
     ),
 }
 
