@@ -157,14 +157,19 @@ def _play(
 def _is_mujoco(env_id: str, env_kwargs: Mapping[str, Any]) -> bool:
     environment = gym.make(env_id, **env_kwargs)
     try:
-        return hasattr(environment.unwrapped, "data") and hasattr(environment.unwrapped, "model")
+        return _needs_opengl(environment.unwrapped)
     finally:
         environment.close()
 
 
+def _needs_opengl(base: gym.Env) -> bool:
+    """A MuJoCo robot that does not say that it draws its pictures by itself."""
+    return hasattr(base, "data") and hasattr(base, "model") and not base.metadata.get("draws_without_opengl")
+
+
 def _scene(environment: gym.Env) -> Image.Image:
     base = environment.unwrapped
-    if hasattr(base, "data") and hasattr(base, "model"):
+    if _needs_opengl(base):
         return _side_view(base.model, base.data)
     picture = environment.render()
     if not isinstance(picture, np.ndarray):

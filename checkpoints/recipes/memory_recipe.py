@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from checkpoints.recipes.control_card import save_model, show, versions, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
@@ -35,8 +36,13 @@ TIMED_EPISODES = 200
 """Episodes of the expert that the memory length is measured on."""
 TOKENS_PER_STEP = 3
 
-MemorySteps = Callable[[np.ndarray, Mapping[str, Any]], list[int]]
+MemorySteps = Callable[[Float[np.ndarray, "steps state"], Mapping[str, Any]], list[int]]
 """Steps from each cue of an episode to its use, from the states and an info of the episode."""
+
+
+def steps_until_asked(states: Float[np.ndarray, "steps state"], info: Mapping[str, Any]) -> list[int]:
+    """For tasks that know from the start when they will ask."""
+    return [asked - shown for shown, asked in zip(info["cue_steps"], info["asked_steps"], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,12 @@ class MemoryRecipe:
     """The same in words."""
     settings: Mapping[str, dict[str, Any]]
     """Name and environment arguments of each column of the card; the first is the checkpoint's own."""
-    memory_steps: MemorySteps
-    """How long each cue of an episode must be held."""
     chance: float
     """Score without memory."""
     chance_words: str
     """Why that is chance."""
+    memory_steps: MemorySteps = steps_until_asked
+    """How long each cue of an episode must be held."""
     answers: bool = False
     """The score is the share of right answers, (return + 1) / 2, and not the share of successful episodes."""
     longest: Callable[[int], int] | None = None
@@ -79,7 +85,7 @@ class MemoryRecipe:
     """Checkpoint whose weights and state statistics training starts from."""
     start_words: str = ""
     """What the card says about the start."""
-    budgets: tuple[int, ...] = (30, 60, 120)
+    budgets: tuple[int, ...] = (30, 120)
     """Slots that the simple rules keep."""
     reference_scores: tuple[float, float] | None = None
     """Returns that count as 0 and 100."""

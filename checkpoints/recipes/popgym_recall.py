@@ -23,7 +23,7 @@ from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
 from evaluations.suites import SHIPPED_FOLDER
 from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.popgym_recall import CEILING, CHANCE, ENV_ID, ScriptedExpert, memory_steps
+from evaluations.tasks.popgym_recall import CEILING, CHANCE, ENV_ID, ScriptedExpert
 from modalities.control import ControlModel
 
 MOST_WRONG = 0.75
@@ -95,11 +95,10 @@ def recipe(
         prepare=start,
         start_words=start_words,
         settings={game: {"game": game}},
-        memory_steps=memory_steps,
         chance=0.25,
         chance_words="four suits",
         answers=True,
-        budgets=(30, 60, 120, 240),
+        budgets=(30, 120, 240),
         reference_scores=(CHANCE, CEILING),
     )
 
@@ -111,7 +110,7 @@ RECIPES = {
         """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousHard`: three decks are
 dealt card by card, and at every step the suit of the card 63 steps ago must be named. All of the newest 64 cards
 must be held, and nothing older.""",
-        updates=2000,
+        updates=1200,
         start=sinusoidal_time,
         start_words="The table of timesteps starts as sinusoids.",
     ),
@@ -121,7 +120,7 @@ must be held, and nothing older.""",
         """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are dealt,
 then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
 needed once.""",
-        updates=2000,
+        updates=1200,
         start=remembering_start,
         start_words="Weights start as those of checkpoints/control/repeat-previous, but for the embedding of states.",
     ),

@@ -16,7 +16,7 @@ from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, shaken
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
 from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.remembered_reacher import ENV_ID, GOALS, STATE_NAMES, ScriptedExpert, memory_steps
+from evaluations.tasks.remembered_reacher import ENV_ID, GOALS, STATE_NAMES, ScriptedExpert
 
 GO = STATE_NAMES.index("go")
 NOISE = 0.05
@@ -64,7 +64,6 @@ fingertip must be within 5 cm of the goal. Until the signal the expert acts alik
     weighting="steps from the go signal on weigh 10 in the loss",
     longest=curriculum,
     settings={"wait 100": {"wait_steps": 100}, "wait 150": {"wait_steps": 150}},
-    memory_steps=memory_steps,
     chance=1 / GOALS,
     chance_words="one goal in eight, and at most one can be within 5 cm",
 )

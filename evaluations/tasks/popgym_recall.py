@@ -9,7 +9,6 @@ sees, give nothing away. (In `RepeatFirst` the right answer never changes, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -34,7 +33,8 @@ class PopgymRecall(gym.Env):
 
     Observation: one-hot suit (4); in `autoencode` after a one-hot phase (2: playing, watching). Action (4): the suit
     with the largest number is the answer. Reward: +1 or -1 over the number of questions, so that the return is 2 p - 1
-    where a share p of the answers is right. `info["cue_steps"]` are the steps whose card will be asked for.
+    where a share p of the answers is right. `info` holds cue_steps, the steps whose cards are asked for, and
+    asked_steps, when.
 
     Args:
         game: "repeat-previous" or "autoencode".
@@ -67,34 +67,39 @@ class PopgymRecall(gym.Env):
         super().reset(seed=seed)
         observed, _ = self.inner.reset(seed=seed if seed is not None else int(self.np_random.integers(2**31)))
         cards = self.inner.unwrapped.deck.num_cards
-        self.cue_steps = list(range(cards - 1 - DELAY if self.game == "repeat-previous" else cards))
-        self.history = [observed]
-        self.answer: int | None = None
-        return self._vector(observed), {"cue_steps": list(self.cue_steps)}
+        if self.game == "repeat-previous":
+            self.asked = {card: card + DELAY for card in range(cards - 1 - DELAY)}
+        else:
+            self.asked = {card: 2 * (cards - 1) - card for card in range(cards)}
+        self.history, self.answers = [observed], []
+        return self._vector(observed), self._facts()
 
     def step(
         self, action: Float[np.ndarray, " action"]
     ) -> tuple[Float[np.ndarray, " state"], float, bool, bool, dict[str, Any]]:
         """Gives the answer and deals on."""
-        self.answer = int(np.argmax(action))
-        observed, reward, terminated, truncated, _ = self.inner.step(self.answer)
+        self.answers.append(int(np.argmax(action)))
+        observed, reward, terminated, truncated, _ = self.inner.step(self.answers[-1])
         self.history.append(observed)
-        return self._vector(observed), float(reward), terminated, truncated, {"cue_steps": list(self.cue_steps)}
+        return self._vector(observed), float(reward), terminated, truncated, self._facts()
 
     def render(self) -> UInt8[np.ndarray, "height width 3"]:
-        """All cards so far as coloured columns, and below the newest one the last answer."""
+        """All cards so far as coloured columns, and below each card the answer to the question for it."""
         image = np.full((128, 640, 3), 246, dtype=np.uint8)
         for step, observed in enumerate(self.history):
             suit = int(observed[1] if isinstance(observed, tuple) else observed)
-            image[24:64, 8 + 6 * step : 13 + 6 * step] = SUIT_COLOURS[suit]
-        if self.answer is not None:
-            left = 8 + 6 * (len(self.history) - 2)
-            image[84:110, left : left + 5] = SUIT_COLOURS[self.answer]
+            image[24:64, 8 + 4 * step : 11 + 4 * step] = SUIT_COLOURS[suit]
+        for card, step in self.asked.items():
+            if step < len(self.answers):
+                image[72:104, 8 + 4 * card : 11 + 4 * card] = SUIT_COLOURS[self.answers[step]]
         return image
 
     def close(self) -> None:
         """Closes POPGym's environment."""
         self.inner.close()
+
+    def _facts(self) -> dict[str, Any]:
+        return {"cue_steps": list(self.asked), "asked_steps": list(self.asked.values())}
 
     def _vector(self, observed: Any) -> Float[np.ndarray, " state"]:
         return np.asarray(gym.spaces.flatten(self.inner_space, observed), dtype=np.float32)
@@ -126,14 +131,6 @@ class ScriptedExpert:
             self.cards.append(suit)
             self.playing = bool(state[0] > 0.5)
         return answer(self.cards.pop()) if self.playing else answer(None)
-
-
-def memory_steps(states: Float[np.ndarray, "steps state"], info: Mapping[str, Any]) -> list[int]:
-    """Steps from each card to the question for it, in one episode."""
-    cues = info["cue_steps"]
-    if states.shape[1] == SUITS:  # repeat-previous has no phase
-        return [DELAY] * len(cues)
-    return [2 * (len(cues) - 1) - 2 * cue for cue in cues]
 
 
 def answer(suit: int | None) -> Float[np.ndarray, " action"]:

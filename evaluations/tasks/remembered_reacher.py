@@ -9,7 +9,6 @@ distance told earlier would give away the hidden goal. The scripted expert does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -58,7 +57,8 @@ class RememberedReacher(ReacherEnv):
     the decoy that are shown (places over `GOAL_RADIUS`; zeros where none is shown), and 1 from the go signal on. Action
     (2): the torques of Reacher-v5 in [-1, 1]. Reward: 1 at the last step on success, else 0. An episode is truncated
     `REACH_STEPS` after the go signal. `info` holds success, distance (metres, fingertip to goal), goal (0 to 7),
-    cue_steps (the steps that show the goal) and go_step; `reset(options={"goal": 3})` fixes the goal.
+    go_step, and cue_steps, cue_repeats and asked_steps (see evaluations/cues.py); `reset(options={"goal": 3})` fixes
+    the goal.
 
     Args:
         wait_steps: The go signal comes at a uniformly drawn step between 0.8 and 1 times this, the goal between step 5
@@ -69,7 +69,7 @@ class RememberedReacher(ReacherEnv):
         ConfigError: `wait_steps` is less than 40.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50, "draws_without_opengl": True}
 
     def __init__(self, wait_steps: int = 100, render_mode: str | None = None) -> None:
         if wait_steps < 40:
@@ -137,6 +137,8 @@ class RememberedReacher(ReacherEnv):
             "distance": self._distance(),
             "goal": self.goal_index,
             "cue_steps": list(range(self.cue_start, self.cue_start + SHOWN_STEPS)),
+            "cue_repeats": SHOWN_STEPS,
+            "asked_steps": [self.go_step] * SHOWN_STEPS,
             "go_step": self.go_step,
         }
 
@@ -189,11 +191,6 @@ class ScriptedExpert:
         error[0] = (error[0] + np.pi) % (2 * np.pi) - np.pi  # the shoulder turns the short way round
         torque = self.STIFFNESS * error - self.DAMPING * state[4:6] / SPEED_SCALE
         return np.clip(torque, -1.0, 1.0).astype(np.float32)
-
-
-def memory_steps(states: Float[np.ndarray, "steps state"], info: Mapping[str, Any]) -> list[int]:
-    """Steps from the last sight of the goal to the go signal, in one episode."""
-    return [info["go_step"] - max(info["cue_steps"])]
 
 
 def _picture(env: RememberedReacher) -> UInt8[np.ndarray, "height width 3"]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from evaluations.cues import cues_of
 from evaluations.tasks import popgym_recall, register_all, remembered_reacher, tmaze
 from namm.errors import ConfigError
 
@@ -24,7 +25,6 @@ class Case:
     make_expert: Callable[[], Any]
     cue: slice
     chance: float
-    memory_steps: Callable[..., list[int]]
 
 
 def _without(state: np.ndarray, cue: slice) -> np.ndarray:
@@ -35,12 +35,12 @@ def _without(state: np.ndarray, cue: slice) -> np.ndarray:
 
 def _maze(cues: int) -> Case:
     kwargs = {"corridor_steps": 60, "cues": cues}
-    return Case(tmaze.ENV_ID, kwargs, tmaze.ScriptedExpert, slice(4, 5), 0.5, tmaze.memory_steps)
+    return Case(tmaze.ENV_ID, kwargs, tmaze.ScriptedExpert, slice(4, 5), 0.5)
 
 
 def _game(name: str) -> Case:
     expert = lambda: popgym_recall.ScriptedExpert(name)  # noqa: E731
-    return Case(popgym_recall.ENV_ID, {"game": name}, expert, slice(-4, None), 0.25, popgym_recall.memory_steps)
+    return Case(popgym_recall.ENV_ID, {"game": name}, expert, slice(-4, None), 0.25)
 
 
 CASES = {
@@ -53,7 +53,6 @@ CASES = {
         remembered_reacher.ScriptedExpert,
         slice(8, 10),
         1 / 8,
-        remembered_reacher.memory_steps,
     ),
     "repeat-previous": _game("repeat-previous"),
     "autoencode": _game("autoencode"),
@@ -74,6 +73,7 @@ def play(case: Case, seed: int, options: dict[str, Any] | None = None, noise: fl
     env, expert, random = make(case), case.make_expert(), np.random.default_rng(seed)
     state, info = env.reset(seed=seed, options=options)
     assert info["cue_steps"] == sorted(set(info["cue_steps"])), "known from the start, in order"
+    assert cues_of(info), "evaluations/cues.py can follow them"
     states, actions, rewards, done = [state], [], [], False
     while not done:
         action = expert.act(_without(state, case.cue) if blind else state)
@@ -86,6 +86,13 @@ def play(case: Case, seed: int, options: dict[str, Any] | None = None, noise: fl
         done = terminated or truncated
     env.close()
     return np.stack(states), np.stack(actions), np.array(rewards), later
+
+
+def asked(states: np.ndarray, info: dict[str, Any]) -> list[int]:
+    """When each cue is needed; mazes cannot know it from the start."""
+    if "asked_steps" in info:
+        return info["asked_steps"]
+    return [int(np.flatnonzero(states[:, 0] <= 0)[0])] * len(info["cue_steps"])
 
 
 def score(case: Case, rewards: np.ndarray) -> float:
@@ -132,8 +139,8 @@ def test_the_cue_is_seen_at_the_steps_that_are_named_and_used_later(name):
             assert set(info["cue_steps"]) <= set(seen.tolist())
         else:
             assert seen.tolist() == info["cue_steps"]
-        held = case.memory_steps(states, info)
-        assert all(0 <= steps < len(states) for steps in held)
+        held = np.subtract(asked(states, info), info["cue_steps"])
+        assert ((held >= 0) & (held < len(states) - 1)).all()
         assert np.mean(held) > 10, "a window of 30 tokens must not be enough"
 
 
@@ -147,7 +154,7 @@ def test_nothing_but_the_cue_tells_the_answer_before_it_is_needed(name):
     for seed in range(3):
         played = [play(case, seed, options={key: value}, noise=0.05) for value in values]
         states, actions, _, info = played[0]
-        used = info["cue_steps"][-1] + case.memory_steps(states, info)[-1]
+        used = asked(states, info)[0]
         rest = np.delete(np.arange(states.shape[1]), case.cue)
         for other, other_actions, _, other_info in played[1:]:
             assert other_info["cue_steps"] == info["cue_steps"]

@@ -11,16 +11,19 @@ from PIL import Image
 from evaluations.replay import animate, decode_actions, encode_actions
 from evaluations.retention import AGE_EDGES, BatchObserver
 from evaluations.rl import main
-from evaluations.tasks import tmaze
+from evaluations.tasks import register_all
 from namm.errors import DataError
 from tests.evaluations.tiny_control import tiny_decision_transformer, tiny_namm
 
+SMALL_TASKS = {"ContinuousTMaze-v0": {"corridor_steps": 50}, "RememberedReacher-v0": {"wait_steps": 40}}
 
-@pytest.fixture(scope="module", params=["Hopper-v5", "ContinuousTMaze-v0"])
+
+@pytest.fixture(scope="module", params=["Hopper-v5", *SMALL_TASKS])
 def row(request, tmp_path_factory) -> dict:
-    tmaze.register()
+    register_all()
     folder = tmp_path_factory.mktemp("replay")
-    facts = {} if request.param == "Hopper-v5" else {"env_kwargs": {"corridor_steps": 50}, "target_return": 1.0}
+    own = {"env_kwargs": SMALL_TASKS.get(request.param), "target_return": 1.0}
+    facts = {} if request.param == "Hopper-v5" else own
     checkpoint = tiny_decision_transformer(folder / "model", request.param, **facts)
     options = ["--namm", tiny_namm(folder / "namm"), "--out", folder / "rl", "--wandb", "disabled", "--no-video"]
     small = ["--policy", "window", "--budget", "9", "--episodes", "2", "--seeds", "0"]
