@@ -46,22 +46,50 @@ TIERS = ("medium", "medium-replay", "medium-expert")
 LOCOMOTION = tuple(f"{robot}-{tier}" for robot in ROBOTS for tier in TIERS)
 """The nine cells of D4RL's locomotion tables."""
 
-_TMAZE = "python checkpoints/recipes/tmaze.py"
+
+def _maze(steps: int, episodes: int, cues: int = 1, in_quick: bool = False) -> Shipped:
+    """A T-maze: one cue, or a vote over several."""
+    folder, recipe = ("tmaze", "tmaze") if cues == 1 else ("tmaze-cues", "tmaze_cues")
+    env_kwargs = {"corridor_steps": steps, **({} if cues == 1 else {"cues": cues})}
+    command = f"python checkpoints/recipes/{recipe}.py"
+    return Shipped(folder, episodes, quick_episodes=8, env_kwargs=env_kwargs, in_quick=in_quick, recipe=command)
+
+
+def _reacher(wait: int, episodes: int, in_quick: bool = False) -> Shipped:
+    """A remembered-goal Reacher."""
+    command = "python checkpoints/recipes/remembered_reacher.py"
+    env_kwargs = {"wait_steps": wait}
+    return Shipped("reacher", episodes, quick_episodes=8, env_kwargs=env_kwargs, in_quick=in_quick, recipe=command)
+
+
+def _recall(game: str) -> Shipped:
+    """A recall game of POPGym; its score is a mean over many answers, so that a few episodes are enough."""
+    command = f"python checkpoints/recipes/popgym_recall.py {game}"
+    return Shipped(game, episodes=8, quick_episodes=2, recipe=command)
+
 
 SHIPPED: dict[str, Shipped] = {
     **{
         cell: Shipped(cell, episodes=4, quick_episodes=1, recipe=f"python checkpoints/recipes/locomotion.py {cell}")
         for cell in LOCOMOTION
     },
-    "tmaze-150": Shipped("tmaze", 32, 8, env_kwargs={"corridor_steps": 150}, recipe=_TMAZE),
-    "tmaze-300": Shipped("tmaze", 16, 8, env_kwargs={"corridor_steps": 300}, in_quick=False, recipe=_TMAZE),
+    "tmaze-100": _maze(100, 32),
+    "tmaze-150": _maze(150, 32, in_quick=True),
+    "tmaze-200": _maze(200, 32),
+    "tmaze-300": _maze(300, 16),
+    "tmaze-3cues-150": _maze(150, 32, cues=3, in_quick=True),
+    "tmaze-5cues-150": _maze(150, 32, cues=5),
+    "reacher-100": _reacher(100, 32, in_quick=True),
+    "reacher-150": _reacher(150, 16),
+    "repeat-previous": _recall("repeat-previous"),
+    "autoencode": _recall("autoencode"),
 }
 """Every target that is known by name; its environment is the one that the checkpoint's `control.json` names."""
 
 SUITES: dict[str, tuple[str, ...]] = {
     "default": ("hopper-medium-expert", "tmaze-150", "tmaze-300"),
     "d4rl": LOCOMOTION,
-    "memory": ("tmaze-150", "tmaze-300"),
+    "memory": tuple(name for name in SHIPPED if name not in LOCOMOTION),
 }
 """`default` runs when nothing is named: standard locomotion, and mazes that cannot be solved without memory."""
 

@@ -9,8 +9,9 @@ is kept on disk, so a killed run continues when it is started again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +92,16 @@ class MemoryRecipe:
     """Returns that count as 0 and 100."""
     remarks: str = ""
     """What else the card says about the scores."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """More provenance."""
 
 
-def make(recipe: MemoryRecipe, data: Path, out: Path, episodes: int) -> None:
-    """Runs all stages of a recipe.
+def train_model(recipe: MemoryRecipe, data: Path, out: Path) -> None:
+    """Demonstrates, trains and saves the checkpoint.
 
     Args:
         recipe: The task.
         data: Folder for demonstrations and training state.
         out: Folder of the checkpoint.
-        episodes: Evaluation episodes for each memory and setting.
     """
-    torch.set_num_threads(1)
-    register_all()
     folder = data / recipe.folder
     if not (folder / "expert.hdf5").is_file():
         write_hdf5(folder / "expert.hdf5", demonstrate(recipe.demonstrations))
@@ -113,8 +109,7 @@ def make(recipe: MemoryRecipe, data: Path, out: Path, episodes: int) -> None:
     statistics, prepare = state_statistics(shown), recipe.prepare
     if recipe.start is not None:
         source = ControlModel.load(recipe.start)
-        facts = source.facts
-        statistics = StateStatistics(np.asarray(facts.state_mean), np.asarray(facts.state_std))
+        statistics = StateStatistics(np.asarray(source.facts.state_mean), np.asarray(source.facts.state_std))
         weights = source.model.state_dict()
 
         def prepare(model: torch.nn.Module) -> None:
@@ -137,21 +132,30 @@ def make(recipe: MemoryRecipe, data: Path, out: Path, episodes: int) -> None:
             "data": {
                 "episodes": len(shown),
                 "steps": sum(len(episode.rewards) for episode in shown),
-                "mean_return": round(float(np.mean([episode.total for episode in shown])), 3),
+                "longest_tokens": TOKENS_PER_STEP * max(len(episode.rewards) for episode in shown) - 1,
                 "seed": recipe.demonstrations.seed,
-                "disturbance": recipe.disturbance,
+                "made": recipe.disturbance,
             },
-            "longest_tokens": TOKENS_PER_STEP * max(len(episode.rewards) for episode in shown) - 1,
             "training": asdict(recipe.config),
-            "start": recipe.start_words or None,
             "training_minutes": round(seconds / 60, 1),
             "versions": versions(),
-            **recipe.facts,
         },
     )
-    sha256 = save_model(out, model, facts)
+    save_model(out, model, facts)
+
+
+def measure_model(recipe: MemoryRecipe, out: Path, episodes: int) -> None:
+    """Measures a checkpoint and writes its card.
+
+    Args:
+        recipe: The task.
+        out: Folder of the checkpoint.
+        episodes: Evaluation episodes for each memory and setting.
+    """
+    control = ControlModel.load(out)
+    sha256 = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     lengths = {name: memory_length(recipe, kwargs) for name, kwargs in recipe.settings.items()}
-    text = card(recipe, facts, sha256, lengths, measure(recipe, ControlModel.load(out), episodes), episodes)
+    text = card(recipe, control.facts, sha256, lengths, measure(recipe, control, episodes), episodes)
     write_card(out, text)
     print(text)
 
@@ -163,8 +167,13 @@ def run(recipe: MemoryRecipe, description: str | None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder for demonstrations and training state")
     parser.add_argument("--out", type=Path, default=out, help="folder of the checkpoint")
     parser.add_argument("--episodes", type=int, default=100, help="evaluation episodes for each memory and setting")
+    parser.add_argument("--card", action="store_true", help="only measure the checkpoint that is there again")
     arguments = parser.parse_args()
-    make(recipe, arguments.data, arguments.out, arguments.episodes)
+    torch.set_num_threads(1)
+    register_all()
+    if not arguments.card:
+        train_model(recipe, arguments.data, arguments.out)
+    measure_model(recipe, arguments.out, arguments.episodes)
 
 
 def rivals(budgets: tuple[int, ...]) -> list[tuple[str, str | None, int]]:
@@ -259,7 +268,7 @@ step is {TOKENS_PER_STEP} tokens):
 ## Training
 
 {training["layers"]} layers, {training["heads"]} head, width {training["width"]}, trained on whole episodes (histories
-of up to {made["longest_tokens"]} tokens){order}. AdamW {training["learning_rate"]:g} with half a cosine,
+of up to {data["longest_tokens"]} tokens){order}. AdamW {training["learning_rate"]:g} with half a cosine,
 {training["updates"]:,} updates of about {training["steps_per_batch"]:,} steps, bfloat16 autocast, no dropout;
 {recipe.weighting}. {recipe.start_words + " " if recipe.start_words else ""}Seed {training["seed"]};
 {made["training_minutes"]} minutes on one busy core. The last state is shipped, no state was selected.

@@ -82,7 +82,7 @@ def recipe(
             dropout=0.0,
             max_ep_len=256,
             updates=updates,
-            steps_per_batch=1500,
+            steps_per_batch=1000,
             learning_rate=1e-3,
             warmup_updates=100,
             cosine=True,
@@ -110,7 +110,7 @@ RECIPES = {
         """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousHard`: three decks are
 dealt card by card, and at every step the suit of the card 63 steps ago must be named. All of the newest 64 cards
 must be held, and nothing older.""",
-        updates=1200,
+        updates=1000,
         start=sinusoidal_time,
         start_words="The table of timesteps starts as sinusoids.",
     ),
@@ -120,7 +120,7 @@ must be held, and nothing older.""",
         """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are dealt,
 then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
 needed once.""",
-        updates=1200,
+        updates=1000,
         start=remembering_start,
         start_words="Weights start as those of checkpoints/control/repeat-previous, but for the embedding of states.",
     ),
