@@ -40,7 +40,7 @@ RECIPE = replace(
 random times between 10% and 40% of the corridor, among distractor pulses; at the junction the arm that most cues named
 must be taken. The majority always wins by one, so every cue counts: who has lost all but one of 3 is right in 2 of 3
 mazes, of 5 in 3 of 5. Until the junction the expert acts alike for all cues.""",
-    demonstrations=replace(tmaze.RECIPE.demonstrations, draw_arguments=draw_arguments, seed=1),
+    demonstrations=replace(tmaze.RECIPE.demonstrations, draw_arguments=draw_arguments, episodes=1500, seed=1),
     config=replace(tmaze.CONFIG, updates=1000, learning_rate=5e-4),
     longest=lambda update: 90 + int(270 * min(1.0, max(0, update - 50) / 250)),
     start=Path(checkpoints.__file__).parent / "control" / "tmaze",
