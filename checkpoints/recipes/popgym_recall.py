@@ -74,6 +74,7 @@ def recipe(
             draw_arguments=lambda _: {"game": game},
             make_expert=lambda arguments: ScriptedExpert(arguments["game"]),
             disturb=sometimes_wrong(MOST_WRONG),
+            episodes=1500,
         ),
         disturbance=f"a share of whose answers, drawn from 0 to {MOST_WRONG} for each episode, is made wrong",
         config=DTConfig(
@@ -82,7 +83,7 @@ def recipe(
             dropout=0.0,
             max_ep_len=256,
             updates=updates,
-            steps_per_batch=1000,
+            steps_per_batch=1500,
             learning_rate=1e-3,
             warmup_updates=100,
             cosine=True,
@@ -98,7 +99,7 @@ def recipe(
         chance=0.25,
         chance_words="four suits",
         answers=True,
-        budgets=(30, 120, 240),
+        budgets=(30, 60, 120),
         reference_scores=(CHANCE, CEILING),
     )
 
@@ -106,9 +107,9 @@ def recipe(
 RECIPES = {
     "repeat-previous": recipe(
         "repeat-previous",
-        "POPGym RepeatPreviousHard",
-        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousHard`: three decks are
-dealt card by card, and at every step the suit of the card 63 steps ago must be named. All of the newest 64 cards
+        "POPGym RepeatPreviousMedium",
+        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousMedium`: two decks are
+dealt card by card, and at every step the suit of the card 31 steps ago must be named. All of the newest 32 cards
 must be held, and nothing older.""",
         updates=1000,
         start=sinusoidal_time,

@@ -1,8 +1,8 @@
 """Two recall games of POPGym (Morad et al., ICLR 2023; `popgym` on PyPI), in the form a Decision Transformer needs.
 
 POPGym's own environments run unchanged; only the interface is turned: an observation becomes its one-hot vector, and
-the answer is the largest of four continuous outputs. `RepeatPreviousHard` asks at every step for the suit that was
-dealt 64 cards ago (itself counted), so each card must be held for 63 steps; `AutoencodeEasy` shows 52 cards and then
+the answer is the largest of four continuous outputs. `RepeatPreviousMedium` asks at every step for the suit that was
+dealt 32 cards ago (itself counted), so each card must be held for 31 steps; `AutoencodeEasy` shows 52 cards and then
 asks for all of them, the last one first. No answer says what will be asked next, so the agent's own actions, which it
 sees, give nothing away. (In `RepeatFirst` the right answer never changes, and the newest action is enough.)
 """
@@ -18,11 +18,11 @@ from jaxtyping import Float, UInt8
 from namm.errors import ConfigError, did_you_mean
 
 ENV_ID = "PopgymRecall-v0"
-GAMES = {"repeat-previous": "popgym-RepeatPreviousHard-v0", "autoencode": "popgym-AutoencodeEasy-v0"}
+GAMES = {"repeat-previous": "popgym-RepeatPreviousMedium-v0", "autoencode": "popgym-AutoencodeEasy-v0"}
 """POPGym's id of each game."""
 SUITS = 4
-DELAY = 63
-"""Steps between a card and the question for it in `RepeatPreviousHard`."""
+DELAY = 31
+"""Steps between a card and the question for it in `RepeatPreviousMedium`."""
 CHANCE, CEILING = -0.5, 1.0
 """Exact expected return without memory (one answer in four is right, +1 and -1 shared out over all), and the best."""
 SUIT_COLOURS = ((45, 50, 56), (200, 60, 60), (40, 130, 80), (40, 90, 200))
