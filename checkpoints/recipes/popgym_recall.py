@@ -51,13 +51,16 @@ def sinusoidal_time(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def remembering_start(model: torch.nn.Module) -> None:
-    """Copies the shipped `repeat-previous` model but for its view of a state, which is another in `autoencode`.
+    """Copies the shipped `repeat-previous` model but for what has a state's shape, which `autoencode` lengthens.
 
     When `autoencode` asks, exactly 13 cards of each suit have been seen: attention to all of them alike tells nothing,
     and so nothing pulls it towards the right card. A model that already looks up cards by time has left that plateau.
     """
+    own = model.state_dict()
     learned = ControlModel.load(SHIPPED_FOLDER / "repeat-previous").model.state_dict()
-    model.load_state_dict({**learned, **model.embed_state.state_dict(prefix="embed_state.")})
+    model.load_state_dict(
+        {name: learned[name] if learned[name].shape == own[name].shape else own[name] for name in own}
+    )
 
 
 def recipe(
