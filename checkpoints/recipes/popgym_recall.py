@@ -23,7 +23,7 @@ from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
 from evaluations.suites import SHIPPED_FOLDER
 from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.popgym_recall import CEILING, CHANCE, ENV_ID, ScriptedExpert
+from evaluations.tasks.popgym_recall import CARDS, CEILING, CHANCE, DELAY, ENV_ID, SUITS, ScriptedExpert
 from modalities.control import ControlModel
 
 MOST_WRONG = 0.75
@@ -51,16 +51,20 @@ def sinusoidal_time(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def remembering_start(model: torch.nn.Module) -> None:
-    """Copies the shipped `repeat-previous` model but for what has a state's shape, which `autoencode` lengthens.
+    """Copies the shipped `repeat-previous` model, with its clock turned so that what it looks up is what is asked here.
 
     When `autoencode` asks, exactly 13 cards of each suit have been seen: attention to all of them alike tells nothing,
-    and so nothing pulls it towards the right card. A model that already looks up cards by time has left that plateau.
+    so nothing pulls it towards the right card, and from other starts the places are learned slowly, one by one. That
+    model finds the card of `DELAY` steps ago; here the card of step s is asked for at step 2 last - s. Counting time
+    backwards while cards are dealt, and from `DELAY` on while they are asked for, makes the two the same.
     """
-    own = model.state_dict()
     learned = ControlModel.load(SHIPPED_FOLDER / "repeat-previous").model.state_dict()
-    model.load_state_dict(
-        {name: learned[name] if learned[name].shape == own[name].shape else own[name] for name in own}
-    )
+    model.embed_state.weight[:, -SUITS:] = learned.pop("embed_state.weight")
+    own = model.state_dict()
+    model.load_state_dict({**own, **{name: it for name, it in learned.items() if it.shape == own[name].shape}})
+    dealt, asked = torch.arange(CARDS).flip(0), torch.arange(1, CARDS) + DELAY
+    clock = torch.cat([dealt, asked])
+    model.embed_timestep.weight[: len(clock)] = learned["embed_timestep.weight"][clock]
 
 
 def recipe(
@@ -126,7 +130,8 @@ then their suits must be named in reverse order. All cards must be held at once,
 needed once.""",
         updates=1000,
         start=remembering_start,
-        start_words="Weights start as those of checkpoints/control/repeat-previous, but for the embedding of states.",
+        start_words="""Weights start as those of checkpoints/control/repeat-previous, with the rows of the table of
+timesteps in another order (`remembering_start` in the recipe).""",
     ),
 }
 

@@ -23,6 +23,8 @@ GAMES = {"repeat-previous": "popgym-RepeatPreviousMedium-v0", "autoencode": "pop
 SUITS = 4
 DELAY = 31
 """Steps between a card and the question for it in `RepeatPreviousMedium`."""
+CARDS = 52
+"""Cards in `AutoencodeEasy`."""
 CHANCE, CEILING = -0.5, 1.0
 """Exact expected return without memory (one answer in four is right, +1 and -1 shared out over all), and the best."""
 SUIT_COLOURS = ((45, 50, 56), (200, 60, 60), (40, 130, 80), (40, 90, 200))
@@ -66,11 +68,11 @@ class PopgymRecall(gym.Env):
         """Shuffles and deals the first card."""
         super().reset(seed=seed)
         observed, _ = self.inner.reset(seed=seed if seed is not None else int(self.np_random.integers(2**31)))
-        cards = self.inner.unwrapped.deck.num_cards
         if self.game == "repeat-previous":
-            self.asked = {card: card + DELAY for card in range(cards - 1 - DELAY)}
+            last = self.inner.unwrapped.deck.num_cards - 2  # the card after the last question is dealt for nothing
+            self.asked = {step - DELAY: step for step in range(DELAY, last + 1)}
         else:
-            self.asked = {card: 2 * (cards - 1) - card for card in range(cards)}
+            self.asked = {card: 2 * (CARDS - 1) - card for card in range(CARDS)}
         self.history, self.answers = [observed], []
         return self._vector(observed), self._facts()
 

@@ -16,7 +16,12 @@ def tiny_decision_transformer(folder: Path, env_id: str = "Hopper-v5", **facts) 
     """A checkpoint folder as checkpoints/control holds them, two layers of width 16, untrained."""
     from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
-    state, action = {"Hopper-v5": (11, 3), "Hopper-v4": (11, 3), "ContinuousTMaze-v0": (6, 2)}[env_id]
+    state, action = {
+        "Hopper-v5": (11, 3),
+        "Hopper-v4": (11, 3),
+        "ContinuousTMaze-v0": (6, 2),
+        "RememberedReacher-v0": (13, 2),
+    }[env_id]
     config = DecisionTransformerConfig(
         state_dim=state,
         act_dim=action,
