@@ -12,20 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 import checkpoints
 from checkpoints.recipes import tmaze
 from checkpoints.recipes.memory_recipe import run
+from evaluations.tasks.d4rl import Episode
 
 CUES = (1, 3)
 LONGEST = 200
 """Longest corridor, steps."""
+VOTE_STEPS = 3
+"""Steps at the junction before the turn can be seen in the state."""
 
 
 def draw_arguments(random: np.random.Generator) -> dict[str, int]:
     """A corridor length and a number of cues, 3 in two of three episodes."""
     corridor = int(random.integers(tmaze.SHORTEST, LONGEST + 1))
     return {"corridor_steps": corridor, "cues": CUES[int(random.random() < 2 / 3)]}
+
+
+def vote_weights(episode: Episode) -> Float[np.ndarray, " steps"]:
+    """100 on the first steps at the junction, where the vote is taken: later ones can follow the turn in the state."""
+    weights = tmaze.junction_weights(episode)
+    arrival = int(np.flatnonzero(weights > 1)[0])
+    weights[arrival : arrival + VOTE_STEPS] = 100.0
+    return weights
 
 
 def setting(corridor: int) -> tuple[str, dict[str, int]]:
@@ -44,7 +56,9 @@ the arm that most cues named must be taken. The majority always wins by one, so 
 or two of 3 cues is right in two of three mazes at best. Until the junction the expert acts alike for all cues.""",
     demonstrations=replace(tmaze.RECIPE.demonstrations, draw_arguments=draw_arguments, seed=1),
     disturbance=f"corridors of {tmaze.SHORTEST} to {LONGEST} steps, action noise of standard deviation {tmaze.NOISE}",
-    config=replace(tmaze.CONFIG, updates=2000),
+    config=replace(tmaze.CONFIG, updates=1500),
+    step_weights=vote_weights,
+    weighting="the first 3 steps at the junction weigh 100 in the loss, those after them 10",
     longest=None,
     start=Path(checkpoints.__file__).parent / "control" / "tmaze",
     start_words="Weights and state statistics start as those of checkpoints/control/tmaze.",
