@@ -69,7 +69,7 @@ def test_the_folder_is_whole(folder):
 def test_the_card_shows_a_task_that_needs_memory(folder):
     rows, recipe = card_rows(RECIPES[folder]), RECIPES[folder]
     assert all(value >= 0.9 for value, _, _ in rows["full history"])
-    assert all(low <= recipe.chance + 0.05 for _, low, _ in rows["newest 30"])
+    assert all(value <= recipe.chance + 0.2 for value, _, _ in rows["newest 30"])
     assert {len(row) for row in rows.values()} == {len(recipe.settings)}
 
 
