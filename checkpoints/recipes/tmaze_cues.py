@@ -2,7 +2,7 @@
 
     python checkpoints/recipes/tmaze_cues.py
 
-The same as tmaze.py with 1 or 3 cues, whose majority names the arm, and corridors of at most 200 steps. Training starts
+The same as tmaze.py with 1 or 3 cues, whose majority names the arm, and corridors of at most 240 steps. Training starts
 from the weights of checkpoints/control/tmaze, which already walk and remember one cue; only the vote is new.
 """
 
@@ -20,8 +20,8 @@ from checkpoints.recipes.memory_recipe import run
 from evaluations.tasks.d4rl import Episode
 
 CUES = (1, 3)
-LONGEST = 200
-"""Longest corridor, steps."""
+LONGEST = 240
+"""Longest corridor, steps; the longest ones are the rarest in training."""
 VOTE_STEPS = 3
 """Steps at the junction before the turn can be seen in the state."""
 
@@ -56,13 +56,13 @@ the arm that most cues named must be taken. The majority always wins by one, so 
 or two of 3 cues is right in two of three mazes at best. Until the junction the expert acts alike for all cues.""",
     demonstrations=replace(tmaze.RECIPE.demonstrations, draw_arguments=draw_arguments, seed=1),
     disturbance=f"corridors of {tmaze.SHORTEST} to {LONGEST} steps, action noise of standard deviation {tmaze.NOISE}",
-    config=replace(tmaze.CONFIG, updates=1500),
+    config=replace(tmaze.CONFIG, updates=3000),
     step_weights=vote_weights,
     weighting="the first 3 steps at the junction weigh 100 in the loss, those after them 10",
     longest=None,
     start=Path(checkpoints.__file__).parent / "control" / "tmaze",
     start_words="Weights and state statistics start as those of checkpoints/control/tmaze.",
-    settings=dict(setting(corridor) for corridor in (150, 200)),
+    settings=dict(setting(corridor) for corridor in (150, 100, 200)),
     remarks="",
 )
 

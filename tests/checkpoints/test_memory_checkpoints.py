@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.recipes import popgym_recall, remembered_reacher, tmaze, tmaze_cues
+from checkpoints.recipes import popgym_recall, remembered_reacher, tmaze
 from checkpoints.recipes.evicting_agent import EvictingAgent
 from checkpoints.recipes.memory_demonstrations import demonstrate, sometimes_wrong
 from checkpoints.recipes.memory_recipe import MemoryRecipe, score, steps_until_asked
@@ -19,8 +19,7 @@ from modalities.control import ControlModel, IncrementalAgent, import_transforme
 from modalities.rollout import Agent, make_env, rollout
 
 RECIPES = {
-    recipe.folder: recipe
-    for recipe in (tmaze.RECIPE, tmaze_cues.RECIPE, remembered_reacher.RECIPE, *popgym_recall.RECIPES.values())
+    recipe.folder: recipe for recipe in (tmaze.RECIPE, remembered_reacher.RECIPE, *popgym_recall.RECIPES.values())
 }
 FRESH_SEEDS = 900
 """First reset seed here: none of a card's episodes."""
