@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.comparability import marked_environment
 from evaluations.estimates import Estimate, bootstrap, success_rate
 from evaluations.harness import Row
 from evaluations.panels import SECTIONS
@@ -91,7 +92,7 @@ def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "suite": suite_of(first, experiment.settings) or "none",
         "modality": first["identity"].get("modality", "control"),
         "target": first["target"],
-        "env": first["task"],
+        "env": marked_environment(first),
         "policy": policy,
         "family": "reference" if policy in REFERENCES else "namm" if policy.startswith("namm") else "rival",
         "role": role(first),

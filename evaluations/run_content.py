@@ -85,6 +85,7 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
             "policy": row["policy"],
             "target": row["target"],
             "env": row["task"],
+            "comparability": (row.get("comparability") or {}).get("verdict"),
             "dataset": _dataset(row, settings),
             "suite": suite,
             "seed": row["seed"],

@@ -66,8 +66,8 @@ fingertip must be within 5 cm of the goal. Until the signal the expert acts alik
     settings={"wait 100": {"wait_steps": 100}, "wait 150": {"wait_steps": 150}},
     chance=1 / GOALS,
     chance_words="one goal in eight, and at most one can be within 5 cm",
-    remarks="""A model that has lost the goal reaches for the same one in every episode, so rows without it agree: they all show the
-share of these episodes that has its goal there.""",
+    remarks="""A model that has lost the goal reaches for the same one in every episode, so rows without it agree: they
+all show the share of these episodes that has its goal there.""",
 )
 
 

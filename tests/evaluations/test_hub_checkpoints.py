@@ -14,9 +14,10 @@ import torch
 from minari.data_collector import EpisodeBuffer
 
 from evaluations import control_experiment
-from evaluations.comparability import comparability
+from evaluations.comparability import comparability, marked_environment
 from evaluations.control_targets import TargetOptions, resolve_targets
 from evaluations.rl import main
+from evaluations.run_content import run_content
 from evaluations.tasks.d4rl import published_statistics
 from modalities.control import import_transformers
 from modalities.rollout import make_env
@@ -103,6 +104,8 @@ def test_an_odd_checkpoint_is_played_and_its_scores_are_marked(tmp_path, monkeyp
     assert verdicts == ["nearly comparable"] * 2 + ["not D4RL-comparable"] * 2
     assert all(row["identity"]["facts"]["context_steps"] == 5 for row in rows)
     assert all(np.isfinite(row["metrics"]["normalised_score"]) for row in rows)
+    assert [marked_environment(row) for row in rows[1:3]] == ["Walker2d-v4", "Walker2d-v5 (not D4RL-comparable)"]
+    assert run_content(rows[3], "name", {}).config["comparability"] == "not D4RL-comparable"
     said = " ".join(capsys.readouterr().out.split())
     versions = rows[0]["versions"]
     assert f"Walker2d-v4, gymnasium {versions['gymnasium']}, mujoco {versions['mujoco']})" in said
