@@ -170,22 +170,19 @@ def _limit(
     control: ControlModel, environments: int, found: dict[str, list[tuple[float, float, Rollout | None]]]
 ) -> None:
     """What the parts would allow if every core were always busy, and how near the run came."""
-    cores = len(os.sched_getaffinity(0))
-    here, apart = (
-        [
-            (rate, played)
-            for name, runs in found.items()
-            for rate, _, played in runs
-            if name.startswith(place) and played
-        ]
-        for place in (f"{environments} | namm text-v1 (sequence) | 0", f"{environments} | namm text-v1 (sequence) | a")
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    way = f"{environments} | namm text-v1 (sequence) | "
+    runs = [
+        (name == f"{way}0", rate, played) for name in found for rate, _, played in found[name] if name.startswith(way)
+    ]
+    here = [played for is_here, _, played in runs if is_here and played]
+    apart = [rate for is_here, rate, _ in runs if not is_here]
     if not here or not apart:
         return
-    simulator = min(played.env_seconds / played.steps for _, played in here)
-    agent = min(played.agent_seconds / played.steps for _, played in here)
+    simulator = min(played.env_seconds / played.steps for played in here)
+    agent = min(played.agent_seconds / played.steps for played in here)
     matrix = products(control, environments // 2) / (environments // 2)
-    best = max(rate for rate, _ in apart)
+    best = max(apart)
     with_agent, with_products = cores / (simulator + agent), cores / (simulator + matrix)
     print(
         f"\nOne core alone: simulator {1 / simulator:.0f} steps/s, agent under NAMM {1 / agent:.0f}, of which matrix "
