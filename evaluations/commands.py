@@ -41,9 +41,10 @@ def exit_code(work: Callable[[], object], resume: str) -> int:
         expected = isinstance(error, NammError) or error.errno in NO_ROOM
         if not expected or os.environ.get("NAMM_DEBUG") == "1":
             raise
-        what_to_do = "" if isinstance(error, NammError) else "; make room, then the same command continues"
-        errors.print(f"error: {error}{what_to_do}", markup=False, highlight=False, soft_wrap=True)
-        return WRONG if isinstance(error, NammError) and not isinstance(error, UnfinishedError) else FAILED
+        if not isinstance(error, NammError):
+            error = UnfinishedError(f"A file could not be written: {error}; make room, the same command continues.")
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return FAILED if isinstance(error, UnfinishedError) else WRONG
     return 0
 
 
