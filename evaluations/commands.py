@@ -7,17 +7,22 @@ interruption. `NAMM_DEBUG=1` shows where an error comes from.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from evaluations.rows import UnfinishedError
-from namm.errors import NammError
+from namm.errors import ConfigError, NammError, did_you_mean
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
+Config = TypeVar("Config", bound=Any)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -46,6 +51,29 @@ def exit_code(work: Callable[[], object], resume: str) -> int:
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return FAILED if isinstance(error, UnfinishedError) else WRONG
     return 0
+
+
+def read_config(path: Path, kind: type[Config], paths: Sequence[str]) -> Config:
+    """The configuration that an earlier run wrote beside its results.
+
+    Args:
+        path: Of its config.json.
+        kind: Dataclass of the settings.
+        paths: Settings that are paths.
+
+    Raises:
+        ConfigError: It cannot be read, or has a setting that `kind` lacks.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config must be the config.json of an earlier run, found {path} ({error}).") from error
+    known = {entry.name for entry in fields(kind)}
+    if not isinstance(values, dict) or set(values) - known:
+        wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else "no object"
+        raise ConfigError(f"{path} has a setting that this command lacks: {wrong!r}. {did_you_mean(wrong, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return kind(**{**values, **{name: Path(values[name]) for name in paths if values.get(name)}})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python evaluations/rl.py                                    the shipped targets, every policy, about five minutes
     python evaluations/rl.py --suite d4rl                       the nine locomotion cells of D4RL
-    python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o
+    python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o --curve 5
     python evaluations/rl.py --checkpoint edbeeching/decision-transformer-gym-hopper-medium
     python evaluations/rl.py --checkpoint FOLDER_OR_HUB_ID --env Hopper-v4 --dataset hopper_medium-v2.hdf5
 
@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -30,7 +31,7 @@ from rich.console import Console
 
 import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
-from evaluations.commands import exit_code
+from evaluations.commands import exit_code, read_config
 from evaluations.control_experiment import ControlExperiment
 from evaluations.control_plan import PROTECTED_LAST, PolicySpec
 from evaluations.control_targets import TargetOptions, check_device
@@ -266,26 +267,12 @@ def _open(folder: Path, console: Console) -> Results:
 
 
 def _parse(arguments: Sequence[str]) -> RLConfig:
-    parse: Any = tyro.cli
+    parse: Any = partial(tyro.cli, RLConfig, args=arguments, prog="namm-rl")
     description = (__doc__ or "").partition("\n\n")[0]
-    config = parse(RLConfig, args=arguments, description=description, prog="namm-rl")
+    config = parse(description=description)
     if config.config is None:
         return config
-    return parse(RLConfig, args=arguments, default=_read_config(config.config), description=description, prog="namm-rl")
-
-
-def _read_config(path: Path) -> RLConfig:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config must be the config.json of an earlier run, found {path} ({error}).") from error
-    known = {entry.name for entry in fields(RLConfig)}
-    if not isinstance(values, dict) or set(values) - known:
-        wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else "no object"
-        raise ConfigError(f"{path} has a setting that rl.py lacks: {wrong!r}. {did_you_mean(wrong, known)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    paths = {name: Path(values[name]) for name in ("namm", "out") if values.get(name)}
-    return RLConfig(**{**values, **paths})
+    return parse(description=description, default=read_config(config.config, RLConfig, paths=("namm", "out")))
 
 
 def _command(arguments: Sequence[str]) -> str:
