@@ -76,6 +76,7 @@ SHIPPED: dict[str, Shipped] = {
     "tmaze-150": _maze(150, 32, in_quick=True),
     "tmaze-200": _maze(200, 32),
     "tmaze-300": _maze(300, 16),
+    "tmaze-3cues-150": _maze(150, 32, cues=3, in_quick=True),
     "reacher-100": _reacher(100, 32, in_quick=True),
     "reacher-150": _reacher(150, 16),
     "repeat-previous": _recall("repeat-previous"),

@@ -63,7 +63,7 @@ or two of 3 cues is right in two of three mazes at best. Until the junction the 
     start=Path(checkpoints.__file__).parent / "control" / "tmaze",
     start_words="Weights and state statistics start as those of checkpoints/control/tmaze.",
     settings=dict(setting(corridor) for corridor in (150, 100, 200)),
-    remarks="",
+    remarks="The suite plays corridors of 150 steps.",
 )
 
 
