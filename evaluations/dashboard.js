@@ -92,16 +92,20 @@ function bars(panel, shown) {
     }));
     return { traces, height, layout: { barmode: "group", showlegend: true } };
   }
+  const most = Math.max(...known.map((group) => group.cells.length));
+  const title = ({ name, cells: { length } }) => (length < most ? `${name} (${length} of ${most})` : name);
+  const intervals = known.some((group) => mean(group, panel.y[0]).below !== undefined);
   const traces = known.map((group) => {
-    const { value, below, above } = mean(group, panel.y[0]);
-    const common = { name: group.name, y: [group.name], x: [value] };
-    if (below === undefined) return { ...common, type: "bar", orientation: "h", marker: { color: group.colour } };
+    const { value, below = 0, above = 0 } = mean(group, panel.y[0]);
+    const common = { name: group.name, y: [title(group)], x: [value] };
+    if (!intervals) return { ...common, type: "bar", orientation: "h", marker: { color: group.colour } };
     return {
       ...common, type: "scatter", mode: "markers", cliponaxis: false, marker: { color: group.colour, size: 10, symbol: marker(group.cells[0]) },
       error_x: { type: "data", symmetric: false, array: [above], arrayminus: [below], thickness: 2, width: 4 },
     };
   });
-  return { traces, height, layout: { yaxis: { categoryorder: "array", categoryarray: names } } };
+  const room = panel.percent ? { xaxis: { range: [-0.04, 1.04] } } : {};
+  return { traces, height, layout: { yaxis: { categoryorder: "array", categoryarray: known.map(title) }, ...room } };
 }
 
 function scatter(panel, shown) {

@@ -94,7 +94,7 @@ def render(shown: Sequence[dict[str, Any]]) -> str:
     except ImportError as error:
         raise MissingExtraError("The page needs plotly, found none; install it with pip install plotly.") from error
     panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in SECTIONS]
-    data = json.dumps({"cells": shown, "sections": panels}).replace("</", "<\\/")
+    data = json.dumps({"cells": shown, "sections": panels}, allow_nan=False).replace("</", "<\\/")
     files = resources.files("evaluations")
     style, script = (files.joinpath(name).read_text("utf-8") for name in ("dashboard.css", "dashboard.js"))
     return (

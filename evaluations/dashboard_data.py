@@ -118,7 +118,7 @@ def _numbers(rows: Sequence[Row], summaries: Sequence[Mapping[str, float]]) -> d
         known = [summary[name] for summary in summaries if name in summary]
         estimate = _estimate(rows, name)
         if estimate is not None:
-            found[name] = [estimate.value, estimate.low, estimate.high]
+            found[name] = [estimate.value, estimate.low, estimate.high] if estimate.is_bounded else [estimate.value]
         elif known:
             found[name] = [sum(known) / len(known)]
     return found

@@ -150,6 +150,6 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     ("Videos", (Panel("One episode", "media", ("video",), help="Below the scene: the memory, bright where held."),)),
-    ("Table", (Panel("Episodes", "table", ("episodes",)),)),
+    ("Table", (Panel("All results", "table", ("episodes",)),)),
 )
 """Sections of the dashboard, in order."""

@@ -127,8 +127,8 @@ def _notes(target: TargetSummary, followed: Sequence[PolicySummary]) -> list[tup
         said.append(
             (
                 "note",
-                f"Over all policies that forget, episodes that held their cue scored {_text(pooled.held)}, those that "
-                f"had lost it {_text(pooled.lost)}: the intervals {apart}. This mixes policies that differ in more "
+                f"Over all policies that forget, episodes that held their cue scored {pooled.held.text(0)}, those that "
+                f"had lost it {pooled.lost.text(0)}: the intervals {apart}. This mixes policies that differ in more "
                 "than the cue, and the same episodes played under several of them.",
             )
         )
@@ -138,12 +138,8 @@ def _notes(target: TargetSummary, followed: Sequence[PolicySummary]) -> list[tup
             said.append(
                 (
                     "warning",
-                    f"Episodes without the cue's token score no less than the full cache ({_text(full)}), as far as "
+                    f"Episodes without the cue's token score no less than the full cache ({full.text(0)}), as far as "
                     "these intervals tell: the information survives elsewhere, or is not needed.",
                 )
             )
     return said
-
-
-def _text(estimate: Estimate) -> str:
-    return estimate.text(0)

@@ -149,6 +149,16 @@ def test_several_folders_are_told_apart_and_a_running_one_can_be_shown(folder, t
     assert len(cells(found, 0)) == CELLS + 2 * len(POLICIES)
 
 
+def test_a_single_episode_has_no_interval_and_the_page_can_still_be_read(tmp_path):
+    folder = write(tmp_path / "one", made_up_rows(seeds=1, episodes=1))
+    assert main([str(folder)]) == 0
+    found = re.search(
+        r"<script id='data' type='application/json'>(.*?)</script>", (folder / "dashboard.html").read_text()
+    )
+    data = json.loads(found.group(1), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert all(len(cell["numbers"]["score"]) == 1 for cell in data["cells"])
+
+
 def test_videos_are_put_in_up_to_a_number_and_those_of_namm_first(folder):
     rows = [row for row in read_experiments([folder])[0].rows if row["trace"]]
     (folder / "media").mkdir(exist_ok=True)
