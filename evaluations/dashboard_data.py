@@ -118,7 +118,7 @@ def _numbers(rows: Sequence[Row], summaries: Sequence[Mapping[str, float]]) -> d
         known = [summary[name] for summary in summaries if name in summary]
         estimate = _estimate(rows, name)
         if estimate is not None:
-            found[name] = [estimate.value, estimate.low, estimate.high] if estimate.is_bounded else [estimate.value]
+            found[name] = [estimate.value, estimate.low, estimate.high]
         elif known:
             found[name] = [sum(known) / len(known)]
     return found
@@ -131,8 +131,8 @@ def _estimate(rows: Sequence[Row], name: str) -> Estimate | None:
         return held_at_need(rows)
     if name not in ("score", "slots_mean") or not all(name in episode for each in episodes for episode in each):
         return None
-    if not any(episodes):
-        return None
+    if not any(len(each) > 1 for each in episodes):
+        return None  # seeds are strata: one score in each tells nothing of its spread
     successes = [episode.get("success") for each in episodes for episode in each]
     if name == "score" and rows[0]["score_name"] == "success rate" and None not in successes:
         rate = success_rate(successes)
