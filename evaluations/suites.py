@@ -7,6 +7,8 @@ it is part of the error.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,12 @@ class Shipped:
     def path(self) -> Path:
         """Folder of the checkpoint."""
         return SHIPPED_FOLDER / self.folder
+
+    @property
+    def env_id(self) -> str:
+        """Environment that the checkpoint names; empty where it has not been made."""
+        facts = self.path / "control.json"
+        return json.loads(facts.read_text("utf-8"))["env_id"] if facts.is_file() else ""
 
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
@@ -107,10 +115,13 @@ def targets_of(suites: Sequence[str], quick: bool = False) -> list[str]:
 
 
 def best_for(env_id: str) -> str | None:
-    """The shipped target whose checkpoint fits an environment best ("Hopper-v4" -> "hopper-medium-expert")."""
-    robot = env_id.rpartition("/")[2].lower().partition("-")[0]
-    fitting = [name for name in SHIPPED if name.partition("-")[0] in robot]
+    """The shipped target of an environment, whatever its version ("Hopper-v4" -> "hopper-medium-expert")."""
+    fitting = [name for name, shipped in SHIPPED.items() if _unversioned(shipped.env_id) == _unversioned(env_id)]
     return next((name for name in fitting if name.endswith("-medium-expert")), fitting[0] if fitting else None)
+
+
+def _unversioned(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2].rpartition(":")[2]).lower()
 
 
 def require_checkpoints(names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from checkpoints.recipes.evicting_agent import EvictingAgent
 from checkpoints.recipes.memory_demonstrations import demonstrate
 from checkpoints.recipes.tmaze import RECIPE, junction_weights
 from evaluations.suites import LOCOMOTION
-from evaluations.tasks import tmaze
+from evaluations.tasks import register_all, tmaze
 from evaluations.tasks.d4rl import Episode, normalised_score, state_statistics
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent, import_transformers
 from modalities.rollout import make_env, rollout
@@ -28,7 +28,7 @@ MADE = [cell for cell in LOCOMOTION if cell in NAMES]
 
 @pytest.fixture(autouse=True)
 def _registered():
-    tmaze.register()
+    register_all()
 
 
 @pytest.mark.parametrize("name", NAMES)

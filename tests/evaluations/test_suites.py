@@ -60,7 +60,13 @@ def test_a_missing_checkpoint_names_the_command_that_makes_it(monkeypatch):
 
 @pytest.mark.parametrize(
     ("env_id", "name"),
-    [("Hopper-v4", "hopper-medium-expert"), ("Walker2d-v5", "walker2d-medium-expert"), ("CartPole-v1", None)],
+    [
+        ("Hopper-v4", "hopper-medium-expert"),
+        ("Walker2d-v5", "walker2d-medium-expert"),
+        ("RememberedReacher-v0", "reacher-100"),
+        ("Reacher-v5", None),
+        ("CartPole-v1", None),
+    ],
 )
 def test_the_shipped_checkpoint_for_an_environment(env_id, name):
     assert best_for(env_id) == name

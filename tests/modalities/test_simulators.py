@@ -158,8 +158,9 @@ def test_mistakes_are_found_before_any_worker_starts():
 
 
 ENDLESS = """
-import os, sys, torch
-from modalities.rollout import SimulatorPool, rollout
+import signal, sys, torch
+from modalities.rollout import rollout
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 class Agent:
     def reset(self, batch): pass
     def drop(self, kept): pass
