@@ -6,6 +6,7 @@ the state statistics, the return scale and the native window. Folders without it
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -94,8 +95,9 @@ def find_checkpoint(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or folder.parent.is_dir():
-        siblings = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
-        beside = f"; beside it lie: {', '.join(siblings)}" if siblings else ""
+        siblings = [path.name for path in folder.parent.glob("*") if (path / "config.json").is_file()]
+        near = difflib.get_close_matches(folder.name, siblings, n=3, cutoff=0.3)
+        beside = f"; checkpoints beside it: {', '.join(near)}" if near else ""
         raise CheckpointError(f"expected a checkpoint folder at {source}, found none{beside}; check the path")
     from huggingface_hub import snapshot_download
 

@@ -281,7 +281,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(folder, name, message):
 
 def test_an_unknown_folder_names_its_neighbours(folder):
     (folder / "hopper-medium").mkdir()
-    with pytest.raises(CheckpointError, match="hopper-medium"):
+    (folder / "hopper-medium" / "config.json").write_text("{}")
+    (folder / "hopper-medial").mkdir()  # as near, but no checkpoint
+    with pytest.raises(CheckpointError, match="checkpoints beside it: hopper-medium;"):
         ControlModel.load(folder / "hopper-medum")
 
 
