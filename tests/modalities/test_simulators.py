@@ -179,13 +179,16 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_rollout(how):
     """Neither after Ctrl-C nor after a kill that leaves no time to tidy up."""
-    process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "playing\n"
-    workers = workers_of(process.pid)
-    assert len(workers) == 2
-    process.send_signal(how)
-    out, _ = process.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "playing\n"
+            workers = workers_of(process.pid)
+            assert len(workers) == 2
+            process.send_signal(how)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out) == ((3, "interrupted\n") if how == signal.SIGINT else (-9, ""))
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
