@@ -45,7 +45,7 @@ Behaviour policies come from {SEARCH_NAMES[search["algorithm"]]}:
 {search["total_steps"]:,} steps at most on {facts.env_id}, seed {search["seed"]}. "Expert" is the best snapshot,
 "medium" one near a third of its return (after {made["tiers"]["medium"]["search_steps"]:,} steps of the search). Both
 act by their mean with Gaussian noise of standard deviation {data["noise"]}.
-It is D4RL-shaped, not D4RL: other policies, another version of the environment, a fifth of the steps. The dataset is
+It is D4RL-shaped, not D4RL: other policies, another version of the environment, fewer steps. The dataset is
 not shipped; the recipe makes it again, as HDF5 in D4RL's schema (`namm-data to-minari` makes a Minari set of it).
 
 | tier | episodes | steps | return | normalised |

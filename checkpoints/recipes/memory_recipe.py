@@ -31,8 +31,8 @@ from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
 from modalities.control import ControlFacts, ControlModel, IncrementalAgent, StateStatistics
 from modalities.rollout import Rollout, rollout
 
-EVALUATION_SEEDS = 20_000
-"""First reset seed of the card's episodes."""
+EVALUATION_SEEDS = 7_000_000
+"""First reset seed of the card's episodes: no choice is made on these, and no suite plays them."""
 TIMED_EPISODES = 200
 """Episodes of the expert that the memory length is measured on."""
 TOKENS_PER_STEP = 3
