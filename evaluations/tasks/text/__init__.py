@@ -1,0 +1,1 @@
+"""Text benchmarks: one short file each, all of the form that `base.py` gives."""
