@@ -6,6 +6,7 @@ interval the policy judges. A call that crosses such a place is cut there.
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 
 import torch
@@ -41,6 +42,7 @@ class LayerMemory:
         self.scale = 1.0
         self.updates = 0
         self.evicted = 0
+        self.update_seconds = 0.0
         self.most_slots = 0
         self.call_peak = (0, 0)
         self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
@@ -91,7 +93,9 @@ class LayerMemory:
             if self.interval is not None and self.cache.aligned in (None, self.interval):
                 complete = self.cache.tail_lengths == self.interval
                 if bool(complete.any()):
+                    began = time.perf_counter()
                     update_layer(self, complete)
+                    self.update_seconds += time.perf_counter() - began
                     self._drop_judged_queries()
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)

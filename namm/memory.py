@@ -28,6 +28,8 @@ class Memory:
         policy: Decides what is kept.
         layers: What each layer holds.
         parts: Memories that the batch was split into; empty for a batch that was not.
+        identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
+            depend on its row; None numbers them from 0.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -41,6 +43,7 @@ class Memory:
         self.parts: list[Memory] = []
         self.peaks = Peaks()
         self.first_sequence = 0
+        self.identities: Int[Tensor, " batch"] | None = None
         self._is_part = False
 
     def reset(self) -> None:
@@ -91,6 +94,8 @@ class Memory:
         self._check_whole()
         if layer not in self.layers:
             self.layers[layer] = LayerMemory(layer, self.policy, query, key, self.first_sequence)
+            if self.identities is not None:
+                self.layers[layer].sequences = self.identities.cpu()
         held = self.layers[layer]
         if held.cache.batch != query.shape[0]:
             raise AttachError(
@@ -125,6 +130,10 @@ class Memory:
     def state_bytes(self) -> int:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
         return sum(layer.state_bytes() for layers in self._held() for layer in layers.values())
+
+    def update_seconds(self) -> float:
+        """Time that updates took so far: observing, judging and freeing (on a GPU only the time to launch them)."""
+        return sum(layer.update_seconds for layers in self._held() for layer in layers.values())
 
     def select_sequences(self, rows: Int[Tensor, " rows"], identities: Int[Tensor, " rows"] | None = None) -> None:
         """Keeps these rows of the batch, in this order; the others' memory is freed.
