@@ -21,7 +21,8 @@ from rich.console import Console
 import checkpoints
 from evaluations.commands import exit_code
 from evaluations.harness import write_atomically
-from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig, source_statistics
+from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
+from evaluations.source_statistics import source_statistics
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import CheckpointError

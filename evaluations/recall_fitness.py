@@ -2,13 +2,15 @@
 
 All candidates of a generation answer the same prompts, side by side in one batch; what the score is compared with is
 the same model with its full cache on the same prompts. What a generation draws (interval, context length, feature
-statistics, prompts) comes from its seed alone.
+statistics and their factors, prompts) comes from its seed alone and is the same for every candidate and source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluations.source_statistics import random_factors, rescaled, source_statistics
 from evaluations.tasks.recall import TASKS, TextPrompts, get_task, train_seed, validation_seed
-from modalities.huggingface import attach
+from evaluations.tasks.recall_corpus import default_vocabulary
 from modalities.text import Recall, recall
 from namm import NAMM
-from namm.calibration import Calibration
-from namm.errors import ConfigError
+from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.evolution.loop import FitnessReport, ValidationReport
 from namm.features import FeatureStatistics, StatisticsMode, check_statistics_mode
 from namm.policies import make_policy
@@ -50,7 +52,12 @@ class RecallFitnessConfig:
     """Update intervals in tokens; one is drawn a generation."""
 
     statistics: tuple[StatisticsMode, ...] = ("source",)
-    """Feature statistics; one is drawn a generation. Only "source" and "sequence" exist on a source."""
+    """Feature statistics; one is drawn a generation. "target" is the source seen as a target: its own, one pair a
+    layer."""
+
+    rescale: float = 0.0
+    """Spread (standard deviation of the logarithm) of the random factors that each generation multiplies frozen
+    statistics by, as if it stood before another model; 0 leaves them as measured. A validation then sees both."""
 
     price: float = 0.5
     """Fitness lost per kept fraction: 0.5 trades 2% of slots for 1% of the full cache's score."""
@@ -70,8 +77,8 @@ class RecallFitnessConfig:
             get_task(name)
         for mode in self.statistics:
             check_statistics_mode(mode)
-        if "target" in self.statistics:
-            raise ConfigError("statistics='target' is meaningless on the source itself; use 'source' or 'sequence'.")
+        if self.rescale < 0.0:
+            raise ConfigError(f"rescale is a spread of 0 or more, found {self.rescale}; 0 leaves statistics alone.")
         if self.budget_fraction is not None and not 0.0 < self.budget_fraction <= 1.0:
             raise ConfigError(f"budget_fraction must lie in (0, 1], found {self.budget_fraction}.")
         shortest = min(self.context_tokens)
@@ -82,32 +89,116 @@ class RecallFitnessConfig:
             )
 
 
-class RecallFitness:
-    """Scores populations of NAMM parameters on a text model; the pair of callables that evolution asks for."""
+PRESETS: MappingProxyType[str, RecallFitnessConfig] = MappingProxyType(
+    {
+        # every head has a price, so the size is part of what is searched
+        "fast": RecallFitnessConfig(),
+        # the published fitness: many prompts, one interval, the released one, and nothing for being small
+        "paper": RecallFitnessConfig(
+            prompts=64, context_tokens=(1024,), intervals=(512,), price=0.0, validation_prompts=64
+        ),
+        # sizes, statistics and intervals all vary, for a NAMM that is to be attached elsewhere
+        "robust": RecallFitnessConfig(
+            context_tokens=(256, 384), intervals=(48, 64, 96, 128), statistics=("source", "target"), rescale=0.5
+        ),
+    }
+)
+"""What candidates are judged on, by name."""
 
-    def __init__(self, model: PreTrainedModel, namm: NAMM, config: RecallFitnessConfig) -> None:
+
+def fitness_preset(name: str, **changes: object) -> RecallFitnessConfig:
+    """A named fitness, with some fields changed.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError(f"No fitness preset {name!r}. {did_you_mean(name, PRESETS)}")
+    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model that candidates are judged on, and its feature statistics."""
+
+    model: PreTrainedModel
+    pooled: FeatureStatistics
+    per_layer: FeatureStatistics | None
+
+    def statistics(
+        self, mode: StatisticsMode, factors_seed: int | None, spread: float
+    ) -> tuple[StatisticsMode, FeatureStatistics | None]:
+        """The policy's mode and what it is given, with factors drawn from a seed if there is one."""
+        if mode == "sequence":
+            return mode, None
+        known = self.pooled if mode == "source" else self.per_layer
+        assert known is not None  # measured for every mode that the config names
+        if factors_seed is not None:
+            layers, bins = self.model.config.num_hidden_layers, known.mean.shape[-1]
+            known = rescaled(known, random_factors(np.random.default_rng(factors_seed), layers, bins, spread))
+        return "target", known
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What a policy meets apart from the prompts."""
+
+    interval: int
+    statistics: StatisticsMode
+    factors_seed: int | None = None
+
+
+class RecallFitness:
+    """Scores populations of NAMM parameters on text models; the pair of callables that evolution asks for."""
+
+    def __init__(
+        self, model: PreTrainedModel | Sequence[PreTrainedModel], namm: NAMM, config: RecallFitnessConfig
+    ) -> None:
         """A fitness.
 
         Args:
-            model: The source.
-            namm: Config and source statistics; its parameters are not used.
+            model: The source, or several: then the fitness is the mean over them, each with its own statistics.
+            namm: Config and source statistics; its parameters are not used. Its statistics are those of the first
+                source; the others' are measured here.
             config: What candidates are judged on.
+
+        Raises:
+            ConfigError: A model cannot read the recall vocabulary.
         """
-        self.model, self.namm, self.config = model, namm, config
+        self.namm, self.config = namm, config
+        models = list(model) if isinstance(model, Sequence) else [model]
+        if not models:
+            raise ConfigError("A fitness needs at least one source model, found none; name one.")
+        needed = default_vocabulary().size
+        for source in models:
+            if source.config.vocab_size < needed:
+                raise ConfigError(
+                    f"Recall prompts hold {needed} different tokens, found a source of {source.config.vocab_size}; "
+                    "take a model with the shipped recall-llama's vocabulary."
+                )
+        self.sources = tuple(
+            _Source(
+                source,
+                namm.statistics if index == 0 else self._measured(source, pooled=True),
+                self._measured(source, pooled=False) if "target" in config.statistics else None,
+            )
+            for index, source in enumerate(models)
+        )
 
     def __call__(self, candidates: Float[Tensor, "population params"], generation: int, seed: int) -> FitnessReport:
-        """Mean over tasks of the score relative to the full cache, less the price of what was kept."""
+        """Mean over tasks and sources of the score relative to the full cache, less the price of what was kept."""
         config = self.config
         draw = np.random.default_rng(seed)
         tokens = int(draw.choice(config.context_tokens))
         interval = int(draw.choice(config.intervals))
         statistics = config.statistics[int(draw.integers(len(config.statistics)))]
         prompt_seed = train_seed(int(draw.integers(2**30)))
+        condition = _Condition(interval, statistics, int(draw.integers(2**30)) if config.rescale else None)
         scores, kept = [], []
-        for name in config.tasks:
+        for source, name in product(self.sources, config.tasks):
             prompts = get_task(name).sample(config.prompts, tokens, prompt_seed)
-            reference = float(self._full(prompts, interval).accuracy.mean())
-            result = self._population(candidates, prompts, interval, statistics)
+            reference = float(_full(source, prompts).accuracy.mean())
+            result = self._population(source, candidates, prompts, condition)
             accuracy = result.accuracy.view(len(candidates), -1).mean(1)
             scores.append(accuracy / max(reference, SMALLEST_REFERENCE))
             kept.append(result.slots.view(len(candidates), -1).mean(1) / tokens)
@@ -126,62 +217,54 @@ class RecallFitness:
         config = self.config
         rows: dict[str, float] = {}
         fitness = []
-        for tokens in config.context_tokens:
-            for interval in config.intervals:
-                for statistics in config.statistics:
-                    relative, kept = [], []
-                    for name in config.tasks:
-                        prompts = get_task(name).sample(config.validation_prompts, tokens, validation_seed(0))
-                        reference = float(self._full(prompts, interval).accuracy.mean())
-                        result = self._population(mean[None], prompts, interval, statistics)
-                        relative.append(float(result.accuracy.mean()) / max(reference, SMALLEST_REFERENCE))
-                        kept.append(result.kept_fraction)
-                        rows[f"{name}_{tokens}_{interval}_{statistics}"] = relative[-1]
-                    score, fraction = float(np.mean(relative)), float(np.mean(kept))
-                    rows[f"kept_{tokens}_{interval}_{statistics}"] = fraction
-                    fitness.append((score - config.price * fraction, score, fraction))
+        for tokens, condition in product(config.context_tokens, self._validation_conditions()):
+            label = f"{tokens}_{condition.interval}_{condition.statistics}"
+            label += "" if condition.factors_seed is None else "_rescaled"
+            relative, kept = [], []
+            for index, source in enumerate(self.sources):
+                for name in config.tasks:
+                    prompts = get_task(name).sample(config.validation_prompts, tokens, validation_seed(0))
+                    reference = float(_full(source, prompts).accuracy.mean())
+                    result = self._population(source, mean[None], prompts, condition)
+                    relative.append(float(result.accuracy.mean()) / max(reference, SMALLEST_REFERENCE))
+                    kept.append(result.kept_fraction)
+                    rows[f"{name}_{label}" + (f"_source{index}" if index else "")] = relative[-1]
+            score, fraction = float(np.mean(relative)), float(np.mean(kept))
+            rows[f"kept_{label}"] = fraction
+            fitness.append((score - config.price * fraction, score, fraction))
         value, score, fraction = (float(part) for part in np.mean(fitness, axis=0))
         return ValidationReport(value, {"relative_score": score, "kept_fraction": fraction, **rows})
 
-    def _full(self, prompts: TextPrompts, interval: int) -> Recall:
-        return recall(self.model, make_policy("full"), prompts.context, prompts.question, prompts.target)
+    def _validation_conditions(self) -> Iterator[_Condition]:
+        for number, (interval, statistics) in enumerate(product(self.config.intervals, self.config.statistics)):
+            yield _Condition(interval, statistics)
+            if self.config.rescale and statistics != "sequence":
+                yield _Condition(interval, statistics, factors_seed=number)
+
+    def _measured(self, model: PreTrainedModel, pooled: bool) -> FeatureStatistics:
+        config = self.config
+        tokens, interval = max(config.context_tokens), min(config.intervals)
+        return source_statistics(model, self.namm, config.tasks, tokens, interval, pooled=pooled)
 
     def _population(
-        self, candidates: Float[Tensor, "population params"], prompts: TextPrompts, interval: int, mode: StatisticsMode
-    ) -> Recall:
+        self, source: _Source, candidates: Float[Tensor, "population params"], prompts: TextPrompts,
+        condition: _Condition,
+    ) -> Recall:  # fmt: skip
         """Every candidate on every prompt, candidate by candidate, in one batch."""
-        population, count = len(candidates), len(prompts.context)
+        population, count, device = len(candidates), len(prompts.context), source.model.device
         candidate = torch.arange(population).repeat_interleave(count)
         fraction = self.config.budget_fraction
+        mode, statistics = source.statistics(condition.statistics, condition.factors_seed, self.config.rescale)
         policy = make_policy(
-            "namm", namm=self.namm, statistics=mode, interval=interval, protected_last=self.config.protected_last,
+            "namm", namm=self.namm, statistics=mode, target_statistics=statistics, interval=condition.interval,
+            protected_last=self.config.protected_last,
             budget=None if fraction is None else max(1, round(fraction * prompts.context.shape[1])),
-            population=candidates.to(self.model.device), candidate=candidate.to(self.model.device),
+            population=candidates.to(device), candidate=candidate.to(device),
         )  # fmt: skip
-        context, question, target = (
-            part.to(self.model.device).repeat(population, 1)
-            for part in (prompts.context, prompts.question, prompts.target)
-        )
-        return recall(self.model, policy, context, question, target, copies=population)
+        rows = (part.to(device).repeat(population, 1) for part in (prompts.context, prompts.question, prompts.target))
+        return recall(source.model, policy, *rows, copies=population)
 
 
-@torch.inference_mode()
-def source_statistics(
-    model: PreTrainedModel, namm: NAMM, tasks: Sequence[str], context_tokens: int, interval: int, prompts: int = 32
-) -> FeatureStatistics:
-    """Feature statistics of a source model: one full-cache pass over training prompts, pooled over layers.
-
-    Args:
-        model: The source.
-        namm: Whose features are measured.
-        tasks: Recall tasks whose prompts are read.
-        context_tokens: Their length.
-        interval: Tokens between updates.
-        prompts: Prompts a task.
-    """
-    calibration = Calibration(namm, interval, model.config.num_hidden_layers)
-    with attach(model.base_model, calibration):
-        for index, name in enumerate(tasks):
-            context = get_task(name).sample(prompts, context_tokens, train_seed(index)).context
-            model.base_model(input_ids=context.to(model.device), use_cache=True)
-    return calibration.statistics(pooled=True)
+def _full(source: _Source, prompts: TextPrompts) -> Recall:
+    rows = (part.to(source.model.device) for part in (prompts.context, prompts.question, prompts.target))
+    return recall(source.model, make_policy("full"), *rows)
