@@ -74,8 +74,12 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     before = {key: config._attn_implementation for key, config in configs.items()}
     hook = None
+    chunks = getattr(model, "generation_config", None)
+    chunk_before = getattr(chunks, "prefill_chunk_size", None)
     try:
         model.set_attn_implementation(IMPLEMENTATION)
+        if chunks is not None and policy.eager_chunk is not None:
+            chunks.prefill_chunk_size = policy.eager_chunk
         for layer in layers:
             setattr(layer, _SLOT, memory)
         hook = model.register_forward_pre_hook(_CacheInPlace(cache, model), with_kwargs=True)
@@ -83,6 +87,8 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     finally:
         if hook is not None:
             hook.remove()
+        if chunks is not None:
+            chunks.prefill_chunk_size = chunk_before
         for layer in layers:
             if hasattr(layer, _SLOT):
                 delattr(layer, _SLOT)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from namm.errors import CheckpointError, ConfigError, did_you_mean
+from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,17 @@ class NAMMConfig:
         """Width of a token's feature vector: age embedding, then z-scored spectrum (25)."""
         return self.recency_dim + self.bins
 
+    @classmethod
+    def preset(cls, name: str) -> NAMMConfig:
+        """The constants of a named configuration; "released" are those of the paper's own code.
+
+        Raises:
+            UnknownNameError: No such preset.
+        """
+        if name not in PRESETS:
+            raise UnknownNameError(f"Unknown NAMM configuration {name!r}. {did_you_mean(name, PRESETS)}")
+        return PRESETS[name]
+
     def to_json(self) -> str:
         """The config as one flat JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
@@ -110,3 +121,12 @@ def check_interval(interval: int, hop: int = 16) -> None:
             f"The update interval must be a positive multiple of the hop ({hop} tokens), found {interval}; "
             f"use {below} or {below + hop}."
         )
+
+
+PRESETS = {
+    "released": NAMMConfig(
+        window=32, hop=16, decay=0.99, recency_dim=8, recency_max_frequency=50_000.0, max_age=32_768, scorer="bam",
+        hidden=32, interval=512, trained_statistics="source",
+    ),
+}  # fmt: skip
+"""Named configurations. How the released one selects and attends is the policy preset ``namm:released``."""

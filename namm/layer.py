@@ -7,6 +7,8 @@ interval the policy judges. A call that crosses such a place is cut there.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,11 +17,29 @@ from torch import Tensor
 
 from namm.attention import additive, attend_part, join_parts
 from namm.cache import LayerCache, grow, write_rows
+from namm.eager import EagerAttention
 from namm.policies.base import Policy
 from namm.update import update_layer
 
 FEW_TOKENS = 8
 """Up to so many new tokens are attended together with their interval under a mask; more have a causal kernel."""
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """What a layer kept at one update."""
+
+    layer: int
+    """Index of the layer."""
+
+    sequences: Int[Tensor, " rows"]
+    """Identities of the sequences that were judged."""
+
+    seen: Int[Tensor, " rows"]
+    """Tokens each had seen: a multiple of the interval."""
+
+    positions: Int[Tensor, "rows kv_heads slots"]
+    """Absolute positions of what is left, ascending, padded with -1."""
 
 
 class LayerMemory:
@@ -45,10 +65,13 @@ class LayerMemory:
         self.update_seconds = 0.0
         self.most_slots = 0
         self.call_peak = (0, 0)
+        self.watchers: list[Callable[[KeptTokens], None]] = []
         self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
         # queries and their log-sum-exp, heads of a group beside each other: [batch, query_heads, tokens(, head_dim)]
         self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
         self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
+        chunk = policy.eager_chunk
+        self.eager = EagerAttention(batch, chunk, policy.observes_attention) if chunk is not None else None
 
     def attend(
         self,
@@ -96,6 +119,7 @@ class LayerMemory:
                     began = time.perf_counter()
                     update_layer(self, complete)
                     self.update_seconds += time.perf_counter() - began
+                    self._tell(complete)
                     self._drop_judged_queries()
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
@@ -119,6 +143,8 @@ class LayerMemory:
         cache = self.cache
         starts, aligned = cache.tail_lengths, cache.aligned
         cache.append(key, value, counts)
+        if self.eager is not None:
+            return self.eager.attend(cache, query, starts, self.scale)
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
         out, log_sum = self._attend_tail(query, folded, starts, aligned)
@@ -180,6 +206,12 @@ class LayerMemory:
         write_rows(self.queries, query, starts, counts, aligned)
         write_rows(self.log_sums, log_sum, starts, counts, aligned)
 
+    def _tell(self, updated: Bool[Tensor, " batch"]) -> None:
+        """Shows what an update kept to whoever watches."""
+        for watcher in self.watchers:
+            positions = self.kept_positions()[updated]
+            watcher(KeptTokens(self.index, self.sequences[updated], self.cache.seen[updated], positions))
+
     def _drop_judged_queries(self) -> None:
         """Frees the buffers once every sequence's interval has been judged; they grow again with the next."""
         if not self.cache.tail_lengths.any():
@@ -204,12 +236,15 @@ class LayerMemory:
 
     def state_bytes(self) -> int:
         """Bytes of positions, per-token state and buffered queries."""
-        return self.cache.state_bytes() + self.queries.nbytes + self.log_sums.nbytes
+        eager = 0 if self.eager is None else self.eager.nbytes
+        return self.cache.state_bytes() + self.queries.nbytes + self.log_sums.nbytes + eager
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences."""
         self.cache.select(rows)
         self.sequences = self.sequences[rows]
+        if self.eager is not None:
+            self.eager.select(rows)
         self.queries, self.log_sums = (
             self.queries[rows.to(self.queries.device)],
             self.log_sums[rows.to(self.queries.device)],

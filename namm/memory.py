@@ -8,7 +8,7 @@ by layer gives what feeding the whole model in chunks would give.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from namm.errors import AttachError
-from namm.layer import LayerMemory
+from namm.layer import KeptTokens, LayerMemory
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
 
@@ -42,6 +42,7 @@ class Memory:
         self.layers: dict[int, LayerMemory] = {}
         self.parts: list[Memory] = []
         self.peaks = Peaks()
+        self.watchers: list[Callable[[KeptTokens], None]] = []
         self.first_sequence = 0
         self.identities: Int[Tensor, " batch"] | None = None
         self._is_part = False
@@ -65,6 +66,7 @@ class Memory:
         for first in (sum(sizes[:index]) for index in range(len(sizes))):
             part = Memory(self.policy)
             part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
+            part.watchers = self.watchers
             self.parts.append(part)
         return list(self.parts)
 
@@ -96,6 +98,7 @@ class Memory:
             self.layers[layer] = LayerMemory(layer, self.policy, query, key, self.first_sequence)
             if self.identities is not None:
                 self.layers[layer].sequences = self.identities.cpu()
+            self.layers[layer].watchers = self.watchers
         held = self.layers[layer]
         if held.cache.batch != query.shape[0]:
             raise AttachError(
@@ -105,6 +108,10 @@ class Memory:
         out = held.attend(query, key, value, padding, query.shape[-1] ** -0.5 if scale is None else scale)
         self.peaks.note(self.first_sequence, layer, held)
         return out
+
+    def watch(self, watcher: Callable[[KeptTokens], None]) -> None:
+        """Has a function called after every update of a layer, with the tokens that it kept; also after a reset."""
+        self.watchers.append(watcher)
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:

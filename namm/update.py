@@ -42,7 +42,9 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         name: packed.new_zeros(cache.batch, cache.kv_heads, interval, *packed.shape[1:])
         for name, packed in cache.state.items()
     }
-    if layer.policy.observes_attention:
+    if layer.eager is not None and layer.policy.observes_attention:
+        _observe_rows(layer, rows, kept_state, tail_state)
+    elif layer.policy.observes_attention:
         _observe(layer, rows, index, kept_state, tail_state)
     state = {}
     for name in cache.state:
@@ -125,3 +127,20 @@ def _observe(
     for start in range(0, interval, block):
         span = slice(start, min(start + block, interval))
         fold(pick(cache.tail_keys)[:, :, span], tail_state, span, causal=True)
+
+
+def _observe_rows(layer: LayerMemory, rows: Int[Tensor, " rows"], kept_state: State, tail_state: State) -> None:
+    """The same from probabilities that the forward pass kept, sequence by sequence."""
+    assert layer.eager is not None
+    for row in rows.tolist():
+        columns = layer.eager.take_columns(row).float()
+        held = int(layer.cache.lengths[row, 0])
+        block = max(16, attention.BLOCK_ELEMENTS // (columns.shape[0] * columns.shape[2]))
+        for state, mine, length in ((kept_state, columns[:, :held], held), (tail_state, columns[:, held:], None)):
+            slots = [slice(start, start + block) for start in range(0, mine.shape[1], block)]
+            # a sequence that keeps fewer than another is filled up before its oldest token
+            places = {name: t[row] if length is None else t[row, :, t.shape[2] - held :] for name, t in state.items()}
+            for some in slots:
+                before = {name: tensor[None, :, some] for name, tensor in places.items()}
+                for name, tensor in layer.policy.observe(mine[None, :, some], before).items():
+                    places[name][:, some] = tensor[0]

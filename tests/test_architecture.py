@@ -53,7 +53,7 @@ def test_the_core_loads_nothing_heavy() -> None:
 
 
 def test_nothing_executes_what_it_loads() -> None:
-    """No pickle, no torch.load, no eval anywhere in what is installed."""
+    """No pickle, no torch.load, no eval anywhere in what is installed, but for one torch.load that cannot execute."""
     calls = set()
     for package in ("namm", "modalities", "evaluations", "checkpoints"):
         for path in (ROOT / package).rglob("*.py"):
@@ -67,7 +67,15 @@ def test_nothing_executes_what_it_loads() -> None:
                 if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False"
             }
             calls |= {f"{path.relative_to(ROOT)}: {name}" for name in bad}
-    assert not calls
+    assert calls == {"namm/compat.py: torch.load"}
+    loads = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "namm" / "compat.py").read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert [{word.arg: ast.unparse(word.value) for word in load.keywords}.get("weights_only") for load in loads] == [
+        "True"
+    ]
 
 
 def test_no_script_hides_a_module_of_the_standard_library() -> None:

@@ -27,14 +27,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What a policy's selection rule differs in from the shared defaults."""
 
-__all__ = ["DEFAULTS", "POLICIES", "Policy", "Selection", "State", "TokenView", "make_policy"]
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    # the released code, exactly: its interval, its equal heads, its rounding (namm/eager.py)
+    "namm:released": (
+        "namm",
+        {"interval": 512, "threshold": 0.0, "protected_last": 1, "heads": "equal", "eager_chunk": 128},
+    ),
+}
+"""Policies with options set, under names of their own; an option that is given goes before the preset's."""
+
+__all__ = ["DEFAULTS", "POLICIES", "PRESETS", "Policy", "Selection", "State", "TokenView", "make_policy"]
 
 
 def make_policy(name: str, **options: Any) -> Policy:
     """A policy by name.
 
     Args:
-        name: A key of ``POLICIES``.
+        name: A key of ``POLICIES`` or ``PRESETS``.
         options: Fields of :class:`Selection` (``interval``, ``budget``, ``protected_last``, ...) and arguments of the
             policy's own constructor (``seed``, ``namm``, ``statistics``, ...). An option that is None is left at
             its default, except ``interval`` of the full cache.
@@ -43,10 +52,13 @@ def make_policy(name: str, **options: Any) -> Policy:
         UnknownNameError: No such policy.
         ConfigError: An option that this policy does not have, or a policy that evicts but has no rule to do so.
     """
-    if name not in POLICIES:
-        raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICIES)}")
-    policy = POLICIES[name]
+    if name not in POLICIES and name not in PRESETS:
+        raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, (*POLICIES, *PRESETS))}")
     given = {key: value for key, value in options.items() if value is not None}
+    if name in PRESETS:
+        name, preset = PRESETS[name]
+        given = {**preset, **given}
+    policy = POLICIES[name]
     selection_names = {field.name for field in fields(Selection)}
     own_names = set(inspect.signature(policy.__init__).parameters) - {"self", "selection"}
     unknown = set(given) - selection_names - own_names

@@ -156,6 +156,9 @@ class Policy(ABC):
     observes_attention: ClassVar[bool] = False
     """Whether :meth:`observe` must be called; then queries are buffered and columns recomputed at updates."""
 
+    eager_chunk: int | None = None
+    """Queries attended together by :mod:`namm.eager`; None for fused attention."""
+
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
 

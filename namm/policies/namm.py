@@ -30,6 +30,7 @@ class NAMMPolicy(Policy):
         target_statistics: FeatureStatistics | None = None,
         population: Float[Tensor, "population params"] | None = None,
         candidate: Int[Tensor, " sequences"] | None = None,
+        eager_chunk: int | None = None,
     ) -> None:
         """A NAMM, attached.
 
@@ -40,9 +41,12 @@ class NAMMPolicy(Policy):
             target_statistics: Needed by "target"; from :func:`namm.calibration.calibrate`.
             population: Parameter vectors that replace the NAMM's own.
             candidate: Row of ``population`` that judges each sequence, by sequence identity.
+            eager_chunk: Attend as the released code does, so many queries at a time; None for fused attention, which
+                is faster and differs by rounding only.
 
         Raises:
-            ConfigError: ``target`` without statistics, or a population without candidates.
+            ConfigError: ``target`` without statistics, a population without candidates, or an eager chunk that does
+                not divide the interval or whose heads may keep different numbers of tokens.
             UnknownNameError: An unknown statistics mode.
         """
         super().__init__(selection)
@@ -55,6 +59,9 @@ class NAMMPolicy(Policy):
             )
         if (population is None) != (candidate is None):
             raise ConfigError("A population needs the candidate of each sequence, and candidates need a population.")
+        if eager_chunk is not None:
+            _check_eager(eager_chunk, selection)
+        self.eager_chunk = eager_chunk
         self.namm = namm
         self.statistics = statistics
         self.target_statistics = target_statistics
@@ -91,4 +98,19 @@ class NAMMPolicy(Policy):
 
     def describe(self) -> dict[str, object]:
         """Facts for a row: whose statistics, and which NAMM."""
-        return {**super().describe(), "statistics": self.statistics, "namm_sha256": self.namm.sha256()}
+        eager = {} if self.eager_chunk is None else {"eager_chunk": self.eager_chunk}
+        return {**super().describe(), "statistics": self.statistics, "namm_sha256": self.namm.sha256(), **eager}
+
+
+def _check_eager(chunk: int, selection: Selection) -> None:
+    """Raises ConfigError for settings under which eager attention is not the released code's."""
+    if chunk < 1 or selection.interval is None or selection.interval % chunk:
+        raise ConfigError(
+            f"Eager attention runs in chunks that divide the update interval, found eager_chunk={chunk} and "
+            f"interval={selection.interval}; use eager_chunk=128 with an interval of 512 as released."
+        )
+    if selection.heads != "equal":
+        raise ConfigError(
+            f"Eager attention needs heads that keep equally many tokens, found heads={selection.heads!r}; use "
+            "heads='equal', or leave eager_chunk out."
+        )
