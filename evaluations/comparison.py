@@ -1,9 +1,9 @@
 """All targets together: NAMM against every rival, targets weighing the same.
 
-Only targets whose score is a percentage (D4RL-normalised or success rate) can be averaged; raw returns are left out
-by name. A policy is averaged if it ran on every such target, and compared with NAMM on the targets where both ran.
-NAMM is each target's contender (evaluations/summary.py), so no variant is chosen on the episodes it is judged on, and
-the rivals are those of equal mean size.
+Only targets whose score is a percentage can be averaged; raw returns and log-likelihoods are left out by name. A policy
+is averaged if it ran on every such target, and compared with NAMM on the targets where both ran. NAMM is each target's
+contender (evaluations/summary.py), so no variant is chosen on the trials it is judged on, and the rivals are those of
+equal mean size.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Entry:
     aggregates: Aggregates | None
     """None where it did not run on every target."""
     improvement: Estimate | None = None
-    """Probability that an episode of NAMM scores above one of this policy."""
+    """Probability that a trial of NAMM scores above one of this policy."""
     versus_namm: PairedDifference | None = None
-    """NAMM minus this policy, mean over targets, on shared reset seeds."""
+    """NAMM minus this policy, mean over targets, on shared trials."""
 
     @property
     def is_namm(self) -> bool:
@@ -81,7 +81,7 @@ class Comparison:
 
     targets: tuple[TargetSummary, ...]
     left_out: tuple[str, ...]
-    """Targets whose score is a raw return."""
+    """Targets whose score is no percentage."""
     entries: tuple[Entry, ...]
 
     @property
@@ -96,8 +96,8 @@ class Comparison:
 
 def compare(targets: Sequence[TargetSummary]) -> Comparison:
     """Aggregates of every policy, and NAMM against each of them."""
-    scored = [t for t in targets if t.policies[0].score_name != "return"]
-    left_out = tuple(t.target for t in targets if t.policies[0].score_name == "return")
+    scored = [t for t in targets if t.is_percentage]
+    left_out = tuple(t.target for t in targets if not t.is_percentage)
     names = list(dict.fromkeys(policy.policy for target in scored for policy in target.policies))
     groups = {name: {t.target: p for t in scored if (p := t.get(name))} for name in names}
     contenders = {t.target: t.contender for t in scored if t.contender}

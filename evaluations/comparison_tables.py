@@ -16,11 +16,14 @@ HEADS = (
     ("mean", "mean score, percent, every target weighing the same"),
     ("IQM", "interquartile mean of the seeds' scores: the best and the worst quarter of all (target, seed) left out"),
     ("gap to 100", "optimality gap: by how much the seeds' scores miss 100 on average; smaller is better"),
-    ("% of reference", "mean over targets of score / score of the native window (the full cache where it has none)"),
+    (
+        "% of reference",
+        "normalised mean: of score / score of the native window (the full cache where there is none), over targets",
+    ),
     ("kept %", "mean over targets of slots held / slots held by the full cache"),
-    ("NAMM - policy", "mean over targets of the paired difference on shared reset seeds"),
+    ("NAMM - policy", "mean over targets of the paired difference on shared episodes or prompts"),
     ("p", "permutation test of that difference, signs flipped inside targets, Holm-corrected for the rivals"),
-    ("P(better)", "probability that an episode of NAMM scores above one of the policy, mean over targets"),
+    ("P(better)", "probability that an episode or prompt of NAMM scores above one of the policy, mean over targets"),
 )
 """Titles of the columns and what they mean."""
 
@@ -34,7 +37,7 @@ def said(comparison: Comparison) -> list[Note]:
     """What may be concluded from it, as (kind, sentence)."""
     found: list[Note] = []
     if comparison.left_out:
-        found.append(("note", f"Without reference scores, and so left out here: {', '.join(comparison.left_out)}."))
+        found.append(("note", f"No percentages, and so left out here: {', '.join(comparison.left_out)}."))
     if comparison.contender is None:
         return found
     for group in ("is_reference", "is_rival"):
@@ -42,7 +45,7 @@ def said(comparison: Comparison) -> list[Note]:
         tests = [(_named(entry, len(comparison.targets)), entry.versus_namm) for entry in members]
         found += verdicts(CONTENDER, tests)
     text = (
-        "In brackets: NAMM minus the other, mean over targets, on shared reset seeds, with 95% interval and "
+        "In brackets: NAMM minus the other, mean over targets, paired, with 95% interval and "
         "Holm-corrected p; two are told apart where both agree. This speaks of these targets and checkpoints, not of "
         "others: targets are not resampled."
     )

@@ -5,9 +5,7 @@ All state is in the rows, so running it again over finished rows only draws the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,22 @@ from typing import Any
 from rich.console import Console
 
 from evaluations import document
-from evaluations.claims import Claims
 from evaluations.control_cells import ControlRunner
-from evaluations.control_media import animations
-from evaluations.control_plan import Plan, PolicySpec
-from evaluations.control_session import Session
+from evaluations.control_media import animations, media_of
+from evaluations.control_plan import Plan, PolicySpec, Unit
+from evaluations.control_setup import ControlSetup
 from evaluations.harness import Results, Row, write_atomically
-from evaluations.players import Setup, ThisProcess, Workers
-from evaluations.progress import Display
-from evaluations.provenance import versions
+from evaluations.playing import play
 from evaluations.report import Page, write_report
 from evaluations.summary import summarise
-from evaluations.tracking import Tracker
+from evaluations.tracking import Media, Tracker
 
 
 @dataclass(frozen=True)
 class ControlExperiment:
     """What is compared, and by how many processes of this machine."""
 
-    setup: Setup
+    setup: ControlSetup
     specs: Sequence[PolicySpec]
     seeds: Sequence[int]
     budget: int | None = None
@@ -66,35 +61,24 @@ class ControlExperiment:
             NammError: Something could not be played.
         """
 
-        def say(line: str) -> None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
         plans = [self._plan(name, runner) for name, runner in runners.items()]
-        with ExitStack() as stack:
-            claims = stack.enter_context(Claims(results.folder))
-            display = stack.enter_context(Display(console, sum(plan.most_cells() for plan in plans)))
-            local = int(os.environ.get("LOCAL_RANK", "0"))  # torchrun counts the processes that it starts on a machine
-            players = stack.enter_context(
-                ThisProcess(dict(runners))
-                if self.workers == 1
-                else Workers(self.setup, self.workers, local * self.workers, say)
-            )
-            session = Session(plans, runners, results, claims, players, tracker, display, versions(), self.video)
-            if session.lead():
-                for plan in plans:
-                    if len(plan.specs) < len(self.specs):
-                        say(f"{plan.target}: trained on whole episodes, so there is no native window to show")
-                for name, runner in runners.items():
-                    for remark in runner.target.remarks:
-                        say(f"{name}: {remark}")
-            else:
-                say(f"Another process leads this experiment in {results.folder}; this one plays cells with it.")
-            rows = session.run()
-            if not session.lead():
-                say("Every cell is finished; the process that leads draws the report.")
-                return results.folder / "report.html"
-            display.hide()
-            return self._report(rows, runners, results, console, command, config)
+        remarks = [
+            f"{plan.target}: trained on whole episodes, so there is no native window to show"
+            for plan in plans
+            if len(plan.specs) < len(self.specs)
+        ]
+        remarks += [f"{name}: {remark}" for name, runner in runners.items() for remark in runner.target.remarks]
+
+        def media(unit: Unit, rows: Sequence[Row]) -> Media:
+            def say(line: str) -> None:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+            return media_of(rows, runners[unit.target].target, results.folder, self.video, say)
+
+        rows = play(plans, runners, self.setup, self.workers, results, tracker, console, media, remarks)
+        if rows is None:
+            return results.folder / "report.html"
+        return self._report(rows, runners, results, console, command, config)
 
     def _plan(self, target: str, runner: ControlRunner) -> Plan:
         has_window = runner.control.facts.context_steps is not None

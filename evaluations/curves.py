@@ -106,7 +106,7 @@ def area(curve: Curve, common: tuple[float, float]) -> Estimate:
     """Mean score over the logarithm of the size between two sizes that the curve covers."""
     grid = np.linspace(*np.log(common), 129)
     weights = np.mean(interpolation(curve.slots, np.exp(grid)), axis=0)
-    known = all(point.episodes > 1 for point in curve.points)
+    known = all(point.trials > 1 for point in curve.points)
     return percentile_interval(float(curve.scores() @ weights), curve.draws() @ weights, known=known)
 
 

@@ -36,14 +36,14 @@ def notes(target: TargetSummary) -> list[Note]:
     found += _choice(target, target.contender)
     found += _against_references(target, target.contender)
     if rivals:
-        found += _ranking(target.contender, rivals)
+        found += _ranking(target, target.contender, rivals)
     return found + _negative_control(target) + _sizes(target, target.contender)
 
 
 def paired(difference: PairedDifference | None) -> str:
     """A difference with its interval and its corrected p-value, for brackets."""
     if difference is None:
-        return "no shared episodes"
+        return "nothing in common"
     p_value = difference.p_value if difference.adjusted is None else difference.adjusted
     return f"{difference.difference.text(sign='+')}, p = {p_value:.1g}"
 
@@ -105,18 +105,18 @@ def _choice(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     if contender.policy == HELD_OUT:
         chosen = list(dict.fromkeys(name for row in contender.rows for name in row["memory"]["chosen"]))
         several = len(contender.rows) > 1
-        each, where = ("seed", "on the other seeds") if several else ("half of the episodes", "on the other half")
+        half = f"half of the {target.trial_word}s"
+        each, where = ("seed", "on the other seeds") if several else (half, "on the other half")
         text = (
-            f"{best.policy} scores best of {len(variants)} NAMM variants on the episodes shown "
+            f"{best.policy} scores best of {len(variants)} NAMM variants on the {target.trial_word}s shown "
             f"({best.score.value:.1f}), which flatters it. {HELD_OUT} is what comparisons use: for each {each} the "
             f"variant chosen {where} "
             f"({join(chosen)}), {contender.score.value:.1f}."
         )
         return [("note", text)]
     if contender is best and not any(row["memory"].get("matched_by") == "declared" for row in _all_rows(target)):
-        text = (
-            f"{best.policy} was chosen of {len(variants)} variants on the very episodes shown: its lead is flattered."
-        )
+        shown = f"{len(variants)} variants on the very {target.trial_word}s shown"
+        text = f"{best.policy} was chosen of {shown}: its lead is flattered."
         return [("warning", text)]
     return [
         ("note", f"{contender.policy} was declared beforehand; the other NAMM variants are shown, not chosen from.")
@@ -128,23 +128,24 @@ def _against_references(target: TargetSummary, contender: PolicySummary) -> list
     return verdicts(contender.policy, [(policy.policy, policy.versus_namm) for policy in references])
 
 
-def _ranking(contender: PolicySummary, rivals: Sequence[PolicySummary]) -> list[Note]:
-    tests = [(rival.policy, rival.versus_namm) for rival in rivals]
+def _ranking(target: TargetSummary, contender: PolicySummary, rivals: Sequence[PolicySummary]) -> list[Note]:
+    tests, word = [(rival.policy, rival.versus_namm) for rival in rivals], target.trial_word
     known = [test for _, test in tests if test is not None]
     if not known:
         return verdicts(contender.policy, tests)
     smallest = max(test.smallest_p_value for test in known) * len(known)
     if smallest >= SIGNIFICANCE:
         text = (
-            f"Too few episodes to tell {contender.policy} apart from its rivals: with {_count(known)} and {len(known)} "
-            f"rivals the smallest corrected p-value there can be is {min(smallest, 1.0):.2g}. Play more episodes or "
-            "seeds."
+            f"Too few {word}s to tell {contender.policy} apart from its rivals: with {_count(known, word)} and "
+            f"{len(known)} rivals the smallest corrected p-value there can be is {min(smallest, 1.0):.2g}. Give more "
+            f"{word}s or seeds."
         )
         return [("warning", text)]
     several = f", corrected for {len(known)} rivals (Holm)" if len(known) > 1 else ""
     text = (
-        "In brackets: NAMM minus the other on the same reset seeds, 95% interval, p of a paired permutation test"
-        f"{several}. Two are told apart where interval and test agree; not being told apart is no proof of being equal."
+        f"In brackets: NAMM minus the other on the same {target.shared_word}, 95% interval, p of a paired permutation "
+        f"test{several}. Two are told apart where interval and test agree; not being told apart is no proof of being "
+        "equal."
     )
     found = [*verdicts(contender.policy, tests), ("note", text)]
     if len(known) > 1 and not any(test.is_clear for test in known):
@@ -152,9 +153,9 @@ def _ranking(contender: PolicySummary, rivals: Sequence[PolicySummary]) -> list[
     return found
 
 
-def _count(tests: Sequence[PairedDifference]) -> str:
+def _count(tests: Sequence[PairedDifference], word: str) -> str:
     pairs = min(test.pairs for test in tests)
-    return "one pair of episodes" if pairs == 1 else f"{pairs} pairs of episodes"
+    return f"one pair of {word}s" if pairs == 1 else f"{pairs} pairs of {word}s"
 
 
 def _negative_control(target: TargetSummary) -> list[Note]:
@@ -190,10 +191,8 @@ def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     for rival in target.rivals if matched else ():
         asked, held = rival.rows[0]["memory"].get("asked") or matched.metric("slots_mean"), rival.metric("slots_mean")
         if rival.rows[0]["memory"].get("matched_to") and asked and held and abs(held / asked - 1) > SIZE_TOLERANCE:
-            text = (
-                f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for: its episodes were "
-                "of another length than NAMM's."
-            )
+            why = ": its episodes were of another length than NAMM's" if target.trial_word == "episode" else ""
+            text = f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for{why}."
             found.append(("warning", text))
     size = matched.metric("slots_mean") if matched else None
     held = contender.metric("slots_mean")

@@ -11,55 +11,17 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
 
-from evaluations.control_cells import ControlRunner
 from evaluations.control_plan import Unit
-from evaluations.control_targets import TargetOptions, check_device, resolve_targets
 from evaluations.harness import Cell
-from modalities.rollout import SimulatorPool
-from namm import NAMM
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a process needs to know to play any unit of an experiment."""
-
-    targets: TargetOptions
-    namm: Path | None
-    device: str
-    interval: int
-    threads: int
-    trace_seed: int
-    simulators: int | None = 0
-
-    def load(self, index: int = 0) -> dict[str, ControlRunner]:
-        """A runner for every target, by name.
-
-        Args:
-            index: Of this process among those of this machine; where there are several GPUs, each gets its own.
-
-        Raises:
-            NammError: Anything wrong with a target, its files, the NAMM or the device.
-        """
-        device = check_device(self.device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", index % torch.cuda.device_count())
-        found = resolve_targets(self.targets, device)
-        namm = None if self.namm is None else NAMM.from_pretrained(self.namm).to(device)
-        pool = SimulatorPool(self.simulators)  # its processes end with the runners, or with this process
-        return {
-            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed, pool)
-            for target, control in found
-        }
 
 
 @dataclass(frozen=True)
@@ -88,7 +50,7 @@ class Players(Protocol):
 class ThisProcess:
     """Plays one unit at a time, here."""
 
-    def __init__(self, runners: dict[str, ControlRunner]) -> None:
+    def __init__(self, runners: Mapping[str, Runner]) -> None:
         self.runners = runners
         self._started: list[tuple[Unit, tuple[Cell, ...]]] = []
 

@@ -34,9 +34,9 @@ import modalities  # noqa: F401  (before transformers: lets torchvision be impor
 from evaluations.commands import exit_code, read_config
 from evaluations.control_experiment import ControlExperiment
 from evaluations.control_plan import PROTECTED_LAST, PolicySpec
+from evaluations.control_setup import ControlSetup
 from evaluations.control_targets import TargetOptions, check_device
 from evaluations.harness import Results
-from evaluations.players import Setup
 from evaluations.tracking import Mode, Tracker
 from modalities.control import find_checkpoint
 from namm.config import check_interval
@@ -158,7 +158,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     specs = _check(config)
     check_device(config.device)
     results = _open(config.out, console)
-    setup = Setup(
+    setup = ControlSetup(
         targets=TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)}),
         namm=config.namm if any(spec.name == "namm" for spec in specs) else None,
         device=config.device,

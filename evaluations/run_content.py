@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.harness import Row
+from evaluations.rows import Row, trials
 from evaluations.suites import SHIPPED, SUITES
 from evaluations.summary import role
 from evaluations.survival import cue_points
@@ -23,6 +23,7 @@ CUE_POINTS = 40
 """Points of a cue's survival curve."""
 AXES = {
     "episode": "episode/index",
+    "prompt": "prompt/index",
     "cache": "cache/env_step",
     "retention": "retention/env_step",
     "age": "age/env_steps",
@@ -33,6 +34,10 @@ GROUP_KEYS = (
     "namm_sha256",
     "statistics",
     "checkpoint_sha256",
+    "model",
+    "model_sha256",
+    "data_sha256",
+    "context_tokens",
     "interval",
     "budget",
     "target_return",
@@ -53,11 +58,15 @@ class RunContent:
     """`evaluate`, or `curve` for a point of the score-against-size curve."""
     tags: tuple[str, ...]
     config: Mapping[str, Any]
+    sections: tuple[str, ...]
+    """Of the history; `AXES` has the axis of each."""
     history: tuple[Mapping[str, float], ...]
     """One entry a call of `log`."""
     columns: tuple[str, ...]
+    table_name: str
+    """`episodes` or `prompts`."""
     table: tuple[tuple[Any, ...], ...]
-    """One line an episode."""
+    """One line a trial."""
     summary: Mapping[str, float]
     """Score and every metric."""
 
@@ -73,7 +82,7 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
     kind, modality = role(row), row["identity"].get("modality", "control")
     suite = suite_of(row, settings)
     budget = f"-b{row['identity'].get('budget')}" if kind == "curve" else ""
-    columns = tuple(dict.fromkeys(name for episode in row["episodes"] for name in episode))
+    columns = tuple(dict.fromkeys(name for trial in trials(row) for name in trial))
     return RunContent(
         id=hashlib.sha256(f"{experiment}/{row['key']}".encode()).hexdigest()[:16],
         name=_plain(f"{row['target']}-{row['policy']}{budget}-s{row['seed']}"),
@@ -97,9 +106,11 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
             "identity": dict(row["identity"]),
             "experiment": {"name": experiment, **settings},
         },
-        history=(*_episodes(row), *_cache(row), *_retention(row), *_ages(row), *_cues(row)),
+        sections=("prompt",) if "prompts" in row else tuple(name for name in AXES if name != "prompt"),
+        history=(*_trials(row), *_cache(row), *_retention(row), *_ages(row), *_cues(row)),
         columns=columns,
-        table=tuple(tuple(episode.get(name) for name in columns) for episode in row["episodes"]),
+        table_name="prompts" if "prompts" in row else "episodes",
+        table=tuple(tuple(trial.get(name) for name in columns) for trial in trials(row)),
         summary={
             name: float(value)
             for name, value in {"score": row["score"], **row["metrics"], "seconds": row.get("seconds")}.items()
@@ -114,22 +125,29 @@ def suite_of(row: Row, settings: Mapping[str, Any]) -> str | None:
 
 
 def _dataset(row: Row, settings: Mapping[str, Any]) -> str:
-    """What the model was trained on, as far as names tell."""
+    """What a control model was trained on, as far as names tell; the task of a text model."""
+    if "prompts" in row:
+        return row["task"]
     shipped = SHIPPED.get(row["target"])
     return str(settings.get("dataset") or (shipped.folder if shipped else row["target"]))
 
 
-def _episodes(row: Row) -> list[dict[str, float]]:
+def _trials(row: Row) -> list[dict[str, float]]:
+    word = "prompt" if "prompts" in row else "episode"
     return [
-        {AXES["episode"]: index}
-        | {f"episode/{k}": float(v) for k, v in episode.items() if v is not None and k != "reset_seed"}
-        for index, episode in enumerate(row["episodes"])
+        {AXES[word]: index}
+        | {
+            f"{word}/{name}": float(value)
+            for name, value in trial.items()
+            if isinstance(value, (int, float)) and name != "reset_seed"
+        }
+        for index, trial in enumerate(trials(row))
     ]
 
 
 def _cache(row: Row) -> list[dict[str, float]]:
     trace = row.get("trace") or {"steps": (), "slots": ()}
-    pairs = zip(trace["steps"], trace["slots"], strict=True)
+    pairs = zip(trace.get("steps", ()), trace.get("slots", ()), strict=True)
     return [{AXES["cache"]: step, "cache/slots": slots} for step, slots in pairs]
 
 

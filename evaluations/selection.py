@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.harness import Row
+from evaluations.rows import Row, trial_id, trials
 
 HELD_OUT = "namm (held out)"
 """Label of the cross-fitted NAMM."""
@@ -33,7 +33,7 @@ def held_out(variants: Sequence[Sequence[Row]]) -> list[Row] | None:
     seeds = sorted(set.intersection(*(set(rows) for rows in by_variant)))
     if len(seeds) > 1:
         folds = [(seed, slice(None)) for seed in seeds]
-    elif seeds and min(len(rows[seeds[0]]["episodes"]) for rows in by_variant) > 1:
+    elif seeds and min(len(trials(rows[seeds[0]])) for rows in by_variant) > 1:
         folds = [(seeds[0], slice(half, None, 2)) for half in (0, 1)]
     else:
         return None
@@ -42,7 +42,7 @@ def held_out(variants: Sequence[Sequence[Row]]) -> list[Row] | None:
         others = [other for other in folds if other != fold]
         seed, part = fold
         winner = max(by_variant, key=lambda rows: _merit(rows, others))[seed]
-        parts.append((seed, winner, winner["episodes"][part]))
+        parts.append((seed, winner, trials(winner)[part]))
     return [_joined(list(group)) for _, group in groupby(parts, key=lambda part: part[0])]
 
 
@@ -53,14 +53,14 @@ def declared(rows: Sequence[Row]) -> str | None:
 
 
 def _merit(rows: dict[int, Row], folds: Sequence[tuple[int, slice]]) -> tuple[float, float]:
-    episodes = [episode for seed, part in folds for episode in rows[seed]["episodes"][part]]
+    episodes = [episode for seed, part in folds for episode in trials(rows[seed])[part]]
     return float(np.mean([e["score"] for e in episodes])), -float(np.mean([e.get("slots_mean") or 0 for e in episodes]))
 
 
 def _joined(parts: Sequence[tuple[int, Row, list[dict[str, Any]]]]) -> Row:
     """One row out of the parts of a seed; metrics are the mean of the rows they come from."""
     first = parts[0][1]
-    episodes = sorted((e for _, _, part in parts for e in part), key=lambda episode: episode["reset_seed"])
+    episodes = sorted((e for _, _, part in parts for e in part), key=trial_id)
     chosen = list(dict.fromkeys(row["policy"] for _, row, _ in parts))
     metrics: dict[str, float | None] = {}
     for name in first["metrics"]:
@@ -71,7 +71,7 @@ def _joined(parts: Sequence[tuple[int, Row, list[dict[str, Any]]]]) -> Row:
         "policy": HELD_OUT,
         "score": float(np.mean([episode["score"] for episode in episodes])),
         "metrics": metrics,
-        "episodes": episodes,
+        "prompts" if "prompts" in first else "episodes": episodes,
         "memory": {**first["memory"], "chosen": chosen},
         "trace": None,
     }

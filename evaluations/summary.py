@@ -7,7 +7,7 @@ one (evaluations/selection.py). Points of a score-against-size curve are another
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +15,13 @@ import numpy as np
 from evaluations.aggregates import aggregate, interquartile_mean_of_runs, paired_over_tasks
 from evaluations.comparability import Comparability
 from evaluations.estimates import Estimate, PairedDifference, holm, success_rate
-from evaluations.harness import Row
+from evaluations.rows import Row, trial_id, trials
 from evaluations.selection import declared, held_out
 
 REFERENCES = ("native window", "full")
 """Rows shown for orientation: nobody asked them to forget."""
+RAW_SCORES = ("return", "log-likelihood of a token")
+"""Scores that are no percentages."""
 NEGATIVE_CONTROL = "oldest"
 """Keeps the oldest tokens: a task on which it does well does not show that a policy remembers well."""
 
@@ -28,17 +30,17 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class PolicySummary:
-    """One policy on one target, over all its seeds and episodes. Scores are percentages, larger is better."""
+    """One policy on one target, over all its seeds and trials. Scores are percentages, larger is better."""
 
     target: str
     policy: str
     rows: tuple[Row, ...]
     score: Estimate
     interquartile: Estimate
-    returns: Estimate
+    returns: Estimate | None
     success: Estimate | None
     versus_namm: PairedDifference | None = None
-    """The contender minus this policy on the same reset seeds; None for NAMMs, or without any NAMM."""
+    """The contender minus this policy on the same trials; None for NAMMs, or without any NAMM."""
 
     @property
     def score_name(self) -> str:
@@ -66,9 +68,9 @@ class PolicySummary:
         return self.rows[0]["identity"].get("budget")
 
     @property
-    def episodes(self) -> int:
-        """Episodes over all seeds."""
-        return sum(len(row["episodes"]) for row in self.rows)
+    def trials(self) -> int:
+        """Episodes or prompts over all seeds."""
+        return sum(len(trials(row)) for row in self.rows)
 
     @property
     def kept_everything(self) -> bool:
@@ -77,8 +79,8 @@ class PolicySummary:
         return bool(asked) and not any(row["metrics"].get("evicted") for row in self.rows)
 
     def scores(self, name: str = "score") -> np.ndarray:
-        """What every episode scored, or another of its values, as (seeds, episodes)."""
-        return episode_values(self.rows, name)
+        """What every trial scored, or another of its values, as (seeds, trials)."""
+        return trial_values(self.rows, name)
 
     def metric(self, name: str) -> float | None:
         """Mean over seeds of one of the rows' metrics; None where it was not measured."""
@@ -120,6 +122,21 @@ class TargetSummary:
         return ", ".join(parts if verdict is None or verdict.comparable else [*parts, verdict.verdict])
 
     @property
+    def is_percentage(self) -> bool:
+        """Whether its score can be averaged with other targets'."""
+        return self.policies[0].score_name not in RAW_SCORES
+
+    @property
+    def trial_word(self) -> str:
+        """What one trial is: an episode, or a prompt."""
+        return "prompt" if "prompts" in self.policies[0].rows[0] else "episode"
+
+    @property
+    def shared_word(self) -> str:
+        """What two policies share in a paired comparison."""
+        return "prompts" if self.trial_word == "prompt" else "reset seeds"
+
+    @property
     def best_namm(self) -> PolicySummary | None:
         """The NAMM variant with the highest score, of equal ones the smaller. Chosen on what is shown."""
         return best_namm(self.policies)
@@ -157,52 +174,60 @@ def best_namm(policies: Sequence[PolicySummary]) -> PolicySummary | None:
     return max(variants, key=lambda s: (s.score.value, -(s.metric("slots_mean") or 0.0)), default=None)
 
 
-def summarise(rows: Sequence[Row]) -> list[TargetSummary]:
+def target_name(row: Row) -> str:
+    """The target of a control row: a checkpoint and its environment."""
+    return row["target"]
+
+
+def summarise(rows: Sequence[Row], name: Callable[[Row], str] = target_name) -> list[TargetSummary]:
     """Summaries of finished rows, in the order in which targets first appear; points of curves are left out.
 
     Args:
         rows: Rows of one experiment, any number of targets, policies and seeds.
+        name: What the rows of one summary have in common.
     """
     targets: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         if role(row) != "curve":
-            targets.setdefault(row["target"], {}).setdefault(row["policy"], []).append(row)
+            targets.setdefault(name(row), {}).setdefault(row["policy"], []).append(row)
     return [_target_summary(target, groups) for target, groups in targets.items()]
 
 
 def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySummary:
     """The summary of the rows of one policy on one target, not compared with anything."""
     ordered = tuple(sorted(rows, key=lambda row: row["seed"]))
-    successes = [episode["success"] for row in ordered for episode in row["episodes"]]
+    played = [trial for row in ordered for trial in trials(row)]
+    successes = [trial.get("success") for trial in played]
     success = None if None in successes else success_rate(successes)
+    has_return = all("return" in trial for trial in played)
     is_rate = success is not None and ordered[0]["score_name"] == "success rate"
-    scores = episode_values(ordered, "score")
+    scores = trial_values(ordered, "score")
     return PolicySummary(
         target=target,
         policy=policy,
         rows=ordered,
         score=_scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
         interquartile=aggregate([scores.reshape(-1, 1)], BOOTSTRAP_SEED, interquartile_mean_of_runs),
-        returns=aggregate([episode_values(ordered, "return")], BOOTSTRAP_SEED),
+        returns=aggregate([trial_values(ordered, "return")], BOOTSTRAP_SEED) if has_return else None,
         success=success,
     )
 
 
 def differences(first: PolicySummary, second: PolicySummary) -> np.ndarray | None:
-    """First minus second on the reset seeds both have played, as (seeds, episodes); None where they share none."""
+    """First minus second on the trials that both were given, as (seeds, trials); None where they share none."""
     theirs = {row["seed"]: row for row in second.rows}
     found = []
     for row in first.rows:
         if row["seed"] in theirs:
-            other = {episode["reset_seed"]: episode["score"] for episode in theirs[row["seed"]]["episodes"]}
-            shared = [e["score"] - other[e["reset_seed"]] for e in row["episodes"] if e["reset_seed"] in other]
+            other = {trial_id(trial): trial["score"] for trial in trials(theirs[row["seed"]])}
+            shared = [t["score"] - other[trial_id(t)] for t in trials(row) if trial_id(t) in other]
             found += [shared] if shared else []
     return rectangle(found) if found else None
 
 
-def episode_values(rows: Sequence[Row], name: str) -> np.ndarray:
-    """One value of every episode as (seeds, episodes)."""
-    return rectangle([[float(episode[name]) for episode in row["episodes"]] for row in rows])
+def trial_values(rows: Sequence[Row], name: str) -> np.ndarray:
+    """One value of every trial as (seeds, trials)."""
+    return rectangle([[float(trial[name]) for trial in trials(row)] for row in rows])
 
 
 def rectangle(values: Sequence[Sequence[float]]) -> np.ndarray:

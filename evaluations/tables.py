@@ -77,7 +77,7 @@ COLUMNS = (
     Column(
         SCORE,
         "NAMM - policy",
-        "NAMM minus this policy on the same reset seeds: the held-out choice, where several variants ran",
+        "NAMM minus this policy on the same episodes or prompts: the held-out choice, where several variants ran",
         _versus,
     ),
     P_VALUE,

@@ -44,10 +44,12 @@ users and machines. Versions and the git commit are in the row."""
 
 @dataclass(frozen=True)
 class Media:
-    """Files shown beside the numbers of a run: a picture of its memory (PNG) and a video of one episode (GIF)."""
+    """Shown beside the numbers of a run: a picture of its memory (PNG), a video of one episode (GIF), a page (HTML)."""
 
     picture: Path | None = None
     video: Path | None = None
+    html: Path | None = None
+    """A whole page: what was kept of a prompt."""
 
 
 class Tracker:
@@ -157,16 +159,20 @@ class Tracker:
 
     def _log(self, content: RunContent, media: Media) -> None:
         run = self._run
-        for section, axis in AXES.items():
+        for section in content.sections:
+            axis = AXES[section]
             run.define_metric(axis, hidden=True)
             run.define_metric(f"{section}/*", step_metric=axis)
         for entry in content.history:
             run.log(dict(entry))
-        shown: dict[str, Any] = {"episodes": self._wandb.Table(list(content.columns), [list(x) for x in content.table])}
+        table = self._wandb.Table(list(content.columns), [list(line) for line in content.table])
+        shown: dict[str, Any] = {content.table_name: table}
         if media.picture is not None:
             shown["memory"] = self._wandb.Image(str(media.picture))
         if media.video is not None:
             shown["video"] = self._wandb.Video(str(media.video), format="gif")
+        if media.html is not None:
+            shown["kept"] = self._wandb.Html(str(media.html), inject=False)
         run.log(shown)
         run.summary.update(dict(content.summary))
 

@@ -24,7 +24,7 @@ def scores(report: Report, target: TargetSummary) -> str:
     del report
     matched = f" Rivals have the mean size of <b>{escape(target.matched_to)}</b>." if target.matched_to else ""
     lead = (
-        f"<p>Episodes a policy: {target.policies[0].episodes}, on the same reset seeds for all; means with 95% "
+        f"<p>{target.trial_word.capitalize()}s a policy: {target.policies[0].trials}, the same for all; means with 95% "
         f"intervals.{matched}</p>"
     )
     drawn = picture(figures.scores(target), f"{target.target}scores")

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluations.claims import Claims
 from evaluations.comparability import NOT_COMPARABLE
-from evaluations.control_cells import ControlRunner
-from evaluations.control_media import media_of
-from evaluations.control_plan import Plan, Unit
+from evaluations.experiment import Plan, Runner, Unit
 from evaluations.harness import Cell, Results, Row
 from evaluations.players import Outcome, Players
 from evaluations.progress import Display
 from evaluations.provenance import versions_differ
 from evaluations.rows import UnfinishedError
-from evaluations.tracking import Tracker
+from evaluations.tracking import Media, Tracker
 
 LOOK_SECONDS = 0.5
 """Between two looks at what others have finished."""
@@ -37,14 +35,15 @@ class Session:
     """One process's part in an experiment."""
 
     plans: Sequence[Plan]
-    runners: Mapping[str, ControlRunner]
+    runners: Mapping[str, Runner]
     results: Results
     claims: Claims
     players: Players
     tracker: Tracker
     display: Display
     versions: Mapping[str, str]
-    video: bool
+    media: Callable[[Unit, Sequence[Row]], Media]
+    """What W&B shows of finished rows beside their numbers."""
     leads: bool = False
     """Shows, mirrors and draws, for all that play the same plans."""
     _playing: dict[Unit, list[str]] = field(default_factory=dict)
@@ -191,8 +190,7 @@ class Session:
                 continue
             at_most -= 1
             self.display.working_on(f"{unit.label} · W&B")
-            target = self.runners[unit.target].target
-            media = media_of(rows, target, self.results.folder, self.video, self.display.say)
+            media = self.media(unit, rows)
             with self.claims.held(MIRROR):
                 self.tracker.mirror(rows, media)
 
