@@ -19,23 +19,30 @@ from pathlib import Path
 DECIDING_CODE = (
     "namm", "modalities", "evaluations/tasks", "evaluations/control_cells.py", "evaluations/control_plan.py",
     "evaluations/holdings.py", "evaluations/retention.py", "evaluations/cues.py", "evaluations/text.py",
+    "evaluations/text_metrics",
 )  # fmt: skip
 """What decides or measures results, seen from the root of the project."""
 
 
 def versions(packages: Sequence[str] = ("torch", "transformers", "gymnasium", "mujoco", "numpy")) -> dict[str, str]:
     """What the numbers were made with: Python, the packages that decide them, this project, its commit and its code."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
+    found = {"python": platform.python_version(), **package_versions(packages)}
     try:
         found["namm_suite"] = importlib.metadata.version("namm-suite")
     except importlib.metadata.PackageNotFoundError:
         found["namm_suite"] = "source"
     return {**found, "git_commit": _git_commit(), "code": code_sha256()[:12]}
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The installed version of each package, or "missing"."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
 
 
 def versions_differ(then: Mapping[str, str], now: Mapping[str, str]) -> str:

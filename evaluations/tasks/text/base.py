@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -36,7 +37,31 @@ class TextItem:
     """Characters of the prompt that belong to the context: what follows asks about it. None where it is not known."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What scoring and grouping need besides: classes, language, length, depth of the needle, ..."""
+    """What scoring needs besides: classes, options, language, ..."""
+
+    groups: Mapping[str, str | int] = field(default_factory=dict)
+    """What means are also taken by, such as {"length": "0-4k"} or {"tokens": 4096, "depth": 50}."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What benchmarks are made with; each takes what concerns it."""
+
+    data: str | Path | None = None
+    """Folder with the data, or OWNER/NAME on the Hub; None: its home on the Hub, or what is generated."""
+
+    templates: str | Path | None = None
+    """Folder or file with the benchmark's own prompt templates, or "lm_eval" for those that come with
+    lm-evaluation-harness; None: beside the data, and this project's wording where contexts are generated."""
+
+    lengths: tuple[int, ...] = (4096,)
+    """Context lengths in tokens, where contexts are generated (ruler, niah) or come in lengths (babilong)."""
+
+    samples: int | None = None
+    """Prompts a task and length, where contexts are generated; None: as many as the source has."""
+
+    depths: tuple[int, ...] = (0, 25, 50, 75, 100)
+    """Where the needle lies (niah), in percent of the context."""
 
 
 class Benchmark(ABC):
@@ -47,6 +72,12 @@ class Benchmark(ABC):
 
     tasks: ClassVar[tuple[str, ...]]
     """Its tasks, in the order of their source."""
+
+    def __init__(self, options: BenchmarkOptions) -> None:
+        """Args:
+        options: What it is made with. Nothing is read yet, so that a missing file is told by the task that needs it.
+        """
+        self.options = options
 
     @abstractmethod
     def items(
@@ -72,6 +103,7 @@ class Benchmark(ABC):
     def protocol(self, task: str) -> Mapping[str, Any]:
         """What decides a score besides model and memory, as JSON-able facts for a row.
 
-        Metric, truncation, what ends an answer (``stop``: strings that cut it), chat template or not, versions of
-        metric libraries, checksums of data and templates.
+        Always there: ``benchmark``, ``task``, ``metric``, ``truncation`` (``"middle"`` or ``"none"``), ``stop``
+        (strings that cut an answer), ``chat_template`` (whether the source wraps this task's prompts in a chat model's
+        template), ``versions`` of the packages that score, and ``sha256`` of what was read, by what it is.
         """
