@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 PRESETS: dict[str, EvolutionConfig] = {
     # isotropic: at 4172 parameters a covariance learns nothing in a few hundred generations (docs/evolution.md)
-    "fast": EvolutionConfig(generations=150, cmaes=CMAESConfig(covariance="isotropic", sigma=0.2)),
-    "diagonal": EvolutionConfig(generations=150, cmaes=CMAESConfig(covariance="diagonal", sigma=0.2)),
-    "paper": EvolutionConfig(generations=300, cmaes=CMAESConfig()),
+    "fast": EvolutionConfig(generations=150, search=CMAESConfig(covariance="isotropic", sigma=0.2)),
+    "diagonal": EvolutionConfig(generations=150, search=CMAESConfig(covariance="diagonal", sigma=0.2)),
+    "paper": EvolutionConfig(generations=300, search=CMAESConfig()),
 }
 """Searches by name; `paper` holds the released constants (full covariance, sigma 0.065)."""
 
@@ -99,7 +99,7 @@ def run(config: EvolveConfig, console: Console | None = None) -> EvolutionResult
     search = EvolutionConfig(
         generations=config.generations or search.generations,
         seed=config.seed,
-        cmaes=replace(search.cmaes, sigma=config.sigma or search.cmaes.sigma),
+        search=replace(search.search, sigma=config.sigma or search.search.sigma),
     )
     model = load_source(config.model, torch.bfloat16 if config.bfloat16 else torch.float32, config.device)
     statistics_of = "+".join(dict.fromkeys(config.fitness.statistics))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class NAMMConfig:
     """EMA decay per query; one frame decays by ``decay ** hop``."""
 
     recency_dim: int = 8
-    """Width of the sinusoidal embedding of a token's age."""
+    """Width of the sinusoidal embedding of a token's age; 0 for none (the paper's ablation)."""
 
     recency_max_frequency: float = 50_000.0
     """Longest wavelength base of the age embedding."""
@@ -48,6 +48,9 @@ class NAMMConfig:
     trained_statistics: str = "source"
     """Feature statistics in force while the parameters were evolved; part of a checkpoint's identity."""
 
+    signal: str = field(default="spectrogram", metadata={"added_later": True})
+    """What is seen of the attention a token received: its "spectrogram", or its "mean" over each hop (ablation)."""
+
     def __post_init__(self) -> None:
         if self.window != 2 * self.hop:
             raise ConfigError(
@@ -60,12 +63,18 @@ class NAMMConfig:
             raise ConfigError(f"decay must lie between 0 and 1, found {self.decay}.")
         if self.scorer not in ("bam", "mlp"):
             raise ConfigError(f"Unknown scorer {self.scorer!r}. {did_you_mean(str(self.scorer), ('bam', 'mlp'))}")
+        if self.signal not in ("spectrogram", "mean"):
+            raise ConfigError(
+                f"Unknown signal {self.signal!r}. {did_you_mean(str(self.signal), ('spectrogram', 'mean'))}"
+            )
+        if self.recency_dim < 0:
+            raise ConfigError(f"recency_dim must be 0 or more, found {self.recency_dim}.")
         check_interval(self.interval, self.hop)
 
     @property
     def bins(self) -> int:
-        """One-sided DFT bins of a frame (17)."""
-        return self.window // 2 + 1
+        """One-sided DFT bins of a frame (17); 1 where only the mean is seen."""
+        return self.window // 2 + 1 if self.signal == "spectrogram" else 1
 
     @property
     def features(self) -> int:
@@ -84,12 +93,18 @@ class NAMMConfig:
         return PRESETS[name]
 
     def to_json(self) -> str:
-        """The config as one flat JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        """The config as one flat JSON object.
+
+        A key that an earlier version did not know is left out while it has its default, so that what was saved then
+        keeps its identity.
+        """
+        later = {key.name: key.default for key in dataclasses.fields(self) if key.metadata.get("added_later")}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if later.get(name) != value}
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, path: Path) -> NAMMConfig:
-        """Reads a config strictly: every key known, every key present.
+        """Reads a config strictly: every key known, every key present but those that `to_json` leaves out.
 
         Raises:
             CheckpointError: The file is missing, not JSON, or has missing or unknown keys.
@@ -100,11 +115,12 @@ class NAMMConfig:
             raise CheckpointError(f"Expected a NAMM config at {path}; the file does not exist.") from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
-        known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(raw, dict) or set(raw) != known:
+        known = {key.name for key in dataclasses.fields(cls)}
+        needed = {key.name for key in dataclasses.fields(cls) if not key.metadata.get("added_later")}
+        if not isinstance(raw, dict) or not needed <= set(raw) <= known:
             found = set(raw) if isinstance(raw, dict) else set()
             raise CheckpointError(
-                f"{path} is not a NAMM config of this version: missing keys {sorted(known - found)}, "
+                f"{path} is not a NAMM config of this version: missing keys {sorted(needed - found)}, "
                 f"unknown keys {sorted(found - known)}. Save it again with NAMM.save_pretrained."
             )
         try:

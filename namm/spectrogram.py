@@ -53,6 +53,11 @@ def stft_magnitudes(
     return (real + imaginary).sqrt_().view(*frames.shape[:-1], -1)
 
 
+def hop_means(signal: Float[Tensor, "*tokens queries"], hop: int) -> Float[Tensor, "*tokens frames one"]:
+    """Mean attention over each hop of one interval: what is left without frequencies (the paper's ablation)."""
+    return signal.unflatten(-1, (-1, hop)).mean(-1, keepdim=True)
+
+
 def fold_spectrum(
     average: Float[Tensor, "*tokens bins"],
     magnitudes: Float[Tensor, "*tokens frames bins"],

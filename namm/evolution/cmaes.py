@@ -19,9 +19,10 @@ from torch import Tensor
 from namm.errors import CheckpointError, ConfigError, NammError
 from namm.evolution.covariance import make_covariance
 from namm.evolution.rates import CMAESConfig, Rates, expected_norm
+from namm.evolution.search import Search, checked_fitness, checked_mean
 
 
-class CMAES:
+class CMAES(Search):
     """One search: ``candidates = es.ask()``, ``es.tell(candidates, fitness)``, again and again."""
 
     def __init__(
@@ -44,11 +45,7 @@ class CMAES:
             ConfigError: The mean is empty or not finite, or the rates do not fit the population.
         """
         self.config = config or CMAESConfig()
-        if mean.ndim != 1 or mean.numel() < 1 or not bool(torch.isfinite(mean).all()):
-            raise ConfigError(
-                f"CMA-ES mean: expected a finite vector, found shape {list(mean.shape)} with "
-                f"{int((~torch.isfinite(mean)).sum())} values that are not finite; pass a flat vector of parameters."
-            )
+        self.mean = checked_mean(mean)
         self.params = mean.numel()
         self.rates = rates or Rates.of(self.config, self.params)
         if len(self.rates.weights) != self.config.population:
@@ -58,7 +55,6 @@ class CMAES:
             )
         self.generation = 0
         self.sigma = float(self.config.sigma)
-        self.mean: Float[Tensor, " params"] = mean.detach().to("cpu", torch.float64, copy=True)
         self.path_sigma = torch.zeros_like(self.mean)
         self.path_c = torch.zeros_like(self.mean)
         self.best_candidate = self.mean.clone()
@@ -70,7 +66,10 @@ class CMAES:
     def ask(self) -> Float[Tensor, "population params"]:
         """Draws the candidates of the next generation."""
         self.covariance.refresh(self.generation)
-        normal = torch.randn(self.config.population, self.params, dtype=torch.float64, generator=self._generator)
+        drawn = self.config.population // (2 if self.config.antithetic else 1)
+        normal = torch.randn(drawn, self.params, dtype=torch.float64, generator=self._generator)
+        if self.config.antithetic:
+            normal = torch.stack([normal, -normal], dim=1).flatten(0, 1)
         return self.mean + self.sigma * self.covariance.colour(normal)
 
     def tell(self, candidates: Float[Tensor, "population params"], fitness: Float[Tensor, " population"]) -> int:
@@ -136,23 +135,8 @@ class CMAES:
     ) -> tuple[Float[Tensor, "population params"], int]:
         """The steps that lead to the candidates, best first, and how many candidates failed."""
         expected = [self.config.population, self.params]
-        if list(candidates.shape) != expected or list(fitness.shape) != expected[:1]:
-            raise ConfigError(
-                f"CMA-ES tell: expected candidates {expected} and fitness {expected[:1]}, found "
-                f"{list(candidates.shape)} and {list(fitness.shape)}; tell the whole population at once."
-            )
-        if not bool(torch.isfinite(candidates).all()):
-            raise ConfigError(
-                "CMA-ES tell: expected finite candidates, found NaN or infinite ones; pass on what ask() gave."
-            )
-        fitness = fitness.detach().to("cpu", torch.float64)
-        alive = torch.isfinite(fitness)
+        fitness, alive = checked_fitness(candidates, fitness, expected, self.generation)
         failed = int((~alive).sum())
-        if failed == self.config.population:
-            raise NammError(
-                f"CMA-ES tell: expected at least one finite fitness, found {failed} of {failed} candidates failed at "
-                f"generation {self.generation + 1}; look at the error of one candidate, nothing was learned from them."
-            )
         order = torch.where(alive, fitness, -math.inf).argsort(descending=True, stable=True)
         return ((candidates.detach().to("cpu", torch.float64) - self.mean) / self.sigma)[order], failed
 
@@ -177,17 +161,10 @@ class CMAES:
         """Everything a bit-identical continuation needs, between a `tell` and the next `ask`.
 
         Returns:
-            ``tensors``: name to tensor (n x n matrices only for a full covariance), untouched by later generations;
+            ``tensors``: name to tensor, untouched by later generations;
             ``scalars``: plain values for JSON, among them the configuration.
         """
-        tensors = {
-            "mean": self.mean,
-            "path_sigma": self.path_sigma,
-            "path_c": self.path_c,
-            "best_candidate": self.best_candidate,
-            "generator": self._generator.get_state(),
-            **{f"covariance.{name}": value for name, value in self.covariance.tensors().items()},
-        }
+        covariance = {f"covariance.{name}": value for name, value in self.covariance.tensors().items()}
         scalars = {
             "generation": self.generation,
             "sigma": self.sigma,
@@ -196,7 +173,16 @@ class CMAES:
             "config": dataclasses.asdict(self.config),
             "rates": {**dataclasses.asdict(self.rates), "weights": list(self.rates.weights)},
         }
-        return {"tensors": tensors, "scalars": scalars}
+        return {"tensors": self._vectors() | covariance, "scalars": scalars}
+
+    def _vectors(self) -> dict[str, Tensor]:
+        return {
+            "mean": self.mean,
+            "path_sigma": self.path_sigma,
+            "path_c": self.path_c,
+            "best_candidate": self.best_candidate,
+            "generator": self._generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from what `state_dict` gave.
@@ -207,24 +193,24 @@ class CMAES:
         Raises:
             CheckpointError: The state belongs to another configuration, or something in it is missing or misshapen.
         """
-        own = self.state_dict()
         tensors, scalars = state.get("tensors", {}), state.get("scalars", {})
-        theirs, ours = scalars.get("config") or {}, own["scalars"]["config"]
+        ours = dataclasses.asdict(self.config)
+        theirs = {**dataclasses.asdict(CMAESConfig()), **(scalars.get("config") or {})}
         differ = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
         if differ:
             raise CheckpointError(
                 f"CMA-ES state: expected the configuration of this search, found another {', '.join(differ)}; "
                 "continue with the configuration that the state was saved with."
             )
-        wanted = dict(own["tensors"])
-        if scalars.get("refreshed_at", -1) >= 0 and "covariance.matrix" in wanted:
-            wanted["covariance.axes"], wanted["covariance.lengths"] = wanted["covariance.matrix"], self.mean
-        for name, like in wanted.items():
+        mine = {name: (vector.dtype, vector.shape) for name, vector in self._vectors().items()}
+        shapes = self.covariance.shapes(int(scalars["generation"]), int(scalars["refreshed_at"]))
+        wanted = mine | {f"covariance.{name}": (torch.float64, torch.Size(shape)) for name, shape in shapes.items()}
+        for name, (dtype, shape) in wanted.items():
             found = tensors.get(name)
-            if found is None or found.shape != like.shape or found.dtype != like.dtype:
+            if found is None or found.shape != shape or found.dtype != dtype:
                 seen = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
                 raise CheckpointError(
-                    f"CMA-ES state: expected {name} as {like.dtype} {list(like.shape)}, found {seen}; "
+                    f"CMA-ES state: expected {name} as {dtype} {list(shape)}, found {seen}; "
                     "the checkpoint is damaged or of another search, use an older one."
                 )
         # clones, because a view into a file's buffer may be aligned differently, which changes the last bit of sums

@@ -1,8 +1,8 @@
 """The three shapes a search distribution can take, behind one small interface.
 
 A covariance turns standard normal vectors into steps (`colour`), turns steps back (`whiten`), and learns from ranked
-steps (`update`). ``Isotropic`` never learns, ``Diagonal`` holds one variance a parameter, ``Full`` holds the matrix and
-its eigenvectors. A full matrix is decomposed rarely: between two decompositions it may change only by about a tenth.
+steps (`update`). ``Isotropic`` never learns, ``Diagonal`` holds one variance a parameter, ``Full`` a matrix and its
+eigenvectors. A full matrix is decomposed rarely: between two decompositions it may change only by about a tenth.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class Covariance(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What has to be saved, by name."""
+        """What has to be saved, by name; untouched by later generations."""
+
+    @abstractmethod
+    def shapes(self, generation: int, refreshed_at: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `tensors` returns at a generation, all float64."""
 
     @abstractmethod
     def load(self, tensors: dict[str, Tensor], generation: int, refreshed_at: int) -> None:
@@ -103,6 +107,10 @@ class Isotropic(Covariance):
         """Nothing."""
         return {}
 
+    def shapes(self, generation: int, refreshed_at: int) -> dict[str, tuple[int, ...]]:
+        """Nothing."""
+        return {}
+
     def load(self, tensors: dict[str, Tensor], generation: int, refreshed_at: int) -> None:
         """Nothing to take over."""
 
@@ -148,6 +156,10 @@ class Diagonal(Covariance):
         """The variances."""
         return {"variances": self._variances}
 
+    def shapes(self, generation: int, refreshed_at: int) -> dict[str, tuple[int, ...]]:
+        """One variance a parameter."""
+        return {"variances": tuple(self._variances.shape)}
+
     def load(self, tensors: dict[str, Tensor], generation: int, refreshed_at: int) -> None:
         """Takes over the variances."""
         self._variances = tensors["variances"]
@@ -155,24 +167,44 @@ class Diagonal(Covariance):
 
 
 class Full(Covariance):
-    """The whole matrix, with eigenvectors that are renewed every so many generations."""
+    """The whole matrix, as it was when it was last decomposed, and the low-rank updates that came since.
+
+    Nothing reads the matrix between two decompositions, so an update costs nothing, and what has to be saved is one
+    triangle and a few vectors: at 4172 parameters 28 MB before the first decomposition and at most 97 MB after it.
+    """
 
     def __init__(self, params: int, config: CMAESConfig, rates: Rates) -> None:
         # the tutorial's section B.2: decompose after 1 / (10 n (c_1 + c_mu)) generations
         lazy = math.floor(1 / (10 * params * (rates.c_1 + rates.c_mu)))
         self._gap = config.decompose_every or max(1, lazy)
         self._shift = config.initial_shift
-        self.matrix: Float[Tensor, "params params"] = torch.eye(params, dtype=torch.float64)
+        self._params, self._vectors = params, config.population + 1
+        self._base: Float[Tensor, "params params"] | None = None  # None: the identity
+        self._axes: Float[Tensor, "params params"] | None = None
+        self._lengths = torch.ones(params, dtype=torch.float64)
+        self._pending: list[tuple[float, Tensor, Tensor]] = []
+
+    @property
+    def matrix(self) -> Float[Tensor, "params params"]:
+        """The matrix with every update, exactly symmetric."""
+        matrix = torch.eye(self._params, dtype=torch.float64) if self._base is None else self._base.clone()
+        for keep, scales, vectors in self._pending:
+            matrix.addmm_((scales[:, None] * vectors).T, vectors, beta=keep)
+        return (matrix + matrix.T) / 2
 
     def refresh(self, generation: int) -> None:
         """Decomposes the matrix when the last decomposition is old enough."""
-        if self.refreshed_at < 0:
-            self._axes, self._lengths = _shifted_identity(len(self.matrix), self._shift)
-        elif generation - self.refreshed_at >= self._gap:
-            self._axes, self._lengths = _decompose(self.matrix)
-        else:
+        if self.refreshed_at >= 0 and generation - self.refreshed_at >= self._gap:
+            self._base = self.matrix
+            self._pending = []
+            self._axes, self.refreshed_at = None, generation
+        self.refreshed_at = max(self.refreshed_at, 0)
+        if self._axes is not None:
             return
-        self.refreshed_at = generation
+        if self._base is None:
+            self._axes, self._lengths = _shifted_identity(self._params, self._shift)
+        else:
+            self._axes, self._lengths = _decompose(self._base)
 
     def colour(self, normal: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
         """Stretches along the axes and rotates."""
@@ -190,27 +222,55 @@ class Full(Covariance):
         weights: Float[Tensor, " population"],
         steps: Float[Tensor, "population params"],
     ) -> None:
-        """Rank-one and rank-mu update in one product, in place."""
-        vectors = torch.cat([path[None], steps])
+        """Rank-one and rank-mu update, to be applied at the next decomposition."""
         scales = torch.cat([weights.new_tensor([c_1]), weights])
-        self.matrix.addmm_((scales[:, None] * vectors).T, vectors, beta=keep)
+        self._pending.append((keep, scales, torch.cat([path[None], steps])))
 
     @property
     def axis_ratio(self) -> float:
         """Ratio of the axes at the last decomposition; 1 before the first."""
-        return float(self._lengths.max() / self._lengths.min()) if self.refreshed_at >= 0 else 1.0
+        return float(self._lengths.max() / self._lengths.min())
 
     def tensors(self) -> dict[str, Tensor]:
-        """A copy of the matrix, which is updated in place, and the axes, because the matrix has moved on since."""
-        if self.refreshed_at < 0:
-            return {"matrix": self.matrix.clone()}
-        return {"matrix": self.matrix.clone(), "axes": self._axes, "lengths": self._lengths}
+        """The lower triangle of the matrix decomposed last, its axes' lengths, and the updates since."""
+        triangle = torch.zeros(0, dtype=torch.float64)
+        if self._base is not None:
+            triangle = torch.cat([self._base[row, : row + 1] for row in range(self._params)])
+        keeps = torch.tensor([keep for keep, _, _ in self._pending], dtype=torch.float64)
+        none = torch.zeros(0, self._vectors, dtype=torch.float64)
+        scales = torch.stack([scales for _, scales, _ in self._pending]) if self._pending else none
+        vectors = [vectors for _, _, vectors in self._pending] or [none[..., None].expand(0, -1, self._params)]
+        return {
+            "triangle": triangle,
+            "lengths": self._lengths,
+            "keeps": keeps,
+            "scales": scales,
+            "vectors": torch.stack(vectors) if self._pending else vectors[0],
+        }
+
+    def shapes(self, generation: int, refreshed_at: int) -> dict[str, tuple[int, ...]]:
+        """As `tensors`."""
+        params, updates = self._params, generation - max(refreshed_at, 0)
+        return {
+            "triangle": (params * (params + 1) // 2 if refreshed_at > 0 else 0,),
+            "lengths": (params,),
+            "keeps": (updates,),
+            "scales": (updates, self._vectors),
+            "vectors": (updates, self._vectors, params),
+        }
 
     def load(self, tensors: dict[str, Tensor], generation: int, refreshed_at: int) -> None:
-        """Takes over matrix and axes."""
-        self.matrix, self.refreshed_at = tensors["matrix"], refreshed_at
-        if refreshed_at >= 0:
-            self._axes, self._lengths = tensors["axes"], tensors["lengths"]
+        """Takes over matrix and updates; the axes are computed again when they are needed."""
+        self.refreshed_at, self._lengths, self._axes, self._base = refreshed_at, tensors["lengths"], None, None
+        if tensors["triangle"].numel():
+            rows, columns = torch.tril_indices(self._params, self._params)
+            self._base = torch.empty(self._params, self._params, dtype=torch.float64)
+            self._base[rows, columns] = tensors["triangle"]
+            self._base[columns, rows] = tensors["triangle"]
+        self._pending = [
+            (float(keep), scales.clone(), vectors.clone())
+            for keep, scales, vectors in zip(tensors["keeps"], tensors["scales"], tensors["vectors"], strict=True)
+        ]
 
 
 def make_covariance(params: int, config: CMAESConfig, rates: Rates) -> Covariance:
@@ -241,11 +301,11 @@ def _shifted_identity(params: int, shift: float) -> tuple[Float[Tensor, "params 
 def _decompose(
     matrix: Float[Tensor, "params params"],
 ) -> tuple[Float[Tensor, "params params"], Float[Tensor, " params"]]:
-    """Eigenvectors (columns) and square roots of the eigenvalues of the symmetric part.
+    """Eigenvectors (columns) and square roots of the eigenvalues of a symmetric matrix.
 
     SciPy, because torch's CPU wheels take twice as long for this at 4172 parameters.
     """
-    symmetric = np.asfortranarray(((matrix + matrix.T) / 2).numpy())
+    symmetric = matrix.clone().T.numpy()  # memory of torch is aligned, so equal matrices give equal last bits
     eigenvalues, axes = scipy.linalg.eigh(symmetric, overwrite_a=True, check_finite=True, driver="evd")
     eigenvalues[eigenvalues <= 0] = _SMALLEST_EIGENVALUE
     return torch.from_numpy(np.ascontiguousarray(axes)), torch.from_numpy(np.sqrt(eigenvalues))

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from namm.errors import CheckpointError, ConfigError
 from namm.evolution.checkpoint import STATE_FILE, load_state, save_state, write_atomically
-from namm.evolution.cmaes import CMAES
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
 from namm.evolution.rates import CMAESConfig
+from namm.evolution.search import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvolutionConfig:
     """Generations between validations of the mean; the last generation is always validated."""
     checkpoint_every: int = 1
     """Generations between checkpoints; raise it for a full covariance of thousands of parameters."""
-    cmaes: CMAESConfig = field(default_factory=CMAESConfig)
+    search: SearchConfig = field(default_factory=CMAESConfig)
     """The search itself."""
 
     def __post_init__(self) -> None:
@@ -171,13 +171,14 @@ class _Run:
 
     def __init__(self, start: Float[Tensor, " params"], config: EvolutionConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.search = CMAES(start, config.cmaes, seed=config.seed)
+        self.search = config.search.make(start, config.seed)
         self.best_mean = self.search.mean.clone()
         self._saved_at = -1
         self.best: dict[str, Any] = {"score": None, "generation": 0}
         settings = plain(dataclasses.asdict(config))
         self.settings = {
-            **{f"cmaes.{name}": value for name, value in settings.pop("cmaes").items()},
+            "search": config.search.kind,
+            **{f"search.{name}": value for name, value in settings.pop("search").items()},
             **settings,
             "start_sha256": hashlib.sha256(self.search.mean.numpy().tobytes()).hexdigest(),
         }

@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
 
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from namm.evolution.cmaes import CMAES
 
 CovarianceName = Literal["full", "diagonal", "isotropic"]
 RatesName = Literal["auto", "released", "tutorial", "separable"]
@@ -40,6 +46,10 @@ class CMAESConfig:
     """Added to every entry of the covariance when the first generation is drawn (released); 0 for the standard form."""
     decompose_every: int | None = None
     """Generations between eigendecompositions of a full covariance; None follows Hansen's lazy schedule."""
+    antithetic: bool = False
+    """Draw every second candidate opposite to the one before it (mirrored sampling); needs an even population."""
+
+    kind: ClassVar[str] = "cmaes"
 
     def __post_init__(self) -> None:
         for field, known in (("covariance", get_args(CovarianceName)), ("rates", get_args(RatesName))):
@@ -54,6 +64,7 @@ class CMAESConfig:
             ("c_m", 0 < self.c_m <= 1, "above 0 and at most 1"),
             ("sigma_exponent_cap", self.sigma_exponent_cap is None or self.sigma_exponent_cap > 0, "None or positive"),
             ("initial_shift", 0 <= self.initial_shift < math.inf, "0 or a small positive number"),
+            ("population", self.population % 2 == 0 or not self.antithetic, "an even number, for antithetic pairs"),
             ("decompose_every", self.decompose_every is None or self.decompose_every >= 1, "None or at least 1"),
         ):
             if not fine:
@@ -63,6 +74,12 @@ class CMAESConfig:
                 "Rates 'separable' are (params + 2) / 3 times too fast for a full covariance; "
                 "use covariance='diagonal', or rates='released' or 'tutorial'."
             )
+
+    def make(self, mean: Float[Tensor, " params"], seed: int) -> CMAES:
+        """Starts the search at a mean."""
+        from namm.evolution.cmaes import CMAES  # it reads this module
+
+        return CMAES(mean, self, seed=seed)
 
     @property
     def parents(self) -> int:

@@ -13,7 +13,7 @@ from namm.errors import ConfigError
 from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
 from namm.model import NAMM
 from namm.policies.base import Policy, Selection, State, TokenView
-from namm.spectrogram import fold_spectrum, stft_magnitudes
+from namm.spectrogram import fold_spectrum, hop_means, stft_magnitudes
 
 
 class NAMMPolicy(Policy):
@@ -75,7 +75,10 @@ class NAMMPolicy(Policy):
     def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State) -> State:
         """Folds the interval's frames into the averaged spectrum."""
         config = self.namm.config
-        magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis.to(columns.device))
+        if config.signal == "mean":
+            magnitudes = hop_means(columns, config.hop)
+        else:
+            magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis.to(columns.device))
         return {
             "spectrum": fold_spectrum(state["spectrum"], magnitudes, config.hop, config.decay),
             "tail": columns[..., -config.hop :],

@@ -32,7 +32,7 @@ from namm.evolution.rates import CMAESConfig
 
 PARAMS = 9
 CONFIG = EvolutionConfig(
-    generations=8, seed=4, validate_every=3, cmaes=CMAESConfig(population=6, sigma=0.3, decompose_every=3)
+    generations=8, seed=4, validate_every=3, search=CMAESConfig(population=6, sigma=0.3, decompose_every=3)
 )
 
 
@@ -105,7 +105,7 @@ def test_rows_and_result(reference: Path):
     assert result.mean.dtype == result.best_mean.dtype == torch.float32
     assert float(result.best_mean.norm()) == pytest.approx(rows[5]["validation"]["extras"]["norm"])
     assert float(result.mean.norm()) == pytest.approx(rows[7]["validation"]["extras"]["norm"])
-    assert json.loads((reference / "config.json").read_text())["cmaes"]["population"] == 6
+    assert json.loads((reference / "config.json").read_text())["search"]["population"] == 6
 
 
 def test_without_validation_the_last_mean_is_the_best(tmp_path: Path):
@@ -375,8 +375,8 @@ def test_other_settings_are_refused(tmp_path: Path):
     run(tmp_path)
     with pytest.raises(ConfigError, match=r"seed 4 \(now 5\)"):
         run(tmp_path, config=replace(CONFIG, seed=5))
-    with pytest.raises(ConfigError, match=r"cmaes\.sigma 0\.3 \(now 0\.2\)"):
-        run(tmp_path, config=replace(CONFIG, cmaes=replace(CONFIG.cmaes, sigma=0.2)))
+    with pytest.raises(ConfigError, match=r"search\.sigma 0\.3 \(now 0\.2\)"):
+        run(tmp_path, config=replace(CONFIG, search=replace(CONFIG.search, sigma=0.2)))
     with pytest.raises(ConfigError, match="start_sha256"):
         evolve(noisy_fitness, torch.ones(PARAMS), CONFIG, tmp_path)
     for field, value in (("generations", 0), ("validate_every", 0), ("checkpoint_every", 0), ("seed", -1)):

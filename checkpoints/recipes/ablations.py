@@ -1,0 +1,61 @@
+"""The paper's ablations of a NAMM at small scale, one command: `python checkpoints/recipes/ablations.py`.
+
+Scorer (BAM or MLP), with and without the age of tokens, spectrogram or mean attention, EMA coefficient, interval of
+updates: each arm changes one thing of the baseline and is evolved alike. The result is in docs/evolution.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, run, table
+from evaluations.harness import write_atomically
+from evaluations.optimizers import make_optimizer
+from namm import NAMMConfig
+
+BASE = NAMMConfig(interval=SMALL.intervals[0])
+SEARCH = make_optimizer("cmaes-isotropic", 32, 0.2)
+ARMS = {
+    "baseline": Arm(SEARCH, BASE, SMALL),
+    "MLP": Arm(SEARCH, replace(BASE, scorer="mlp"), SMALL),
+    "no recency": Arm(SEARCH, replace(BASE, recency_dim=0), SMALL),
+    "mean attention": Arm(SEARCH, replace(BASE, signal="mean"), SMALL),
+    "MLP, mean attention": Arm(SEARCH, replace(BASE, scorer="mlp", signal="mean"), SMALL),
+    "EMA 0.9": Arm(SEARCH, replace(BASE, decay=0.9), SMALL),
+    "EMA 0.999": Arm(SEARCH, replace(BASE, decay=0.999), SMALL),
+    "interval 16": Arm(SEARCH, replace(BASE, interval=16), replace(SMALL, intervals=(16,))),
+    "interval 80": Arm(SEARCH, replace(BASE, interval=80), replace(SMALL, intervals=(80,))),
+}
+"""The baseline is BAM with spectrogram, recency and EMA 0.99 at intervals 32 and 48."""
+
+
+@dataclass(frozen=True)
+class AblationsConfig:
+    """Which arms, how often, how long."""
+
+    out: Path = Path("runs/ablations")
+    """Evolutions and table."""
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Names of arms; "baseline" must be among them."""
+
+    seeds: int = 3
+    """Evolutions of each."""
+
+    generations: int = 30
+    """Generations of 32 candidates in each."""
+
+
+def main(config: AblationsConfig) -> None:
+    """Runs what is missing, prints the table and writes it beside the evolutions."""
+    cells = run(Grid(config.out, config.seeds, config.generations), {name: ARMS[name] for name in config.arms})
+    text = table(cells, "baseline")
+    write_atomically(config.out / "table.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(AblationsConfig, description=(__doc__ or "").partition("\n\n")[0]))
