@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -45,6 +45,9 @@ class Answer:
 
     held: Int[Tensor, "layers kv_heads"]
     """Slots held then."""
+
+    held_after: Int[Tensor, "layers kv_heads"]
+    """Slots held when the question was read, too."""
 
     kept: tuple[tuple[tuple[int, ...], ...], ...] | None
     """Positions held then, for each layer and KV head; None where nobody asked."""
@@ -113,15 +116,17 @@ def read(
             batch.feed(rest)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
-        logits = batch.feed([prompt.question for prompt in asked], keep_all=any(prompt.targets for prompt in asked))
+        logits, scores = batch.ask([prompt.question for prompt in asked], [prompt.targets for prompt in asked])
+        held_after = memory.slots()
         prefill_seconds = clock.lap()
-        scores = [_scores(row, prompt.targets) for row, prompt in zip(logits, asked, strict=True)]
-        tokens = _generate(batch, logits[:, -1], [prompt.new_tokens for prompt in asked], finished)
+        tokens = _generate(batch, logits, [prompt.new_tokens for prompt in asked], finished)
         decode_seconds = clock.lap()
         now = memory.report()
         policy_seconds = memory.update_seconds() if model.device.type == "cpu" else None
     answers = {
-        place: Answer(tuple(tokens[row]), *scores[row], len(asked[row].context), held[row], kept.get(place))
+        place: Answer(
+            tuple(tokens[row]), *scores[row], len(asked[row].context), held[row], held_after[row], kept.get(place)
+        )
         for row, place in enumerate(places)
     }
     costs = Costs(
@@ -150,32 +155,55 @@ class _Batch:
         self.cache: Any = None
         self.mask: Int[Tensor, "rows columns"] = torch.zeros(0, 0, dtype=torch.long)
 
-    def feed(self, parts: Sequence[Sequence[int]], keep_all: bool = False) -> Float[Tensor, "rows columns vocab"]:
-        """Logits of the last column, or of all columns; parts are padded on the left."""
+    def feed(self, parts: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
+        """Logits of the last column; parts are padded on the left."""
+        return self.ask(parts, [()] * len(parts))[0]
+
+    def ask(
+        self, parts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> tuple[Float[Tensor, "rows vocab"], list[tuple[tuple[bool, ...], tuple[float, ...]]]]:
+        """Logits of the last column, and each row's hits and log-likelihoods of the tokens that it asks for.
+
+        Args:
+            parts: Further tokens of each row.
+            targets: The token to predict after each, IGNORED where nothing is asked; empty where nothing at all is.
+        """
         rows, columns = len(parts), max(map(len, parts))
         ids, new = torch.zeros(rows, columns, dtype=torch.long), torch.zeros(rows, columns, dtype=torch.long)
-        for row, part in enumerate(parts):
+        wanted = torch.full((rows, columns), IGNORED)
+        for row, (part, asked) in enumerate(zip(parts, targets, strict=True)):
             if part:
                 ids[row, columns - len(part) :] = torch.tensor(part)
                 new[row, columns - len(part) :] = 1
+            if asked:
+                wanted[row, columns - len(asked) :] = torch.tensor(asked)
         before = self.mask.sum(1, keepdim=True) if self.mask.shape[1] else 0
         positions = (before + new.cumsum(1) - 1).clamp_min(0)
         self.mask = torch.cat([self.mask, new], dim=1) if self.mask.shape[1] else new
         done = self.mask.shape[1] - columns
-        step = columns if self.chunk is None or keep_all else self.chunk
+        step = columns if self.chunk is None else self.chunk
         device = self.model.device
+        hits, likelihoods = torch.zeros(rows, columns, dtype=torch.bool), torch.zeros(rows, columns)
         for start in range(0, columns, step):
             stop = min(start + step, columns)
             named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
             if self.takes_positions:
                 named["position_ids"] = positions[:, start:stop].to(device)
+            place = wanted[:, start:stop] != IGNORED
             if self.keeps_logits:
-                named["logits_to_keep"] = columns if keep_all else 1
+                named["logits_to_keep"] = stop - start if bool(place.any()) else 1
             out = self.model(
                 input_ids=ids[:, start:stop].to(device), attention_mask=self.mask[:, : done + stop].to(device), **named
             )
             self.cache = cache_of(out)
-        return out.logits if keep_all else out.logits[:, -1:]
+            if bool(place.any()):
+                hit, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
+                hits[:, start:stop][place], likelihoods[:, start:stop][place] = hit.cpu(), likelihood.cpu()
+        asks = wanted != IGNORED
+        scores = [
+            (tuple(hits[row, asks[row]].tolist()), tuple(likelihoods[row, asks[row]].tolist())) for row in range(rows)
+        ]
+        return out.logits[:, -1], scores
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order; one may appear more than once."""
@@ -212,16 +240,11 @@ def _kept(memory: Memory, row: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 
 def _scores(
-    logits: Float[Tensor, "columns vocab"], targets: Sequence[int]
-) -> tuple[tuple[bool, ...], tuple[float, ...]]:
-    """Hits and log-likelihoods of the asked tokens, in order; the targets belong to the last columns."""
-    if not targets:
-        return (), ()
-    wanted = torch.tensor(targets, device=logits.device)
-    place = (wanted != IGNORED).nonzero().squeeze(1)
-    chosen = logits[-len(targets) :][place].float()
-    likelihood = chosen.log_softmax(-1).gather(1, wanted[place, None]).squeeze(1)
-    return tuple((chosen.argmax(-1) == wanted[place]).tolist()), tuple(likelihood.tolist())
+    logits: Float[Tensor, "tokens vocab"], wanted: Int[Tensor, " tokens"]
+) -> tuple[Bool[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """Whether each token is the first choice, and its log-likelihood."""
+    logits = logits.float()
+    return logits.argmax(-1) == wanted, logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
 
 
 def _generate(
@@ -242,7 +265,7 @@ def _generate(
         if not active:
             return tokens
         batch.select(going)
-        logits = batch.feed([[tokens[row][-1]] for row in active])[:, -1]
+        logits = batch.feed([[tokens[row][-1]] for row in active])
 
 
 def _whole(tokens: list[int], limit: int, finished: Finished) -> bool:

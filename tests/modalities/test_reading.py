@@ -103,7 +103,9 @@ def test_scores_are_the_stock_models_and_change_with_what_is_evicted(kind: str) 
     model = model_of(kind)
     asked = [Prompt(prompt.context, prompt.question * 8, (IGNORED, *(prompt.question * 8)[1:])) for prompt in prompts()]
     answers, _ = read(model, make_policy("full"), asked, groups_of(asked))
-    evicting, _ = read(model, make_policy("window", interval=32, budget=8), asked, groups_of(asked))
+    window = make_policy("window", interval=32, budget=8)
+    evicting, _ = read(model, window, asked, groups_of(asked))
+    chunked, _ = read(model, window, asked, groups_of(asked), chunk=7)
     for place, prompt in enumerate(asked):
         ids = torch.tensor([prompt.context + prompt.question])
         stock = model(ids).logits[0, -len(prompt.question) :].log_softmax(-1)
@@ -111,6 +113,10 @@ def test_scores_are_the_stock_models_and_change_with_what_is_evicted(kind: str) 
         expected = stock[1:].gather(1, wanted[:, None]).squeeze(1)
         torch.testing.assert_close(torch.tensor(answers[place].log_likelihoods), expected, atol=1e-4, rtol=1e-4)
         assert answers[place].hits == tuple((stock[1:].argmax(-1) == wanted).tolist())
+        likelihoods = (torch.tensor(found[place].log_likelihoods) for found in (chunked, evicting))
+        torch.testing.assert_close(*likelihoods, atol=1e-4, rtol=1e-4)
+        seen = len(prompt.context) + len(prompt.question)
+        assert evicting[place].held_after.unique().tolist() == [seen if seen < 32 else 8 + seen % 32]
     assert evicting[3].log_likelihoods != answers[3].log_likelihoods
     assert evicting[3].held.unique().tolist() == [8 + 100 % 32]
 
