@@ -67,7 +67,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     elif options:
         raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
     layers = _attention_modules(model)
-    memory = Memory(policy)
+    memory = Memory(policy, depth=len(layers))
     cache = MemoryCache(memory, len(layers))
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, _padding_of_new_tokens)
@@ -187,10 +187,23 @@ class _CacheInPlace:
                 f"Expected no cache, an empty one, or the one of the last output, found {type(given).__name__} with "
                 f"{given.get_seq_length()} tokens; what it holds was never seen by the attached memory."
             )
+        if self.cache.memory.policy.reads_tokens:
+            self._tell_tokens(module, self.signature.bind_partial(*args, **kwargs).arguments)
         place = list(self.signature.parameters).index(self.name)
         if place < len(args):
             return (*args[:place], self.cache, *args[place + 1 :]), kwargs
         return args, {**kwargs, self.name: self.cache}
+
+    def _tell_tokens(self, module: nn.Module, arguments: dict[str, Any]) -> None:
+        """Tells the memory which tokens the call is about."""
+        ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+        if ids is None:
+            raise AttachError(
+                f"The policy {self.cache.memory.policy.name!r} reads token ids; expected {type(module).__name__} to be "
+                "called with input_ids, found none. Call it with ids, or make the policy without ids of its own."
+            )
+        padded = isinstance(mask, Tensor) and mask.dim() == 2
+        self.cache.memory.tell_tokens(ids, mask[:, -ids.shape[1] :].bool() if padded else None)
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:

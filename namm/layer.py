@@ -19,6 +19,7 @@ from namm.attention import additive, attend_part, join_parts
 from namm.cache import LayerCache, grow, write_rows
 from namm.eager import EagerAttention
 from namm.policies.base import Policy
+from namm.tokens import TokenRecord
 from namm.update import update_layer
 
 FEW_TOKENS = 8
@@ -52,12 +53,16 @@ class LayerMemory:
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
         first_sequence: int,
+        tokens: TokenRecord,
+        depth: int | None,
     ) -> None:
-        """An empty memory of the shape of these tensors, its sequences numbered from the first."""
+        """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape
         self.index, self.policy = index, policy
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
-        self.interval = policy.selection.interval
+        self.tokens, self.depth = tokens, depth
+        self.only_prompt = policy.selection.schedule == "prompt"
+        self.interval = None if self.only_prompt else policy.selection.interval
         self.group = query.shape[1] // kv_heads
         self.scale = 1.0
         self.updates = 0
@@ -67,6 +72,10 @@ class LayerMemory:
         self.call_peak = (0, 0)
         self.watchers: list[Callable[[KeptTokens], None]] = []
         self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
+        self.head_state = {
+            name: torch.zeros(batch, kv_heads, *shape, device=key.device)
+            for name, shape in policy.head_state_shapes().items()
+        }
         # queries and their log-sum-exp, heads of a group beside each other: [batch, query_heads, tokens(, head_dim)]
         self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
         self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
@@ -84,6 +93,19 @@ class LayerMemory:
         """See :meth:`Memory.attend`."""
         self.scale = scale
         self.call_peak = (0, 0)
+        out = self._attend_columns(query, key, value, padding)
+        if self.only_prompt:
+            self._judge_prompt()
+        return out
+
+    def _attend_columns(
+        self,
+        query: Float[Tensor, "batch query_heads tokens head_dim"],
+        key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        padding: Bool[Tensor, "batch tokens"] | None,
+    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        """The call's tokens, wherever a row is padded."""
         if padding is None or bool(padding.all()):
             return self._attend_aligned(query, key, value, None)
         # real tokens first: then all sequences begin in the same column and share the cuts
@@ -117,12 +139,24 @@ class LayerMemory:
                 complete = self.cache.tail_lengths == self.interval
                 if bool(complete.any()):
                     began = time.perf_counter()
-                    update_layer(self, complete)
+                    update_layer(self, complete, self.interval)
+                    self.updates += 1
                     self.update_seconds += time.perf_counter() - began
                     self._tell(complete)
                     self._drop_judged_queries()
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+    def _judge_prompt(self) -> None:
+        """One update of everything seen, for each length that a sequence of the batch has."""
+        began = time.perf_counter()
+        lengths = self.cache.tail_lengths
+        for length in lengths[lengths > 0].unique().tolist():
+            update_layer(self, lengths == length, length)
+        self.updates = 1
+        self.update_seconds += time.perf_counter() - began
+        self.only_prompt = False
+        self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
 
     def _fullest(self, left: Int[Tensor, " batch"] | None) -> int:
         """Most tokens of the interval that a sequence holds which is still given some."""
@@ -152,7 +186,7 @@ class LayerMemory:
             kept_out, kept_sum = cache.layout.attend(folded, cache.keys, cache.values, self.scale)
             out, log_sum = join_parts(out, log_sum, kept_out, kept_sum)
         out = out.reshape(query.shape)
-        if self.policy.observes_attention:
+        if self.policy.observes_attention and (self.interval is not None or self.only_prompt):
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
 
@@ -237,7 +271,8 @@ class LayerMemory:
     def state_bytes(self) -> int:
         """Bytes of positions, per-token state and buffered queries."""
         eager = 0 if self.eager is None else self.eager.nbytes
-        return self.cache.state_bytes() + self.queries.nbytes + self.log_sums.nbytes + eager
+        heads = sum(tensor.nbytes for tensor in self.head_state.values())
+        return self.cache.state_bytes() + heads + self.queries.nbytes + self.log_sums.nbytes + eager
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences."""
@@ -245,6 +280,7 @@ class LayerMemory:
         self.sequences = self.sequences[rows]
         if self.eager is not None:
             self.eager.select(rows)
+        self.head_state = {name: tensor[rows.to(tensor.device)] for name, tensor in self.head_state.items()}
         self.queries, self.log_sums = (
             self.queries[rows.to(self.queries.device)],
             self.log_sums[rows.to(self.queries.device)],

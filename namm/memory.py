@@ -19,6 +19,7 @@ from namm.errors import AttachError
 from namm.layer import KeptTokens, LayerMemory
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
+from namm.tokens import TokenRecord
 
 
 class Memory:
@@ -32,13 +33,16 @@ class Memory:
             depend on its row; None numbers them from 0.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, depth: int | None = None) -> None:
         """An empty memory.
 
         Args:
             policy: Decides what is kept. One policy object may serve several memories; it holds no token state.
+            depth: Layers of the model; needed only where a layer's budget depends on how many there are.
         """
         self.policy = policy
+        self.depth = depth
+        self.tokens = TokenRecord()
         self.layers: dict[int, LayerMemory] = {}
         self.parts: list[Memory] = []
         self.peaks = Peaks()
@@ -51,6 +55,7 @@ class Memory:
         """Forgets everything; the next call starts new sequences."""
         self.layers.clear()
         self.parts = []
+        self.tokens = TokenRecord()
         if self._is_part:
             self.peaks.leave(self.first_sequence)
         else:
@@ -64,7 +69,7 @@ class Memory:
         """
         self.reset()
         for first in (sum(sizes[:index]) for index in range(len(sizes))):
-            part = Memory(self.policy)
+            part = Memory(self.policy, self.depth)
             part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
             part.watchers = self.watchers
             self.parts.append(part)
@@ -95,7 +100,9 @@ class Memory:
         _check_shapes(layer, query, key, value)
         self._check_whole()
         if layer not in self.layers:
-            self.layers[layer] = LayerMemory(layer, self.policy, query, key, self.first_sequence)
+            self.layers[layer] = LayerMemory(
+                layer, self.policy, query, key, self.first_sequence, self.tokens, self.depth
+            )
             if self.identities is not None:
                 self.layers[layer].sequences = self.identities.cpu()
             self.layers[layer].watchers = self.watchers
@@ -112,6 +119,18 @@ class Memory:
     def watch(self, watcher: Callable[[KeptTokens], None]) -> None:
         """Has a function called after every update of a layer, with the tokens that it kept; also after a reset."""
         self.watchers.append(watcher)
+
+    def tell_tokens(
+        self, ids: Int[Tensor, "batch tokens"], padding: Bool[Tensor, "batch tokens"] | None = None
+    ) -> None:
+        """Tells which tokens the next call is about; only policies whose ``reads_tokens`` is set need it.
+
+        Args:
+            ids: Token ids of the new tokens, padding included.
+            padding: True for real tokens, as in :meth:`attend`.
+        """
+        self._check_whole()
+        self.tokens.add(ids, padding)
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
@@ -154,6 +173,7 @@ class Memory:
             AttachError: The batch is split: rows leave the part that holds them.
         """
         self._check_whole()
+        self.tokens.select(rows)
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:

@@ -13,19 +13,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm import attention
-from namm.policies.base import State, TokenView
+from namm.policies.base import Asked, State, TokenView
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
 
 
-def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
+def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval: int) -> None:
     """Judges the tokens of the sequences that have completed an interval and keeps the survivors.
 
     Sequences that have not are left as they are: their kept tokens move to the new store unjudged.
+
+    Args:
+        layer: What the layer holds.
+        complete: The sequences to judge.
+        interval: Tokens that each of them has been given since its last update.
     """
-    cache, interval = layer.cache, layer.interval
-    assert interval is not None  # only called when there is one
+    cache = layer.cache
     everyone = bool(complete.all())
     rows = complete.nonzero().squeeze(1).to(cache.device)
     index, in_kept = cache.packed_index()
@@ -42,10 +46,9 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         name: packed.new_zeros(cache.batch, cache.kv_heads, interval, *packed.shape[1:])
         for name, packed in cache.state.items()
     }
-    if layer.eager is not None and layer.policy.observes_attention:
-        _observe_rows(layer, rows, kept_state, tail_state)
-    elif layer.policy.observes_attention:
-        _observe(layer, rows, index, kept_state, tail_state)
+    if layer.policy.observes_attention:
+        observe = _observe if layer.eager is None else _observe_rows
+        observe(layer, rows, index, kept_state, tail_state, kept_positions, tail_positions)
     state = {}
     for name in cache.state:
         joined = torch.cat([kept_state.pop(name), tail_state.pop(name)], dim=2)
@@ -61,9 +64,15 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
         seen=pick(cache.seen.to(cache.device)),
         sequences=pick(layer.sequences.to(cache.device)),
         state={name: pick(tensor) for name, tensor in state.items()},
+        head_state={name: tensor[rows] for name, tensor in layer.head_state.items()},
         keys=lambda: pick(torch.cat([cache.keys[index], cache.tail_keys[:, :, :interval]], dim=2)),
+        values=lambda: pick(torch.cat([cache.values[index], cache.tail_values[:, :, :interval]], dim=2)),
+        token_ids=lambda: layer.tokens.at(rows, view.positions),
     )
-    kept = layer.policy.selection.keep(layer.policy.score(view), view.positions, view.valid, view.seen, view.layer)
+    scores = layer.policy.score(view)
+    for name, written in view.head_state.items():
+        layer.head_state[name][rows] = written
+    kept = layer.policy.selection.keep(scores, view.positions, view.valid, view.seen, view.layer, layer.depth)
     if everyone:
         survivors = kept
     else:
@@ -74,7 +83,6 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"]) -> None:
     head = torch.arange(cache.batch * cache.kv_heads, device=cache.device).view(cache.batch, cache.kv_heads, 1)
     tail_source = cache.keys.shape[0] + head * room + torch.arange(interval, device=cache.device)
     source = torch.cat([index, tail_source], dim=2)
-    layer.updates += 1
     layer.evicted += int(view.valid.sum()) - int(kept.sum())
     cache.replace(
         source[survivors],
@@ -96,26 +104,36 @@ def _observe(
     index: Int[Tensor, "batch kv_heads slots"],
     kept_state: State,
     tail_state: State,
+    kept_positions: Int[Tensor, "batch kv_heads slots"],
+    tail_positions: Int[Tensor, "batch kv_heads interval"],
 ) -> None:
     """Carries the state of every token of ``rows`` over the interval, in place, block by block."""
-    cache, interval = layer.cache, layer.interval
-    assert interval is not None
+    cache, interval = layer.cache, tail_positions.shape[2]
     everyone = rows.shape[0] == cache.batch
-    heads = (rows.shape[0], cache.kv_heads, layer.group * interval)
+    # the first query that the policy wants to see
+    first = interval - min(interval, layer.policy.observed_queries or interval)
+    heads = (rows.shape[0], cache.kv_heads, layer.group * (interval - first))
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor if everyone else tensor[rows]
 
-    query = pick(layer.queries)[:, :, :interval].reshape(*heads, cache.head_dim)
-    log_sum = pick(layer.log_sums)[:, :, :interval].reshape(heads)
+    query = pick(layer.queries)[:, :, first:interval].reshape(*heads, cache.head_dim)
+    log_sum = pick(layer.log_sums)[:, :, first:interval].reshape(heads)
+    askers, before_interval = pick(tail_positions[:, 0, first:]), pick(cache.lengths.to(cache.device))
+    begun = pick(tail_positions[:, 0, 0])
     block = max(16, attention.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * heads[2]))
 
-    def fold(key: Float[Tensor, "rows kv_heads block head_dim"], state: State, span: slice, causal: bool) -> None:
-        columns = attention.attention_columns(
-            key, query, log_sum, layer.group, layer.scale, span.start if causal else None
-        )
+    def fold(
+        key: Float[Tensor, "rows kv_heads block head_dim"],
+        state: State,
+        positions: Int[Tensor, "batch kv_heads slots"],
+        span: slice,
+        causal_from: int | None,
+    ) -> None:
+        columns = attention.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from)
+        asked = Asked(pick(positions[:, :, span]), askers, before_interval, begun)
         before = {name: pick(tensor[:, :, span]) for name, tensor in state.items()}
-        for name, tensor in layer.policy.observe(columns, before).items():
+        for name, tensor in layer.policy.observe(columns, before, asked).items():
             if everyone:
                 state[name][:, :, span] = tensor
             else:
@@ -123,24 +141,38 @@ def _observe(
 
     for start in range(0, index.shape[2], block):
         span = slice(start, min(start + block, index.shape[2]))
-        fold(cache.keys[pick(index[:, :, span])], kept_state, span, causal=False)
+        fold(cache.keys[pick(index[:, :, span])], kept_state, kept_positions, span, None)
     for start in range(0, interval, block):
         span = slice(start, min(start + block, interval))
-        fold(pick(cache.tail_keys)[:, :, span], tail_state, span, causal=True)
+        fold(pick(cache.tail_keys)[:, :, span], tail_state, tail_positions, span, span.start - first)
 
 
-def _observe_rows(layer: LayerMemory, rows: Int[Tensor, " rows"], kept_state: State, tail_state: State) -> None:
+def _observe_rows(
+    layer: LayerMemory,
+    rows: Int[Tensor, " rows"],
+    index: Int[Tensor, "batch kv_heads slots"],
+    kept_state: State,
+    tail_state: State,
+    kept_positions: Int[Tensor, "batch kv_heads slots"],
+    tail_positions: Int[Tensor, "batch kv_heads interval"],
+) -> None:
     """The same from probabilities that the forward pass kept, sequence by sequence."""
     assert layer.eager is not None
     for row in rows.tolist():
         columns = layer.eager.take_columns(row).float()
         held = int(layer.cache.lengths[row, 0])
         block = max(16, attention.BLOCK_ELEMENTS // (columns.shape[0] * columns.shape[2]))
-        for state, mine, length in ((kept_state, columns[:, :held], held), (tail_state, columns[:, held:], None)):
-            slots = [slice(start, start + block) for start in range(0, mine.shape[1], block)]
-            # a sequence that keeps fewer than another is filled up before its oldest token
-            places = {name: t[row] if length is None else t[row, :, t.shape[2] - held :] for name, t in state.items()}
-            for some in slots:
+        # a sequence that keeps fewer than another is filled up before its oldest token
+        unused = index.shape[2] - held
+        for state, mine, positions, first in (
+            (kept_state, columns[:, :held], kept_positions, unused),
+            (tail_state, columns[:, held:], tail_positions, 0),
+        ):
+            places = {name: tensor[row, :, first:] for name, tensor in state.items()}
+            askers, before_interval = tail_positions[row, :1], layer.cache.lengths[row, None].to(mine.device)
+            for start in range(0, mine.shape[1], block):
+                some = slice(start, start + block)
                 before = {name: tensor[None, :, some] for name, tensor in places.items()}
-                for name, tensor in layer.policy.observe(mine[None, :, some], before).items():
+                asked = Asked(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
+                for name, tensor in layer.policy.observe(mine[None, :, some], before, asked).items():
                     places[name][:, some] = tensor[0]

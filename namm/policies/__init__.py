@@ -7,25 +7,43 @@ from dataclasses import fields
 from typing import Any
 
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
-from namm.policies.base import Policy, Selection, State, TokenView
+from namm.policies.adakv import AdaKV
+from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.fastgen import FastGen
 from namm.policies.full import Full
 from namm.policies.h2o import H2O, H2OByAge
+from namm.policies.keydiff import KeyDiff
 from namm.policies.l2_norm import L2Norm
 from namm.policies.namm import NAMMPolicy
 from namm.policies.oldest import Oldest
+from namm.policies.pyramidkv import PyramidKV
 from namm.policies.random import Random
+from namm.policies.scissorhands import Scissorhands
+from namm.policies.snapkv import SnapKV
+from namm.policies.tova import TOVA
 from namm.policies.window import SinkWindow, Window
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Full, Window, SinkWindow, Oldest, Random, H2O, H2OByAge, L2Norm, NAMMPolicy)
+    policy.name: policy
+    for policy in (
+        Full,
+        Window,
+        SinkWindow,
+        Oldest,
+        Random,
+        H2O,
+        H2OByAge,
+        Scissorhands,
+        TOVA,
+        SnapKV,
+        PyramidKV,
+        AdaKV,
+        FastGen,
+        L2Norm,
+        KeyDiff,
+        NAMMPolicy,
+    )
 }
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "full": {"interval": None},
-    "sink_window": {"protected_first": 4},
-    "namm": {"threshold": 0.0},
-}
-"""What a policy's selection rule differs in from the shared defaults."""
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     # the released code, exactly: its interval, its equal heads, its rounding (namm/eager.py)
@@ -36,7 +54,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Policies with options set, under names of their own; an option that is given goes before the preset's."""
 
-__all__ = ["DEFAULTS", "POLICIES", "PRESETS", "Policy", "Selection", "State", "TokenView", "make_policy"]
+__all__ = ["POLICIES", "PRESETS", "Asked", "Policy", "Selection", "State", "TokenView", "make_policy"]
 
 
 def make_policy(name: str, **options: Any) -> Policy:
@@ -67,8 +85,7 @@ def make_policy(name: str, **options: Any) -> Policy:
         raise ConfigError(
             f"Policy {name!r} has no option {wrong!r}. {did_you_mean(wrong, selection_names | own_names)}"
         )
-    rule = {**DEFAULTS.get(name, {}), **{key: value for key, value in given.items() if key in selection_names}}
-    selection = Selection(**rule)
+    selection = policy.make_selection({key: value for key, value in given.items() if key in selection_names})
     limits = (selection.budget, selection.head_budgets, selection.threshold)
     if name != "full" and limits == (None, None, None):
         raise ConfigError(f"Policy {name!r} needs a budget (slots per KV head); without one it would keep everything.")

@@ -1,119 +1,53 @@
-"""What an eviction policy is: what it watches, how it scores, and the selection rule that all policies share.
+"""What an eviction policy is: what it watches and how it scores.
 
 A policy never touches the cache. At an update it gets a view of each head's tokens and returns one score a token;
-padding, protected tokens, budgets, thresholds and order are handled here, once.
+padding, protected tokens, budgets, thresholds and order are the business of its :class:`Selection`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.config import check_interval
-from namm.errors import ConfigError
+from namm.policies.selection import Selection
+
+__all__ = ["Asked", "Policy", "Selection", "State", "TokenView"]
 
 State = dict[str, Tensor]
 """Per-token state by name, ``[batch, kv_heads, slots, *shape]`` in fp32; new tokens start at zero."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Who survives an update, given the scores."""
+@dataclass(frozen=True)
+class Asked:
+    """Who looked at some tokens: the interval's queries, for policies that need more than the attention itself."""
 
-    interval: int | None = 512
-    """Tokens between two updates; None never updates."""
+    positions: Int[Tensor, "batch kv_heads slots"]
+    """Absolute positions of the tokens; anything in unused slots."""
 
-    budget: int | None = None
-    """Slots kept per KV head after an update; None keeps whatever passes the threshold."""
+    queries: Int[Tensor, "batch queries"]
+    """Absolute positions of the queries, oldest first."""
 
-    head_budgets: tuple[tuple[int, ...], ...] | None = None
-    """A budget for each layer and KV head in place of one for all, as another policy's own allocation."""
+    before: Int[Tensor, "batch kv_heads"]
+    """Tokens each head had kept before the interval began."""
 
-    threshold: float | None = None
-    """Lowest score that is kept; None leaves the choice to the budget."""
+    begun: Int[Tensor, " batch"]
+    """Position at which the interval began."""
 
-    protected_first: int = 0
-    """Oldest tokens of each sequence that are never evicted (attention sinks)."""
+    @property
+    def distance(self) -> Int[Tensor, "batch kv_heads slots queries"]:
+        """How far before each query a token lies; a query sees no token at a negative distance."""
+        return self.queries[:, None, None, :] - self.positions[..., None]
 
-    protected_last: int = 1
-    """Newest tokens of each sequence that are never evicted."""
-
-    heads: Literal["ragged", "equal"] = "ragged"
-    """Each head keeps exactly its own tokens ("ragged"), or every head of a layer as many as the one that keeps
-    most, filled up with its best rejected tokens ("equal", as the released code does)."""
-
-    def __post_init__(self) -> None:
-        if self.interval is not None:
-            check_interval(self.interval)
-        if self.protected_first < 0 or self.protected_last < 0:
-            raise ConfigError(
-                f"Protected tokens are counts of 0 or more, found first={self.protected_first}, "
-                f"last={self.protected_last}."
-            )
-        protected = self.protected_first + self.protected_last
-        if self.budget is not None and self.budget < max(1, protected):
-            raise ConfigError(
-                f"The budget must hold at least the {protected} protected tokens (first {self.protected_first}, "
-                f"newest {self.protected_last}), found {self.budget}; raise --budget or protect fewer."
-            )
-        if self.head_budgets is not None and self.budget is not None:
-            raise ConfigError("Give one budget for all heads or head_budgets for each, not both.")
-        if self.heads not in ("ragged", "equal"):
-            raise ConfigError(f"heads must be 'ragged' or 'equal', found {self.heads!r}.")
-
-    def keep(
-        self,
-        scores: Float[Tensor, "batch kv_heads slots"],
-        positions: Int[Tensor, "batch kv_heads slots"],
-        valid: Bool[Tensor, "batch kv_heads slots"],
-        seen: Int[Tensor, " batch"],
-        layer: int = 0,
-    ) -> Bool[Tensor, "batch kv_heads slots"]:
-        """The survivors: protected tokens first, then by score; of equal scores the newer token wins.
-
-        Args:
-            scores: Larger is better. NaN counts as the lowest.
-            positions: Absolute position of each token.
-            valid: Which slots hold a token.
-            seen: Tokens of each sequence so far.
-            layer: Index of the layer, for budgets of its own.
-        """
-        scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        protected = (positions < self.protected_first) | (positions >= seen[:, None, None] - self.protected_last)
-        scores = scores.masked_fill(protected & valid, torch.inf).masked_fill(~valid, -torch.inf)
-        kept = valid.clone()
-        if self.threshold is not None:
-            kept &= scores >= self.threshold
-        if self.budget is None and self.head_budgets is None and self.heads == "ragged":
-            return kept
-        rank = _rank(scores.masked_fill(~valid, -torch.inf), valid)
-        if self.budget is not None:
-            kept &= rank < self.budget
-        if self.head_budgets is not None:
-            kept &= rank < torch.tensor(self.head_budgets[layer], device=rank.device)[None, :, None]
-        if self.heads == "equal":
-            most = kept.sum(-1).amax(-1)  # of each sequence alone, so that a batch equals its members
-            kept = valid & (rank < most[:, None, None])
-        return kept
-
-
-def _rank(
-    scores: Float[Tensor, "batch kv_heads slots"], valid: Bool[Tensor, "batch kv_heads slots"]
-) -> Int[Tensor, "batch kv_heads slots"]:
-    """Place of each token by score within its head, 0 the best; valid before invalid, newer before older."""
-    newest_first = scores.flip(-1)
-    order = newest_first.argsort(dim=-1, descending=True, stable=True)
-    # unused slots score -inf as a hopeless token may: a second stable sort puts them behind every token
-    used_first = valid.flip(-1).gather(-1, order).to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, used_first)
-    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, place).flip(-1)
+    @property
+    def visible(self) -> Int[Tensor, "batch kv_heads 1 queries"]:
+        """Tokens each query saw, itself included."""
+        own = self.queries - self.begun[:, None] + 1
+        return (self.before[..., None] + own[:, None, :])[:, :, None, :]
 
 
 @dataclass(frozen=True)
@@ -138,8 +72,17 @@ class TokenView:
     state: State
     """The policy's own per-token state, already carried over this interval."""
 
+    head_state: State
+    """The policy's own per-head state, zero at first; what :meth:`Policy.score` writes into it stays."""
+
     keys: Callable[[], Float[Tensor, "batch kv_heads slots head_dim"]]
     """Gathers the cached keys, for policies that judge by them."""
+
+    values: Callable[[], Float[Tensor, "batch kv_heads slots head_dim"]]
+    """Gathers the cached values, likewise."""
+
+    token_ids: Callable[[], Int[Tensor, "batch kv_heads slots"]]
+    """Looks up which token of the vocabulary each is, if the policy said that it reads them; -1 in unused slots."""
 
     @property
     def age(self) -> Int[Tensor, "batch kv_heads slots"]:
@@ -159,17 +102,40 @@ class Policy(ABC):
     eager_chunk: int | None = None
     """Queries attended together by :mod:`namm.eager`; None for fused attention."""
 
+    observed_queries: int | None = None
+    """How many of an interval's last queries :meth:`observe` is shown; None for all."""
+
+    reads_tokens: bool = False
+    """Whether :attr:`TokenView.token_ids` is used; then the memory must be told the ids of its tokens."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Fields of :class:`Selection` whose defaults are others for this policy."""
+
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
+
+    @classmethod
+    def make_selection(cls, given: Mapping[str, Any]) -> Selection:
+        """The selection rule with what a user gave and this policy's defaults for the rest."""
+        return Selection(**{**cls.defaults, **given})
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and trailing shapes of the per-token state that travels with the cache."""
         return {}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State) -> State:
+    def head_state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and trailing shapes of what is remembered of each head, ``[batch, kv_heads, *shape]`` in fp32."""
+        return {}
+
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
         """New state of some tokens, given the attention they received in the interval.
 
         Called block by block, so a token's new state may depend on nothing but its own column and state.
+
+        Args:
+            columns: Probability that each query gave each token, mean over the query group; 0 for newer tokens.
+            state: These tokens' state.
+            asked: Where the tokens and the queries lie.
         """
         return state
 
@@ -179,14 +145,4 @@ class Policy(ABC):
 
     def describe(self) -> dict[str, object]:
         """What decides this policy's behaviour, as JSON-able facts for a result row."""
-        selection = self.selection
-        return {
-            "policy": self.name,
-            "interval": selection.interval,
-            "budget": selection.budget,
-            "head_budgets": selection.head_budgets,
-            "threshold": selection.threshold,
-            "protected_first": selection.protected_first,
-            "protected_last": selection.protected_last,
-            "heads": selection.heads,
-        }
+        return {"policy": self.name, **asdict(self.selection)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +15,7 @@ class Full(Policy):
     """Never evicts. With ``interval=None`` it never even updates."""
 
     name = "full"
+    defaults: ClassVar[Mapping[str, Any]] = {"interval": None}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """All tokens are equal."""

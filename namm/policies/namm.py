@@ -5,14 +5,17 @@ Holds one parameter vector or a population of them; a batch row's sequence names
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from namm.errors import ConfigError
+from namm.errors import AttachError, ConfigError
 from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
 from namm.model import NAMM
-from namm.policies.base import Policy, Selection, State, TokenView
+from namm.policies.base import Asked, Policy, Selection, State, TokenView
 from namm.spectrogram import fold_spectrum, hop_means, stft_magnitudes
 
 
@@ -20,6 +23,7 @@ class NAMMPolicy(Policy):
     """Keeps what the NAMM scores at or above the threshold (0 as released), or its best within a budget."""
 
     name = "namm"
+    defaults: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     observes_attention = True
 
     def __init__(
@@ -72,9 +76,16 @@ class NAMMPolicy(Policy):
         """The averaged spectrum and the last ``hop`` attention values of each token."""
         return {"spectrum": (self.namm.config.bins,), "tail": (self.namm.config.hop,)}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State) -> State:
+    def observe(
+        self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked | None = None
+    ) -> State:
         """Folds the interval's frames into the averaged spectrum."""
         config = self.namm.config
+        if columns.shape[-1] % config.hop:
+            raise AttachError(
+                f"A NAMM reads attention in steps of {config.hop} queries, found {columns.shape[-1]} at once; use "
+                "schedule='interval', or with schedule='prompt' a first call whose length is a multiple of that."
+            )
         if config.signal == "mean":
             magnitudes = hop_means(columns, config.hop)
         else:
@@ -107,10 +118,11 @@ class NAMMPolicy(Policy):
 
 def _check_eager(chunk: int, selection: Selection) -> None:
     """Raises ConfigError for settings under which eager attention is not the released code's."""
-    if chunk < 1 or selection.interval is None or selection.interval % chunk:
+    if chunk < 1 or selection.interval is None or selection.interval % chunk or selection.schedule != "interval":
         raise ConfigError(
-            f"Eager attention runs in chunks that divide the update interval, found eager_chunk={chunk} and "
-            f"interval={selection.interval}; use eager_chunk=128 with an interval of 512 as released."
+            f"Eager attention runs in chunks that divide the update interval, found eager_chunk={chunk}, "
+            f"interval={selection.interval} and schedule={selection.schedule!r}; use "
+            "eager_chunk=128 with an interval of 512 as released."
         )
     if selection.heads != "equal":
         raise ConfigError(

@@ -18,5 +18,5 @@ class Oldest(Policy):
     name = "oldest"
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
-        """Minus the position: older is better."""
+        """Minus the position: older is better; a threshold of -99 keeps the oldest hundred."""
         return -view.positions.float()

@@ -5,6 +5,9 @@ The sinks come from the selection's ``protected_first``; four as in StreamingLLM
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,11 +20,12 @@ class Window(Policy):
     name = "window"
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
-        """Position: newer is better."""
-        return view.positions.float()
+        """Minus the age: newer is better; a threshold of -99 keeps the newest hundred."""
+        return -view.age.float()
 
 
 class SinkWindow(Window):
     """The first few tokens and the newest survive."""
 
     name = "sink_window"
+    defaults: ClassVar[Mapping[str, Any]] = {"protected_first": 4}

@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from namm.policies import Policy, TokenView
+from namm.policies import Asked, Policy, TokenView
 
 
 def reference_attend(
-    policy: Policy, layer: int, query: Tensor, key: Tensor, value: Tensor, sequence: int
+    policy: Policy,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequence: int,
+    depth: int = 1,
+    token_ids: Tensor | None = None,
+    first_call: int = 0,
 ) -> tuple[Tensor, list[list[int]]]:
     """Output ``[query_heads, tokens, head_dim]`` and the positions each head holds at the end.
 
@@ -20,13 +28,19 @@ def reference_attend(
         key: ``[kv_heads, tokens, head_dim]``.
         value: ``[kv_heads, tokens, head_dim]``.
         sequence: Identity told to the policy.
+        depth: Layers of the model.
+        token_ids: ``[tokens]``.
+        first_call: Tokens of the first call, after which a policy with the schedule "prompt" judges.
     """
     query_heads, tokens, width = query.shape
     kv_heads = key.shape[0]
     group = query_heads // kv_heads
-    interval = policy.selection.interval
+    once = policy.selection.schedule == "prompt"
+    interval = first_call if once else policy.selection.interval
     alive = torch.zeros(kv_heads, tokens, dtype=torch.bool)
     state = {name: torch.zeros(kv_heads, tokens, *shape) for name, shape in policy.state_shapes().items()}
+    head_state = {name: torch.zeros(1, kv_heads, *shape) for name, shape in policy.head_state_shapes().items()}
+    begun, before = 0, alive.sum(1)
     rows: list[Tensor] = []  # attention of each query of the interval over all positions, averaged over the group
     out = torch.zeros_like(query)
     for now in range(tokens):
@@ -35,15 +49,18 @@ def reference_attend(
         weights = logits.masked_fill(~alive[:, None], -torch.inf).softmax(-1)
         out[:, now] = torch.einsum("hgn,hnd->hgd", weights, value).reshape(query_heads, width)
         rows.append(weights.mean(1))
-        if interval is None or (now + 1) % interval:
+        if interval is None or (now + 1) % interval or (once and now + 1 != interval):
             continue
-        columns = torch.stack(rows, dim=-1)  # [kv_heads, positions, interval]
+        last = len(rows) if policy.observed_queries is None else min(len(rows), policy.observed_queries)
+        columns = torch.stack(rows[-last:], dim=-1)  # [kv_heads, positions, queries]
         rows = []
+        queries = torch.arange(now + 1 - last, now + 1)[None]
         kept = torch.zeros_like(alive)
         for head in range(kv_heads):
             positions = alive[head].nonzero().squeeze(1)
             mine = {name: tensor[head, positions][None, None] for name, tensor in state.items()}
-            mine = policy.observe(columns[head, positions][None, None], mine)
+            asked = Asked(positions[None, None], queries, before[None, head : head + 1], torch.tensor([begun]))
+            mine = policy.observe(columns[head, positions][None, None], mine, asked)
             for name, tensor in mine.items():
                 state[name][head, positions] = tensor[0, 0]
         # scored together: the random policy tells heads apart
@@ -60,12 +77,22 @@ def reference_attend(
             gathered = tensor[heads, index]
             views[name] = torch.where(valid.view(*valid.shape, *(1,) * (gathered.dim() - 2)), gathered, 0.0)[None]
         seen = torch.tensor([now + 1])
-        keys = key[heads, index][None]
+        ids = None if token_ids is None else torch.where(padded >= 0, token_ids[index], -1)[None]
         view = TokenView(
-            layer, padded[None], valid[None], seen, torch.tensor([sequence]), views, lambda keys=keys: keys
+            layer,
+            padded[None],
+            valid[None],
+            seen,
+            torch.tensor([sequence]),
+            views,
+            head_state,
+            keys=lambda at=(heads, index): key[at][None],
+            values=lambda at=(heads, index): value[at][None],
+            token_ids=lambda ids=ids: ids,
         )
-        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen, layer)[0]
+        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen, layer, depth)[0]
         for head in range(kv_heads):
             kept[head, padded[head][keep[head]]] = True
         alive = kept
+        begun, before = now + 1, alive.sum(1)
     return out, [alive[head].nonzero().squeeze(1).tolist() for head in range(kv_heads)]

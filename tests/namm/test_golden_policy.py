@@ -62,7 +62,8 @@ def test_three_updates_match_the_released_code(case: str) -> None:
         state = policy.observe(columns, grown)
         seen = torch.tensor([(update + 1) * 512])
         valid = torch.ones_like(positions, dtype=torch.bool)
-        view = TokenView(0, positions, valid, seen, torch.zeros(1, dtype=torch.long), state, lambda: torch.zeros(0))
+        unread = (lambda: torch.zeros(0),) * 3
+        view = TokenView(0, positions, valid, seen, torch.zeros(1, dtype=torch.long), state, {}, *unread)
         expected = {
             name: golden[f"{case}/u{update}/{name}"] for name in ("emb", "scores", "kept_positions", "ema_after")
         }

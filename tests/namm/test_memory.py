@@ -58,14 +58,15 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     """Left-padded prefill, arbitrary chunks after it: forgetting equals masking, a batch equals its members."""
     width, most = 8, max(lengths)
     policy = any_policy(name, interval, heads=heads)
+    layer, depth = seed % 3, 3
     query, key, value = random_qkv(len(lengths), kv_heads, group, most, width, seed)
     padding = torch.arange(most)[None] >= most - torch.tensor(lengths)[:, None]
-    memory = Memory(policy)
+    memory = Memory(policy, depth=depth)
     bounds = sorted({min(cut, most) for cut in cuts} | {0, most})
     out = torch.cat(
         [
             memory.attend(
-                0,
+                layer,
                 query[:, :, a:b],
                 key[:, :, a:b],
                 value[:, :, a:b],
@@ -77,9 +78,11 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     )
     for row, length in enumerate(lengths):
         mine = slice(most - length, most)
-        expected, kept = reference_attend(policy, 0, query[row, :, mine], key[row, :, mine], value[row, :, mine], row)
+        expected, kept = reference_attend(
+            policy, layer, query[row, :, mine], key[row, :, mine], value[row, :, mine], row, depth
+        )
         torch.testing.assert_close(out[row, :, mine], expected, atol=3e-5, rtol=1e-4)
-        assert kept_sets(memory, 0, row) == kept
+        assert kept_sets(memory, layer, row) == kept
     assert memory.seen.tolist() == lengths
     assert not out.masked_select(~padding[:, None, :, None]).any()
 

@@ -1,0 +1,156 @@
+"""The selection rule that all policies share: when they judge, and who survives, given the scores.
+
+Padding, protected tokens, budgets, thresholds and the order of equals are handled here, once; a policy only scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from namm.config import check_interval
+from namm.errors import ConfigError
+from namm.policies.allocation import adaptive_kept, pyramid_budgets, rank_by_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Who survives an update, given the scores."""
+
+    interval: int | None = 512
+    """Tokens between two updates; None never updates."""
+
+    schedule: Literal["interval", "prompt"] = "interval"
+    """Update at every interval ("interval"), or once, after the first call, whatever its length, and never again
+    ("prompt": compression of a prompt, as methods for prefill have it; the interval is then not used)."""
+
+    budget: int | None = None
+    """Slots kept per KV head after an update; None keeps whatever passes the threshold."""
+
+    head_budgets: tuple[tuple[int, ...], ...] | None = None
+    """A budget for each layer and KV head in place of one for all, as another policy's own allocation."""
+
+    layer_allocation: Literal["uniform", "pyramid"] = "uniform"
+    """The budget is every layer's ("uniform"), or the mean of layers that keep fewer the higher they are."""
+
+    steepness: float = 20.0
+    """Of the pyramid: the mean budget divided by the highest layer's (PyramidKV's beta)."""
+
+    head_allocation: Literal["uniform", "adaptive"] = "uniform"
+    """The budget is every head's ("uniform"), or the mean of heads that compete for their layer's slots."""
+
+    safeguard: float = 0.2
+    """Of competing heads: the part of an even share that each is sure of (Ada-KV's alpha)."""
+
+    threshold: float | None = None
+    """Lowest score that is kept; None leaves the choice to the budget."""
+
+    protected_first: int = 0
+    """Oldest tokens of each sequence that are never evicted (attention sinks)."""
+
+    protected_last: int = 1
+    """Newest tokens of each sequence that are never evicted."""
+
+    heads: Literal["ragged", "equal"] = "ragged"
+    """Each head keeps exactly its own tokens ("ragged"), or every head of a layer as many as the one that keeps
+    most, filled up with its best rejected tokens ("equal", as the released code does)."""
+
+    def __post_init__(self) -> None:
+        if self.interval is not None:
+            check_interval(self.interval)
+        if self.protected_first < 0 or self.protected_last < 0:
+            raise ConfigError(
+                f"Protected tokens are counts of 0 or more, found first={self.protected_first}, "
+                f"last={self.protected_last}."
+            )
+        protected = self.protected_first + self.protected_last
+        if self.budget is not None and self.budget < max(1, protected):
+            raise ConfigError(
+                f"The budget must hold at least the {protected} protected tokens (first {self.protected_first}, "
+                f"newest {self.protected_last}), found {self.budget}; raise --budget or protect fewer."
+            )
+        if self.head_budgets is not None and self.budget is not None:
+            raise ConfigError("Give one budget for all heads or head_budgets for each, not both.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                words = " or ".join(repr(word) for word in known)
+                raise ConfigError(f"{name} must be {words}, found {getattr(self, name)!r}.")
+        if self.steepness < 1.0:
+            raise ConfigError(f"The pyramid's steepness must be at least 1 (even layers), found {self.steepness}.")
+        if not 0.0 <= self.safeguard <= 1.0:
+            raise ConfigError(f"The safeguard is a share from 0 to 1, found {self.safeguard}.")
+
+    @property
+    def smallest_budget(self) -> int | None:
+        """Slots of the head that may keep fewest, before any division of the budget; None without a budget."""
+        if self.head_budgets is not None:
+            return min(min(layer) for layer in self.head_budgets)
+        return self.budget
+
+    def keep(
+        self,
+        scores: Float[Tensor, "batch kv_heads slots"],
+        positions: Int[Tensor, "batch kv_heads slots"],
+        valid: Bool[Tensor, "batch kv_heads slots"],
+        seen: Int[Tensor, " batch"],
+        layer: int = 0,
+        depth: int | None = None,
+    ) -> Bool[Tensor, "batch kv_heads slots"]:
+        """The survivors: protected tokens first, then by score; of equal scores the newer token wins.
+
+        Args:
+            scores: Larger is better; +inf is as good as protected. NaN counts as the lowest.
+            positions: Absolute position of each token.
+            valid: Which slots hold a token.
+            seen: Tokens of each sequence so far.
+            layer: Index of the layer, for budgets of its own.
+            depth: Layers of the model, for budgets that depend on it.
+        """
+        scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        protected = (positions < self.protected_first) | (positions >= seen[:, None, None] - self.protected_last)
+        scores = scores.masked_fill(protected & valid, torch.inf).masked_fill(~valid, -torch.inf)
+        kept = valid.clone()
+        if self.threshold is not None:
+            kept &= scores >= self.threshold
+        if self.budget is None and self.head_budgets is None and self.heads == "ragged":
+            return kept
+        rank = rank_by_score(scores, valid)
+        if self.budget is not None or self.head_budgets is not None:
+            kept &= self._within_budget(scores, valid, rank, seen, layer, depth)
+        if self.heads == "equal":
+            most = kept.sum(-1).amax(-1)  # of each sequence alone, so that a batch equals its members
+            kept = valid & (rank < most[:, None, None])
+        return kept
+
+    def _within_budget(
+        self,
+        scores: Float[Tensor, "batch kv_heads slots"],
+        valid: Bool[Tensor, "batch kv_heads slots"],
+        rank: Int[Tensor, "batch kv_heads slots"],
+        seen: Int[Tensor, " batch"],
+        layer: int,
+        depth: int | None,
+    ) -> Bool[Tensor, "batch kv_heads slots"]:
+        """Tokens that the budget has slots for, however it is divided."""
+        budgets = seen.new_full(scores.shape[:2], self.budget or 0)
+        if self.head_budgets is not None:
+            budgets = budgets.new_tensor(self.head_budgets[layer]).expand_as(budgets)
+        elif self.layer_allocation == "pyramid" and self.budget is not None:
+            certain = scores.isposinf().sum(-1).amax(-1)
+            layers = pyramid_budgets(self.budget, certain, seen, layer, depth, self.steepness)
+            budgets = layers[:, None].expand_as(budgets)
+        if self.head_allocation == "adaptive":
+            return adaptive_kept(scores, valid, budgets, self.safeguard)
+        return rank < budgets[..., None]
+
+
+_CHOICES = {
+    "heads": ("ragged", "equal"),
+    "schedule": ("interval", "prompt"),
+    "layer_allocation": ("uniform", "pyramid"),
+    "head_allocation": ("uniform", "adaptive"),
+}
