@@ -8,6 +8,7 @@ from evaluations.text_metrics.choices import (
     chosen_letter,
     classification_score,
     count_score,
+    only_label,
     retrieval_score,
     string_match_all,
     string_match_any,
@@ -26,6 +27,6 @@ from evaluations.text_metrics.overlap import (
 
 __all__ = [
     "character_f1", "chosen_letter", "classification_score", "code_similarity", "count_score", "japanese_f1",
-    "jieba_f1", "retrieval_score", "rouge_l", "rouge_l_japanese", "rouge_l_jieba", "rouge_lsum", "string_match_all",
-    "string_match_any", "word_f1",
+    "jieba_f1", "only_label", "retrieval_score", "rouge_l", "rouge_l_japanese", "rouge_l_jieba", "rouge_lsum",
+    "string_match_all", "string_match_any", "word_f1",
 ]  # fmt: skip

@@ -64,5 +64,15 @@ def chosen_letter(prediction: str) -> str | None:
     return found.group(1) if found else None
 
 
+def only_label(prediction: str, target: str, question: str, labels: Sequence[str]) -> float:
+    """1 if the target is the only label in the answer's first sentence that the question does not name (BABILong).
+
+    Without case; an answer also ends where it goes on with another context or example.
+    """
+    answer = prediction.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
+    named = {label for label in map(str.lower, labels) if label in answer and label not in question.lower()}
+    return float(named == {target.lower()})
+
+
 def _printable(text: str) -> str:
     return UNPRINTABLE.sub("\n", text.strip()).strip()

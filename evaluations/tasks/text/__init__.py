@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluations.tasks.text.babilong import BabiLong
 from evaluations.tasks.text.base import Benchmark, BenchmarkOptions, TextItem
+from evaluations.tasks.text.choubun import ChouBun
+from evaluations.tasks.text.infinitebench import InfiniteBench
 from evaluations.tasks.text.longbench import LongBench, LongBenchE
+from evaluations.tasks.text.longbench_v2 import LongBenchV2
+from evaluations.tasks.text.niah import Niah
+from evaluations.tasks.text.ruler import Ruler
 from namm.errors import UnknownNameError, did_you_mean
 
 __all__ = ["BENCHMARKS", "Benchmark", "BenchmarkOptions", "TextItem", "benchmark_tasks", "make_benchmark"]
 
-BENCHMARKS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (LongBench, LongBenchE)}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    kind.name: kind for kind in (LongBench, LongBenchE, LongBenchV2, InfiniteBench, ChouBun, Ruler, Niah, BabiLong)
+}
 """Every benchmark by its name."""
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from namm.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -60,6 +62,9 @@ class BenchmarkOptions:
     samples: int | None = None
     """Prompts a task and length, where contexts are generated; None: as many as the source has."""
 
+    prompt_set: str = "yarn_mistral"
+    """Which of the prompts, where the source has several sets (infinitebench: yarn_mistral, gpt4, claude2)."""
+
     depths: tuple[int, ...] = (0, 25, 50, 75, 100)
     """Where the needle lies (niah), in percent of the context."""
 
@@ -73,10 +78,21 @@ class Benchmark(ABC):
     tasks: ClassVar[tuple[str, ...]]
     """Its tasks, in the order of their source."""
 
+    in_harness: ClassVar[bool] = False
+    """Whether lm-evaluation-harness has its prompts in a form that can be read."""
+
     def __init__(self, options: BenchmarkOptions) -> None:
         """Args:
         options: What it is made with. Nothing is read yet, so that a missing file is told by the task that needs it.
+
+        Raises:
+            ConfigError: An option does not suit it.
         """
+        if options.templates == "lm_eval" and not self.in_harness:
+            raise ConfigError(
+                f"expected the folder of {self.name}'s own prompt templates, found templates=lm_eval; "
+                "docs/benchmarks.md says where they are found"
+            )
         self.options = options
 
     @abstractmethod
@@ -88,7 +104,7 @@ class Benchmark(ABC):
         Args:
             task: One of ``tasks``.
             tokenizer: For benchmarks that make contexts of a length in tokens.
-            limit: The first so many only.
+            limit: The first so many only; of each length, where a task has several.
             seed: Of what is generated here; data that is read does not depend on it.
 
         Raises:

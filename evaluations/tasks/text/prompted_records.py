@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evaluations.provenance import package_versions
-from evaluations.tasks.text.base import Benchmark, BenchmarkOptions, TextItem
+from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.records import Record
-from evaluations.tasks.text.source import FolderSource, HubSource, open_source
+from evaluations.tasks.text.source import FolderSource, open_source, template_places
 from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_table
-from namm.errors import ConfigError, DataError
+from namm.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,14 +45,6 @@ class PromptedRecords(Benchmark):
 
     config_source: ClassVar[str]
     """Where the config folder is found, for the message when it is missing."""
-
-    def __init__(self, options: BenchmarkOptions) -> None:
-        """Args:
-        options: `data`, and `templates`: the config folder, where it does not lie beside the data.
-        """
-        super().__init__(options)
-        if options.templates == "lm_eval":
-            raise ConfigError(f"{self.name} reads its own config folder, found templates=lm_eval; pass that folder")
 
     def items(
         self, task: str, tokenizer: PreTrainedTokenizerBase, limit: int | None = None, seed: int = 0
@@ -158,15 +150,11 @@ class PromptedRecords(Benchmark):
         return table[name]
 
     def _config(self, file: str) -> Path:
-        if self.options.templates is not None:
-            given = Path(self.options.templates).expanduser()
-            places = [given / file, given / "config" / file]
-        elif isinstance(self._source, HubSource):
-            places = [Path("config") / file]
-        else:
-            folder = self._source.folder
-            places = [folder / "config" / file, folder.resolve().parent / "config" / file]
+        given = self.options.templates
+        if given is not None and Path(given).expanduser().is_file():
+            given = Path(given).expanduser().parent
         return find_file(
-            places, f"the prompt templates and answer lengths of {self.name}", f"copy the folder {self.config_source} "
+            template_places(given, self._source, f"config/{file}", file),
+            f"the prompt templates and answer lengths of {self.name}", f"copy the folder {self.config_source} "
             "beside the data, or pass it as templates"
         )  # fmt: skip

@@ -208,6 +208,22 @@ def open_source(data: str | Path | None, benchmark: str, dataset: str | None) ->
     )
 
 
+def template_places(given: str | Path | None, source: FolderSource, *names: str) -> list[Path]:
+    """Where a benchmark's own template file may lie: where the user says, else beside the data.
+
+    Args:
+        given: Folder or file that the user names.
+        source: Of the data; a dataset of the Hub has nothing beside it, so the current folder is looked through.
+        names: Of the file below a folder, in the order of preference.
+    """
+    if given is not None:
+        folder = Path(given).expanduser()
+        return [folder] if folder.is_file() else [folder / name for name in names]
+    if isinstance(source, HubSource):
+        return [Path(name) for name in names]
+    return [base / name for base in (source.folder, source.folder.resolve().parent) for name in names]
+
+
 def _patterns(name: str, split: str) -> Sequence[str]:
     return (
         f"{name}.jsonl",

@@ -285,5 +285,5 @@ def test_names_of_tasks() -> None:
 
 
 def test_templates_of_the_harness_are_not_longbench_s(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="reads its own config folder"):
+    with pytest.raises(ConfigError, match="longbench's own prompt templates, found templates=lm_eval"):
         make_benchmark("longbench", tmp_path, templates="lm_eval")

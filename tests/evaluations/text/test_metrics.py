@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evaluations import text_metrics
-from evaluations.text_metrics import chosen_letter, rouge_l, string_match_all, string_match_any, word_f1
+from evaluations.text_metrics import chosen_letter, infinitebench, rouge_l, string_match_all, string_match_any, word_f1
 
 STORED: dict[str, Any] = json.loads((Path(__file__).parent / "metric_cases.json").read_text("utf-8"))
 LABELLED = {"retrieval_score": "Paragraph ", "retrieval_score_zh": "段落"}
@@ -62,3 +62,18 @@ def test_ruler_counts_references_and_its_questions_need_one() -> None:
 )  # fmt: skip
 def test_a_letter_counts_only_in_the_sentence_that_longbench_v2_asks_for(answer: str, letter: str | None) -> None:
     assert chosen_letter(answer) == letter
+
+
+INFINITEBENCH: dict[str, Any] = json.loads((Path(__file__).parent / "infinitebench_cases.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", INFINITEBENCH["cases"])
+def test_a_rule_of_infinitebench_equals_its_script(name: str) -> None:
+    cases = INFINITEBENCH["cases"][name]
+    for answer, expected in cases["answers"]:
+        assert getattr(infinitebench, name)(answer, *cases["label"]) == expected, answer
+
+
+def test_what_stops_infinitebench_s_script_is_wrong_here() -> None:
+    assert infinitebench.first_number("4.2", "4") == 0.0
+    assert infinitebench.last_integer("forty", "40") == 0.0
