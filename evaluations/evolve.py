@@ -116,7 +116,7 @@ def run(config: EvolveConfig, console: Console | None = None) -> EvolutionResult
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomically(config.out / "recipe.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
 
-    def show(row: Mapping[str, Any]) -> None:
+    def show(row: Mapping[str, Any], result: EvolutionResult) -> None:
         if console is not None:
             console.print(_line(row), markup=False, highlight=False, soft_wrap=True)
 

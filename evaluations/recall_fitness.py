@@ -166,6 +166,7 @@ class RecallFitness:
             ConfigError: A model cannot read the recall vocabulary.
         """
         self.namm, self.config = namm, config
+        self._known: tuple[int, dict[tuple[int, str], float]] = (-1, {})
         models = list(model) if isinstance(model, Sequence) else [model]
         if not models:
             raise ConfigError("A fitness needs at least one source model, found none; name one.")
@@ -197,20 +198,15 @@ class RecallFitness:
         scores, kept = [], []
         for source, name in product(self.sources, config.tasks):
             prompts = get_task(name).sample(config.prompts, tokens, prompt_seed)
-            reference = float(_full(source, prompts).accuracy.mean())
+            reference = self._reference(source, name, prompts, seed)
             result = self._population(source, candidates, prompts, condition)
             accuracy = result.accuracy.view(len(candidates), -1).mean(1)
             scores.append(accuracy / max(reference, SMALLEST_REFERENCE))
             kept.append(result.slots.view(len(candidates), -1).mean(1) / tokens)
         relative, fraction = torch.stack(scores).mean(0), torch.stack(kept).mean(0)
-        extras = {
-            "relative_score": relative.mean(),
-            "kept_fraction": fraction.mean(),
-            "context_tokens": tokens,
-            "interval": interval,
-            "statistics": statistics,
-        }
-        return FitnessReport(relative - config.price * fraction, extras)
+        drawn = {"context_tokens": tokens, "interval": interval, "statistics": statistics}
+        each = {"relative_score": relative, "kept_fraction": fraction}
+        return FitnessReport(relative - config.price * fraction, drawn, each)
 
     def validate(self, mean: Float[Tensor, " params"], generation: int) -> ValidationReport:
         """The mean on fixed validation prompts, over every combination of length, interval and statistics."""
@@ -234,6 +230,15 @@ class RecallFitness:
             fitness.append((score - config.price * fraction, score, fraction))
         value, score, fraction = (float(part) for part in np.mean(fitness, axis=0))
         return ValidationReport(value, {"relative_score": score, "kept_fraction": fraction, **rows})
+
+    def _reference(self, source: _Source, task: str, prompts: TextPrompts, seed: int) -> float:
+        """The full cache's score, which the parts of a population have in common."""
+        if self._known[0] != seed:
+            self._known = (seed, {})
+        found, key = self._known[1], (id(source), task)
+        if key not in found:
+            found[key] = float(_full(source, prompts).accuracy.mean())
+        return found[key]
 
     def _validation_conditions(self) -> Iterator[_Condition]:
         for number, (interval, statistics) in enumerate(product(self.config.intervals, self.config.statistics)):

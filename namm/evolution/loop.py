@@ -1,23 +1,19 @@
-"""The generation loop; a run killed anywhere and continued equals one never killed, bit for bit.
+"""The generation loop; a run killed anywhere and continued equals one never killed, bit for bit, on any ranks.
 
-It knows nothing of language models: a *fitness* scores a whole population at once, a *validation* scores the mean now
-and then on other data. Every candidate of a generation is scored under the same seed (common random numbers), which
-depends on the run's seed and the generation alone. What comes out is the mean with the best validation.
+It knows nothing of language models: a *fitness* scores candidates (`namm.evolution.scoring`), a *validation* scores the
+mean now and then on other data. Every candidate of a generation is scored under the same seed (common random numbers),
+which depends on the run's seed and the generation alone. What comes out is the mean with the best validation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,8 +24,31 @@ from torch import Tensor
 from namm.errors import CheckpointError, ConfigError
 from namm.evolution.checkpoint import STATE_FILE, load_state, save_state, write_atomically
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
+from namm.evolution.noise import Noise
+from namm.evolution.ranks import Ranks
 from namm.evolution.rates import CMAESConfig
+from namm.evolution.scoring import (
+    Fitness,
+    FitnessReport,
+    Validation,
+    ValidationReport,
+    generation_seed,
+    score_population,
+)
 from namm.evolution.search import SearchConfig
+from namm.evolution.stopping import stop_signals
+
+__all__ = [
+    "Callback",
+    "EvolutionConfig",
+    "EvolutionResult",
+    "Fitness",
+    "FitnessReport",
+    "Validation",
+    "ValidationReport",
+    "evolve",
+    "generation_seed",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,14 @@ class EvolutionConfig:
     """Generations between validations of the mean; the last generation is always validated."""
     checkpoint_every: int = 1
     """Generations between checkpoints; raise it for a full covariance of thousands of parameters."""
+    stage_ends: tuple[int, ...] = ()
+    """Generations after which the fitness is another one: the search goes on, the best validation starts anew."""
+    part: int | None = 8
+    """Candidates scored in one call, which is also what ranks share out; None for all. It decides the last bits."""
+    noise_every: int = 4
+    """Generations between measurements of the fitness noise; 0 for none."""
+    noise_candidates: int = 4
+    """Candidates that such a measurement scores a second time, under another seed."""
     search: SearchConfig = field(default_factory=CMAESConfig)
     """The search itself."""
 
@@ -51,38 +78,27 @@ class EvolutionConfig:
         for name in ("generations", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Evolution {name}: expected at least 1, found {getattr(self, name)}; raise it.")
-        if self.seed < 0:
-            raise ConfigError(f"Evolution seed: expected 0 or more, found {self.seed}; choose another.")
+        for name, fine, expected in (
+            ("seed", self.seed >= 0, "0 or more"),
+            ("part", self.part is None or self.part >= 1, "None or at least 1"),
+            ("noise_every", self.noise_every >= 0, "0 or more"),
+            ("noise_candidates", 2 <= self.noise_candidates <= self.search.population, "2 to the population"),
+            (
+                "stage_ends",
+                list(self.stage_ends) == sorted({*self.stage_ends}) and all(end > 0 for end in self.stage_ends),
+                "generations in increasing order",
+            ),
+        ):
+            if not fine:
+                raise ConfigError(f"Evolution {name}: expected {expected}, found {getattr(self, name)}; change it.")
 
+    def stage(self, generation: int) -> int:
+        """The stage that a generation belongs to; the first is 1."""
+        return 1 + sum(generation > end for end in self.stage_ends)
 
-@dataclass(frozen=True)
-class FitnessReport:
-    """What one generation's evaluation gives back."""
-
-    fitness: Float[Tensor, " population"]
-    """One number a candidate, larger is better; -inf or NaN for a candidate that failed."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else for the generation's row: numbers, strings, lists, tensors."""
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    """What a validation of the mean gives back."""
-
-    score: float
-    """Larger is better; chooses the mean that is deployed."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else for the generation's row."""
-
-
-Fitness = Callable[[Float[Tensor, "population params"], int, int], FitnessReport]
-"""Scores float32 candidates in a generation (second argument) on what a seed (third) draws, equal for all."""
-
-Validation = Callable[[Float[Tensor, " params"], int], ValidationReport]
-"""Scores the float32 mean after a generation, on data that no fitness has seen."""
-
-Callback = Callable[[Mapping[str, Any]], None]
-"""Gets each generation's row once it is recorded: a progress display, a mirror to W&B."""
+    def ends_stage(self, generation: int) -> bool:
+        """Whether a generation is the last of its stage."""
+        return generation in (*self.stage_ends, self.generations)
 
 
 @dataclass(frozen=True)
@@ -112,9 +128,8 @@ class EvolutionResult:
         return _result(tensors["search.mean"], tensors["best_mean"], scalars["best"], generation)
 
 
-def generation_seed(seed: int, generation: int) -> int:
-    """The seed, below 2^63, under which every candidate of a generation is scored."""
-    return int(np.random.SeedSequence([seed, generation]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+Callback = Callable[[Mapping[str, Any], EvolutionResult], None]
+"""Gets each generation's row and where the run stands, once both are recorded: a display, a mirror to W&B."""
 
 
 def evolve(
@@ -125,19 +140,23 @@ def evolve(
     *,
     validate: Validation | None = None,
     callback: Callback | None = None,
+    ranks: Ranks | None = None,
 ) -> EvolutionResult:
     """Runs an evolution to its last generation, from the folder's checkpoint if it has one.
 
     SIGTERM and Ctrl-C let the running generation finish and be saved; a second one stops at once, at the cost of that
-    generation. What `fitness`, `validate` or `callback` raise ends the run; the folder stays resumable.
+    generation. A candidate for which `fitness` raises has failed; what `validate` or `callback` raise ends the run, and
+    the folder stays resumable.
 
     Args:
-        fitness: Scores a population of float32 candidates.
+        fitness: Scores float32 candidates.
         start: First mean.
         config: Search, length, seed.
         folder: Gets config.json, history.jsonl, state.json and one safetensors file; made if missing.
-        validate: Scores the mean every `validate_every` generations.
-        callback: Sees each row after it was recorded.
+        validate: Scores the mean every `validate_every` generations and at the end of each stage, on the leading rank.
+        callback: Sees each row after it was recorded, on the leading rank.
+        ranks: Processes that score together; each calls this with the same arguments, only the leader's folder and
+            start count.
 
     Returns:
         The last and the best mean.
@@ -148,20 +167,21 @@ def evolve(
         NammError: Every candidate of a generation failed.
         KeyboardInterrupt: SIGTERM or Ctrl-C; the state is saved and the same call continues.
     """
-    run = _Run(start, config, Path(folder))
-    with _stop_signals() as stopped:
-        while run.search.generation < config.generations:
-            row = run.generation(fitness, validate)
-            if stopped:
+    ranks = ranks or Ranks()
+    run = _Run(start, config, Path(folder), ranks)
+    with stop_signals() as stopped:
+        stop = False
+        while run.search.generation < config.generations and not stop:
+            row, stop = run.generation(fitness, validate, lambda: bool(stopped))
+            stop = stop or (bool(stopped) and ranks.size == 1)
+            if stop:
                 run.save()
-            if callback is not None:
-                callback(row)
-            if stopped:
-                break
-    if stopped:
+            if callback is not None and ranks.leads:
+                callback(row, run.result())
+    if stop:
         raise KeyboardInterrupt(
-            f"evolution stopped by {stopped[0]} after generation {run.search.generation} of {config.generations}; "
-            f"saved in {folder}, the same command continues"
+            f"evolution stopped by {stopped[0] if stopped else 'another rank'} after generation "
+            f"{run.search.generation} of {config.generations}; saved in {folder}, the same command continues"
         )
     return run.result()
 
@@ -169,12 +189,14 @@ def evolve(
 class _Run:
     """An evolution bound to its folder."""
 
-    def __init__(self, start: Float[Tensor, " params"], config: EvolutionConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, start: Float[Tensor, " params"], config: EvolutionConfig, folder: Path, ranks: Ranks) -> None:
+        self.config, self.folder, self.ranks = config, folder, ranks
+        start = ranks.from_leader({"start": start}, None)[0]["start"]
         self.search = config.search.make(start, config.seed)
         self.best_mean = self.search.mean.clone()
         self._saved_at = -1
         self.best: dict[str, Any] = {"score": None, "generation": 0}
+        self.noise = Noise()
         settings = plain(dataclasses.asdict(config))
         self.settings = {
             "search": config.search.kind,
@@ -182,43 +204,51 @@ class _Run:
             **settings,
             "start_sha256": hashlib.sha256(self.search.mean.numpy().tobytes()).hexdigest(),
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"Expected a folder that can be written at {folder}, found: {error.strerror or error}; choose another."
-            ) from error
-        if (folder / STATE_FILE).exists():
-            self._resume()
-        elif (folder / HISTORY_FILE).exists():
-            raise CheckpointError(
-                f"{folder}: expected {STATE_FILE} beside {HISTORY_FILE}, found none; restore it, or start elsewhere."
-            )
-        resolved = json.dumps(dataclasses.asdict(config), indent=1) + "\n"
-        write_atomically(folder / "config.json", resolved.encode())
+        tensors, scalars = ranks.from_leader(*(self._saved() if ranks.leads else ({}, None)))
+        if scalars is not None:
+            self._resume(tensors, scalars)
+        if ranks.leads:
+            resolved = json.dumps(dataclasses.asdict(config), indent=1) + "\n"
+            write_atomically(folder / "config.json", resolved.encode())
         self.save()
 
-    def generation(self, fitness: Fitness, validate: Validation | None) -> dict[str, Any]:
-        """Does one generation, records it, saves it when it is time, and gives its row."""
+    def generation(
+        self, fitness: Fitness, validate: Validation | None, stopping: Callable[[], bool]
+    ) -> tuple[dict[str, Any], bool]:
+        """Does one generation, records it, saves it when it is time; its row, and whether a rank was asked to stop."""
         began = time.perf_counter()
-        generation = self.search.generation + 1
-        seed = generation_seed(self.config.seed, generation)
+        config, generation = self.config, self.search.generation + 1
+        if generation - 1 in config.stage_ends:
+            self.best = {"score": None, "generation": 0}
+        seed = generation_seed(config.seed, generation)
         candidates, before = self.search.ask(), self.search.mean
-        report = fitness(candidates.float(), generation, seed)
-        scores = report.fitness.detach().to("cpu", torch.float64)
-        failed = self.search.tell(candidates, scores)
-        alive = scores[torch.isfinite(scores)]
+        scores = score_population(
+            fitness,
+            candidates.float(),
+            generation,
+            (seed, generation_seed(config.seed, generation, again=True)),
+            part=config.part,
+            again=config.noise_candidates if self._noise_is_due(generation) else 0,
+            ranks=self.ranks,
+            stopping=stopping,
+        )
+        failed = self.search.tell(candidates, scores.fitness)
+        self.noise = self.noise.measured(scores.fitness[: len(scores.again)], scores.again)
+        alive = scores.fitness[torch.isfinite(scores.fitness)]
         row: dict[str, Any] = {
             "generation": generation,
+            "stage": config.stage(generation),
             "seed": seed,
             "fitness": {"mean": alive.mean(), "max": alive.max(), "min": alive.min(), "std": alive.std(correction=0)},
             "failed": failed,
+            "errors": scores.errors,
+            "noise": self.noise.report(scores.fitness),
             "search": {**self.search.report(), "step_norm": (self.search.mean - before).norm()},
-            "extras": report.extras,
+            "extras": scores.extras,
             "validation": None,
         }
-        last = generation == self.config.generations
-        if validate is not None and (last or generation % self.config.validate_every == 0):
+        due = config.ends_stage(generation) or generation % config.validate_every == 0
+        if validate is not None and due and self.ranks.leads:
             validation = validate(self.search.mean.float(), generation)
             score = float(validation.score)
             if np.isfinite(score) and (self.best["score"] is None or score > self.best["score"]):
@@ -227,26 +257,51 @@ class _Run:
             row["validation"] = {"score": score, "extras": validation.extras, "best": self.best["score"]}
         row["seconds"] = time.perf_counter() - began
         row = plain(row)
-        append_row(self.folder, row)
-        if last or generation % self.config.checkpoint_every == 0:
+        if self.ranks.leads:
+            append_row(self.folder, row)
+        if config.ends_stage(generation) or generation % config.checkpoint_every == 0:
             self.save()
-        return row
+        return row, scores.stop
+
+    def _noise_is_due(self, generation: int) -> bool:
+        every = self.config.noise_every
+        return every > 0 and (generation - 1) % every == 0
 
     def result(self) -> EvolutionResult:
         """Where it stands now."""
         return _result(self.search.mean, self.best_mean, self.best, self.search.generation)
 
     def save(self) -> None:
-        """Saves the generation that was finished last, unless that was done."""
-        if self._saved_at == self.search.generation:
+        """Saves the generation that was finished last, unless that was done; the leader's business."""
+        if self._saved_at == self.search.generation or not self.ranks.leads:
             return
         state = self.search.state_dict()
         tensors = {f"search.{name}": tensor for name, tensor in state["tensors"].items()}
-        scalars = {"search": state["scalars"], "best": self.best, "settings": self.settings}
+        scalars = {
+            "search": state["scalars"],
+            "best": self.best,
+            "noise": dataclasses.asdict(self.noise),
+            "settings": self.settings,
+        }
         save_state(self.folder, self.search.generation, {**tensors, "best_mean": self.best_mean}, scalars)
         self._saved_at = self.search.generation
 
-    def _resume(self) -> None:
+    def _saved(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+        """What the folder holds, checked and cut back to its last checkpoint; nothing for a new run."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected a folder that can be written at {self.folder}, found: {error.strerror or error}; choose "
+                "another."
+            ) from error
+        if not (self.folder / STATE_FILE).exists():
+            if (self.folder / HISTORY_FILE).exists():
+                raise CheckpointError(
+                    f"{self.folder}: expected {STATE_FILE} beside {HISTORY_FILE}, found none; restore it, or start "
+                    "elsewhere."
+                )
+            return {}, None
         tensors, scalars = load_state(self.folder)
         saved, mine = scalars.get("settings", {}), self.settings
         # the length may be changed, and how often it is saved changes nothing
@@ -258,36 +313,19 @@ class _Run:
                 f"{self.folder}: expected the settings of the run it holds, found others: {changes}; "
                 "repeat its settings, or choose another folder."
             )
+        rewind(self.folder, scalars["search"]["generation"])
+        return tensors, scalars
+
+    def _resume(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         prefix = "search."
         search = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         self.search.load_state_dict({"tensors": search, "scalars": scalars["search"]})
         self.best_mean, self.best = tensors["best_mean"].clone(), scalars["best"]
+        self.noise = Noise(**scalars["noise"])
         self._saved_at = self.search.generation
-        rewind(self.folder, self.search.generation)
 
 
 def _result(mean: Tensor, best_mean: Tensor, best: Mapping[str, Any], generation: int) -> EvolutionResult:
     if best["score"] is None:
         return EvolutionResult(mean.float(), mean.float(), None, generation, generation)
     return EvolutionResult(mean.float(), best_mean.float(), best["score"], best["generation"], generation)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """A list that gets the name of the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt at once."""
-    stopped: list[str] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped:
-            raise KeyboardInterrupt(f"evolution stopped by a second {signal.Signals(number).name}")
-        stopped.append(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield stopped
-        return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

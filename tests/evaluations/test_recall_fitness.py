@@ -50,7 +50,7 @@ def candidates() -> torch.Tensor:
 
 
 def kept(fitness: RecallFitness, candidates: torch.Tensor, seed: int = 5) -> float:
-    return float(fitness(candidates, 1, seed).extras["kept_fraction"])
+    return float(fitness(candidates, 1, seed).candidates["kept_fraction"].mean())
 
 
 def test_factors_are_log_normal_with_the_asked_spread_and_shared_by_layers_and_bins() -> None:
