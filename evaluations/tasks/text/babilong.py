@@ -73,6 +73,7 @@ class BabiLong(Benchmark):
             "task": task,
             "metric": "target in the answer" if own is None else "target is the only label in the first sentence",
             "max_new_tokens": OWN_MAX_NEW_TOKENS if own else self._harness(task).max_new_tokens,
+            "generated": False,
             "truncation": "middle",
             "stop": [],
             "chat_template": True,

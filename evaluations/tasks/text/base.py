@@ -119,7 +119,8 @@ class Benchmark(ABC):
     def protocol(self, task: str) -> Mapping[str, Any]:
         """What decides a score besides model and memory, as JSON-able facts for a row.
 
-        Always there: ``benchmark``, ``task``, ``metric``, ``truncation`` (``"middle"`` or ``"none"``), ``stop``
-        (strings that cut an answer), ``chat_template`` (whether the source wraps this task's prompts in a chat model's
-        template), ``versions`` of the packages that score, and ``sha256`` of what was read, by what it is.
+        Always there: ``benchmark``, ``task``, ``metric``, ``generated`` (whether the seed decides the prompts),
+        ``truncation`` (``"middle"`` or ``"none"``), ``stop`` (strings that cut an answer), ``chat_template`` (whether
+        the source wraps this task's prompts in a chat model's template), ``versions`` of the packages that score, and
+        ``sha256`` of what was read, by what it is.
         """

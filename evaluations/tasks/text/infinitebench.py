@@ -93,6 +93,7 @@ class InfiniteBench(Benchmark):
             "task": task,
             "metric": METRICS[task],
             "max_new_tokens": MAX_NEW_TOKENS[task],
+            "generated": False,
             "truncation": "middle",
             "stop": [],
             "chat_template": self.options.prompt_set == "gpt4",

@@ -87,6 +87,7 @@ class LongBenchV2(Benchmark):
             "task": task,
             "metric": "accuracy of the letter after 'The correct answer is'",
             "max_new_tokens": MAX_NEW_TOKENS,
+            "generated": False,
             "truncation": "middle",
             "stop": [],
             "chat_template": True,

@@ -88,6 +88,7 @@ class Niah(Benchmark):
             "task": task,
             "metric": "number in the answer",
             "max_new_tokens": MAX_NEW_TOKENS,
+            "generated": True,
             "truncation": "none",
             "stop": [],
             "chat_template": True,

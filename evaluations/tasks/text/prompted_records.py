@@ -109,6 +109,7 @@ class PromptedRecords(Benchmark):
             "task": task,
             "metric": metric.name,
             "max_new_tokens": self._longest(task),
+            "generated": False,
             "truncation": "middle",
             "stop": [],
             "chat_template": False,

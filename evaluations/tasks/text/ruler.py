@@ -74,6 +74,7 @@ class Ruler(Benchmark):
             if task in QUESTION_FILES
             else "part of the references in the answer",
             "max_new_tokens": MAX_NEW_TOKENS[_kind(task)],
+            "generated": True,
             "truncation": "none",
             "stop": [],
             "chat_template": True,

@@ -174,11 +174,13 @@ def _needle(needle: str, task: Needles, key: str, value: str) -> str:
 
 
 def _words(count: int, rng: np.random.Generator) -> list[str]:
-    """Single words as far as there are enough, else pairs, so that a list has one kind of word."""
-    single = [*ADJECTIVES, *NOUNS]
-    if count <= len(single):
-        return [single[place] for place in rng.permutation(len(single))[:count]]
-    pairs = len(ADJECTIVES) * len(NOUNS)
-    if count > pairs:
-        raise DataError(f"expected a list of at most {pairs} different words, found {count}; choose a smaller length")
-    return [f"{ADJECTIVES[p // len(NOUNS)]}-{NOUNS[p % len(NOUNS)]}" for p in rng.permutation(pairs)[:count]]
+    """Different words in random order: single ones, and pairs of them for what single ones do not suffice for."""
+    single, pairs = [*ADJECTIVES, *NOUNS], len(ADJECTIVES) * len(NOUNS)
+    if count > len(single) + pairs:
+        raise DataError(
+            f"expected a list of at most {len(single) + pairs} different words, found {count}; choose a smaller length"
+        )
+    drawn = [single[place] for place in rng.permutation(len(single))[:count]]
+    places = rng.choice(pairs, size=count - len(drawn), replace=False)
+    drawn += [f"{ADJECTIVES[place // len(NOUNS)]}-{NOUNS[place % len(NOUNS)]}" for place in places]
+    return [drawn[place] for place in rng.permutation(count)]

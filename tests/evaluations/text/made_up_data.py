@@ -83,9 +83,9 @@ def longbench_v2_folder(root: Path, rows: Sequence[Any] | None = None) -> Path:
     return root
 
 
-def longbench_v2_row(number: int, domain: str, **changes: Any) -> dict[str, Any]:
+def longbench_v2_row(number: int, category: str, **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "_id": f"v2-{number}", "domain": domain, "sub_domain": "Harbours", "difficulty": ("easy", "hard")[number % 2],
+        "_id": f"v2-{number}", "domain": category, "sub_domain": "Harbours", "difficulty": ("easy", "hard")[number % 2],
         "length": ("short", "medium", "long")[number % 3], "question": "Which colour has the boat?", "choice_A": "red",
         "choice_B": "green", "choice_C": "grey", "choice_D": "blue", "answer": "B",
         "context": " The boat is green. " + "Waves come and go. " * 4,

@@ -53,7 +53,9 @@ def test_the_protocol_of_a_task_says_what_decides_its_score(
 ) -> None:
     protocol = benchmarks[name].protocol(task)
     assert json.loads(json.dumps(protocol)) == protocol
-    assert {"benchmark", "task", "metric", "truncation", "stop", "chat_template", "versions", "sha256"} <= set(protocol)
+    always = "benchmark task metric generated truncation stop chat_template max_new_tokens versions sha256"
+    assert set(always.split()) <= set(protocol)
+    assert protocol["generated"] == (name in GENERATED)
     assert (protocol["benchmark"], protocol["task"]) == (name, task)
     assert all(len(digest) == 64 for digest in protocol["sha256"].values())
     assert "missing" not in protocol["versions"].values()
