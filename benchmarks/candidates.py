@@ -1,0 +1,179 @@
+"""Candidate evaluations a second, side by side against one by one: `python benchmarks/candidates.py`.
+
+An evaluation is one candidate NAMM on one prompt: the context is read under its forgetting, then the question is asked.
+One by one (a batch of one prompt under one candidate, every token read anew, as the NAMM paper's released code does)
+is the base; it runs on this project's own memory, so the ratio is what batching gives, not a faster kernel.
+Same shipped model, prompts and candidates for all, taking turns in one process; what counts are the ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+import checkpoints
+from evaluations.evolve import load_source
+from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
+from evaluations.tasks.recall import TextPrompts, get_task, train_seed
+from modalities.huggingface import attach
+from modalities.text import recall
+from namm import NAMM
+from namm.policies import make_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHIPPED = Path(checkpoints.__file__).parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    namm: Path = SHIPPED / "namm" / "text-v1"
+    """NAMM around which candidates are drawn."""
+
+    population: int = 32
+    """Candidates."""
+
+    prompts: int = 2
+    """Prompts of each recall task."""
+
+    context_tokens: int = 288
+    """Context of every prompt."""
+
+    interval: int = 48
+    """Tokens between updates."""
+
+    sigma: float = 0.1
+    """Spread of the candidates."""
+
+    one_by_one: int = 32
+    """Evaluations that are timed one by one, spread over candidates and prompts; the rate is theirs."""
+
+    repetitions: int = 3
+    """Turns of each way; the median counts."""
+
+    threads: int = 2
+    """Torch threads."""
+
+
+def candidates_of(settings: Settings, namm: NAMM) -> Float[Tensor, "population params"]:
+    """The candidates that every way evaluates."""
+    noise = torch.randn(settings.population, namm.flat.numel(), generator=torch.Generator().manual_seed(0))
+    return namm.flat + settings.sigma * noise
+
+
+def one_by_one(
+    model: PreTrainedModel, namm: NAMM, candidates: Float[Tensor, "population params"], settings: Settings,
+    prompts: list[TextPrompts],
+) -> Callable[[], int]:  # fmt: skip
+    """Evaluates some pairs of candidate and prompt, each alone; gives their number."""
+    alone = [
+        tuple(part[row : row + 1] for part in (batch.context, batch.question, batch.target))
+        for batch in prompts
+        for row in range(len(batch.context))
+    ]
+
+    def run() -> int:
+        for index in range(settings.one_by_one):
+            candidate = NAMM(namm.config, candidates[index % settings.population], namm.statistics)
+            policy = make_policy("namm", namm=candidate, interval=settings.interval)
+            recall(model, policy, *alone[index % len(alone)])
+        return settings.one_by_one
+
+    return run
+
+
+def side_by_side(
+    model: PreTrainedModel, namm: NAMM, candidates: Float[Tensor, "population params"], settings: Settings
+) -> Callable[[], int]:
+    """One generation's fitness, as evolution computes it; gives the number of its evaluations."""
+    config = RecallFitnessConfig(
+        prompts=settings.prompts, context_tokens=(settings.context_tokens,), intervals=(settings.interval,)
+    )
+    fitness = RecallFitness(model, namm, config)
+
+    def run() -> int:
+        fitness(candidates, 1, 0)
+        return settings.population * settings.prompts * len(config.tasks)
+
+    return run
+
+
+@torch.inference_mode()
+def update_share(
+    model: PreTrainedModel, namm: NAMM, candidates: Float[Tensor, "population params"], settings: Settings,
+    prompts: TextPrompts, rows: int,
+) -> float:  # fmt: skip
+    """Seconds of one update / seconds of one interval's forward pass, mean over a context; all layers."""
+    context = prompts.context[torch.arange(rows) % len(prompts.context)]
+    policy = make_policy(
+        "namm", namm=namm, interval=settings.interval, population=candidates,
+        candidate=torch.arange(rows) % settings.population,
+    )  # fmt: skip
+    with attach(model.base_model, policy) as memory:
+        began = time.perf_counter()
+        model.base_model(input_ids=context, use_cache=True)
+        seconds = time.perf_counter() - began
+    updating = memory.update_seconds()
+    return updating / (seconds - updating)
+
+
+def main(settings: Settings) -> None:
+    """Measures every way in turns and prints the ratios."""
+    torch.set_num_threads(settings.threads)
+    namm = NAMM.from_pretrained(settings.namm)
+    candidates = candidates_of(settings, namm)
+    source = str(SHIPPED / "text" / "recall-llama")
+    exact, half = (load_source(source, dtype) for dtype in (torch.float32, torch.bfloat16))
+    prompts = [
+        get_task(name).sample(settings.prompts, settings.context_tokens, train_seed(0))
+        for name in RecallFitnessConfig().tasks
+    ]
+    ways = {
+        "one by one, float32": one_by_one(exact, namm, candidates, settings, prompts),
+        "one by one, bfloat16": one_by_one(half, namm, candidates, settings, prompts),
+        "side by side, float32": side_by_side(exact, namm, candidates, settings),
+        "side by side, bfloat16": side_by_side(half, namm, candidates, settings),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for run in ways.values():
+        run()  # warm up
+    for _ in range(settings.repetitions):
+        for name, run in ways.items():
+            began = time.perf_counter()
+            evaluations = run()
+            rates[name].append(evaluations / (time.perf_counter() - began))
+    typical = {name: statistics.median(found) for name, found in rates.items()}
+    base = max(typical["one by one, float32"], typical["one by one, bfloat16"])
+    print(
+        f"{settings.population} candidates on {sum(len(batch.context) for batch in prompts)} prompts of "
+        f"{settings.context_tokens} tokens, interval {settings.interval}, {settings.threads} threads\n"
+    )
+    print("| way | evaluations a second | against the faster one by one |\n|---|---|---|")
+    for name, rate in typical.items():
+        print(f"| {name} | {rate:.1f} | {rate / base:.2f}x |")
+    print("\nOne update against one interval's forward pass (all layers):\n")
+    print("| rows in the batch | float32 | bfloat16 |\n|---|---|---|")
+    for rows in (1, settings.population * settings.prompts):
+        shares = [
+            statistics.median(
+                update_share(model, namm, candidates, settings, prompts[0], rows) for _ in range(settings.repetitions)
+            )
+            for model in (exact, half)
+        ]
+        print(f"| {rows} | {shares[0]:.2f}x | {shares[1]:.2f}x |")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=(__doc__ or "").partition("\n\n")[0]))
