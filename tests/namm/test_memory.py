@@ -13,14 +13,16 @@ from torch import Tensor
 from namm import NAMM, Memory
 from namm import attention as attention_module
 from namm.errors import AttachError, ConfigError
-from namm.policies import POLICIES, Policy, make_policy
+from namm.policies import POLICIES, Policy, TokenView, make_policy
 from tests.namm.reference import reference_attend
 
 
-def any_policy(name: str, interval: int, budget: int = 12, heads: str = "ragged", last: int = 2) -> Policy:
+def any_policy(
+    name: str, interval: int, budget: int = 12, heads: str = "ragged", last: int = 2, **more: object
+) -> Policy:
     """A policy that evicts; the NAMM has random parameters of a size that splits its tokens."""
     generator = torch.Generator().manual_seed(3)
-    options: dict[str, object] = {"interval": interval, "protected_last": last}
+    options: dict[str, object] = {"interval": interval, "protected_last": last, **more}
     if name == "namm":
         namm = NAMM(flat=torch.randn(4172, generator=generator) * 0.3)
         return make_policy(name, namm=namm, statistics="sequence", heads=heads, **options)
@@ -85,6 +87,72 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
         assert kept_sets(memory, layer, row) == kept
     assert memory.seen.tolist() == lengths
     assert not out.masked_select(~padding[:, None, :, None]).any()
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"full"}))
+def test_a_prompt_is_compressed_once_by_any_policy(name: str) -> None:
+    """After the first call, whatever the lengths in it; what comes later is kept. A NAMM reads multiples of its hop."""
+    lengths, more, layer, depth = [48, 16, 48, 32], 20, 1, 3
+    most = max(lengths)
+    policy = any_policy(name, 16, schedule="prompt")
+    query, key, value = random_qkv(len(lengths), 2, 2, most + more, 8, seed=12)
+    padding = torch.arange(most)[None] >= most - torch.tensor(lengths)[:, None]
+    memory = Memory(policy, depth=depth)
+    out = [memory.attend(layer, *(t[:, :, :most] for t in (query, key, value)), padding=padding)]
+    held = memory.slots().sum(-1)[:, 0]
+    out += [
+        memory.attend(layer, *(t[:, :, at : at + 1] for t in (query, key, value))) for at in range(most, most + more)
+    ]
+    assert memory.slots().sum(-1)[:, 0].tolist() == (held + 2 * more).tolist()
+    assert (held < 2 * torch.tensor(lengths)).any()
+    assert memory.report().updates == 1
+    for row, length in enumerate(lengths):
+        mine = slice(most - length, None)
+        expected, kept = reference_attend(
+            policy, layer, query[row, :, mine], key[row, :, mine], value[row, :, mine], row, depth, first_call=length
+        )
+        torch.testing.assert_close(torch.cat(out, 2)[row, :, mine], expected, atol=3e-5, rtol=1e-4)
+        assert kept_sets(memory, layer, row) == kept
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"full"}))
+def test_at_one_budget_all_policies_hold_the_same(name: str) -> None:
+    """In all, for some divide it unevenly; a NAMM once its own threshold lets enough tokens pass."""
+    policy = any_policy(name, 16)
+    if name == "namm":
+        policy = make_policy(name, namm=policy.namm, statistics="sequence", interval=16, budget=12, threshold=-1e9)
+    memory = Memory(policy, depth=3)
+    for layer in range(3):
+        memory.attend(layer, *random_qkv(2, 2, 2, 96, 8, seed=layer))
+    assert memory.slots().sum((1, 2)).tolist() == [3 * 2 * 12] * 2
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"full"}))
+def test_a_threshold_keeps_what_scores_as_much(name: str) -> None:
+    """The median of a policy's own scores at its first update, in place of a budget."""
+    options = {"namm": any_policy("namm", 16).namm, "statistics": "sequence"} if name == "namm" else {}
+    seen: list[Tensor] = []
+
+    def policy_with(threshold: float) -> Policy:
+        policy = make_policy(name, interval=48, protected_last=0, threshold=threshold, **options)
+        score = policy.score
+
+        def watched(view: TokenView) -> Tensor:
+            seen.append(score(view)[0])
+            return score(view)
+
+        policy.score = watched
+        return policy
+
+    qkv = random_qkv(1, 2, 2, 48, 8, seed=13)
+    Memory(policy_with(-1e9), depth=1).attend(0, *qkv)
+    threshold = float(seen[0][seen[0].isfinite()].median())
+    memory = Memory(policy_with(threshold), depth=1)
+    memory.attend(0, *qkv)
+    sinks = set(range(4)) if name == "sink_window" else set()
+    expected = [sorted({*(head >= threshold).nonzero().flatten().tolist(), *sinks}) for head in seen[1]]
+    assert kept_sets(memory, 0, 0) == expected
+    assert 0 < sum(len(head) for head in expected) < 96
 
 
 @pytest.mark.parametrize("interval", [None, 32])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from namm import Memory
-from namm.policies import make_policy
+from namm.policies import POLICIES, make_policy
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,9 @@ def test_survivors_of_the_second_update(name: str, survivors: list[int]) -> None
     memory = Memory(make_policy(name, interval=32, budget=10, protected_last=3))
     memory.attend(0, *torch.randn(3, 1, 2, 64, 8, generator=torch.Generator().manual_seed(0)))
     assert memory.kept_positions(0)[0].tolist() == [survivors, survivors]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_has_its_line_in_the_docs(name: str) -> None:
+    table = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    assert table.count(f"\n| `{name}` | ") == 1
