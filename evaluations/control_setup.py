@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from evaluations.control_cells import ControlRunner
-from evaluations.control_targets import TargetOptions, check_device, resolve_targets
+from evaluations.control_targets import TargetOptions, resolve_targets
+from evaluations.devices import check_device
 from modalities.rollout import SimulatorPool
 from namm import NAMM
 

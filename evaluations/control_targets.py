@@ -202,20 +202,3 @@ def _checksum(folder: Path) -> str:
     """Of the weights; of several files, of their checksums."""
     sums = [file_sha256(path) for path in weight_files(folder)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-def check_device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ConfigError: If it is not there.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"The device must be cpu, cuda or another that torch sees, found {name!r} ({reason})."
-        ) from error
-    return device

@@ -8,7 +8,7 @@ over NAMM's own episode lengths. A mean between two budgets takes the larger: a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,15 +81,35 @@ def match_budget(asked: float, lengths: Sequence[int], interval: int, protected:
         raise ConfigError(
             f"Matching needs episodes of at least one step, found lengths {list(lengths)}; run NAMM first."
         )
-    low, high = max(protected, 1), max(protected, TOKENS_PER_STEP * max(lengths))
-    reachable = min(asked, mean_slots(lengths, interval, high))
+    high = max(protected, TOKENS_PER_STEP * max(lengths))
+    budget = _smallest(asked, lambda size: mean_slots(lengths, interval, size), max(protected, 1), high)
+    return Match(budget, asked, mean_slots(lengths, interval, budget))
+
+
+def prompt_budget(asked: float, tokens: Sequence[int], interval: int, protected: int) -> int:
+    """The smallest budget whose mean size over prompts, when their questions come, is at least what NAMM held.
+
+    Args:
+        asked: Mean slots per KV head that NAMM held.
+        tokens: Of each context.
+        interval: Tokens between two updates.
+        protected: Tokens that no policy may evict; no budget is smaller.
+    """
+    seen = np.asarray(tokens)
+    low = max(protected, 1)
+    return _smallest(asked, lambda size: float(np.mean(slots_held(seen, interval, size))), low, max(low, max(tokens)))
+
+
+def _smallest(asked: float, held: Callable[[int], float], low: int, high: int) -> int:
+    """The smallest size between two that holds as much as was asked, or as `high` does, if that is less."""
+    reachable = min(asked, held(high)) - 1e-9
     while low < high:
         middle = (low + high) // 2
-        if mean_slots(lengths, interval, middle) >= reachable - 1e-9:
+        if held(middle) >= reachable:
             high = middle
         else:
             low = middle + 1
-    return Match(low, asked, mean_slots(lengths, interval, low))
+    return low
 
 
 def curve_budgets(lengths: Sequence[int], interval: int, points: int, smallest: int) -> tuple[int, ...]:

@@ -45,7 +45,8 @@ def paired(difference: PairedDifference | None) -> str:
     if difference is None:
         return "nothing in common"
     p_value = difference.p_value if difference.adjusted is None else difference.adjusted
-    return f"{difference.difference.text(sign='+')}, p = {p_value:.1g}"
+    digits = 1 if abs(difference.difference.value) >= 0.5 else 3
+    return f"{difference.difference.text(digits, sign='+')}, p = {p_value:.1g}"
 
 
 def join(names: Sequence[str]) -> str:

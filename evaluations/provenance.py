@@ -18,7 +18,7 @@ from pathlib import Path
 
 DECIDING_CODE = (
     "namm", "modalities", "evaluations/tasks", "evaluations/control_cells.py", "evaluations/control_plan.py",
-    "evaluations/holdings.py", "evaluations/retention.py", "evaluations/cues.py", "evaluations/text.py",
+    "evaluations/holdings.py", "evaluations/retention.py", "evaluations/cues.py", "evaluations/text_run",
     "evaluations/text_metrics",
 )  # fmt: skip
 """What decides or measures results, seen from the root of the project."""

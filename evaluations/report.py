@@ -35,10 +35,10 @@ OPEN = 3
 """More targets than this start folded."""
 
 
-def targets(report: Report) -> str:
+def targets(report: Report, parts: Sequence[TargetPart] = PARTS) -> str:
     """Every target with all its parts, foldable."""
     unfolded = " open" if len(report.targets) <= OPEN else ""
-    return "".join(_target(report, summary, unfolded) for summary in report.targets)
+    return "".join(_target(report, summary, parts, unfolded) for summary in report.targets)
 
 
 SECTIONS: tuple[Section, ...] = (
@@ -52,15 +52,33 @@ SECTIONS: tuple[Section, ...] = (
 """The page, from top to bottom."""
 
 
-def write_report(path: Path, rows: Sequence[Row], page: Page, sections: Sequence[Section] = SECTIONS) -> Path:
-    """Writes the report of some rows atomically and returns its path."""
-    write_atomically(path, render(rows, page, sections))
+def write_report(
+    path: Path,
+    rows: Sequence[Row],
+    page: Page,
+    sections: Sequence[Section] = SECTIONS,
+    summaries: Sequence[TargetSummary] | None = None,
+) -> Path:
+    """Writes the report of some rows atomically and returns its path; see `render`."""
+    write_atomically(path, render(rows, page, sections, summaries))
     return path
 
 
-def render(rows: Sequence[Row], page: Page, sections: Sequence[Section] = SECTIONS) -> str:
-    """The page as text."""
-    report = Report(rows, page, tuple(summarise(rows)))
+def render(
+    rows: Sequence[Row],
+    page: Page,
+    sections: Sequence[Section] = SECTIONS,
+    summaries: Sequence[TargetSummary] | None = None,
+) -> str:
+    """The page as text.
+
+    Args:
+        rows: All rows of the experiment.
+        page: What goes into it besides.
+        sections: From top to bottom.
+        summaries: Of the rows; by default one a target.
+    """
+    report = Report(rows, page, tuple(summarise(rows) if summaries is None else summaries))
     style = resources.files("evaluations").joinpath("report.css").read_text("utf-8")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -70,11 +88,11 @@ def render(rows: Sequence[Row], page: Page, sections: Sequence[Section] = SECTIO
     )
 
 
-def _target(report: Report, summary: TargetSummary, unfolded: str) -> str:
-    parts = "".join(part(report, summary) for part in PARTS)
+def _target(report: Report, summary: TargetSummary, parts: Sequence[TargetPart], unfolded: str) -> str:
+    shown = "".join(part(report, summary) for part in parts)
     name, told = escape(summary.target), escape(target.headline(summary))
     head = f"<h2>{name} <small>{escape(summary.simulator)}</small></h2><p>{told}</p>"
     return (
-        f"<section id='{identifier(summary.target)}' class='target'><details{unfolded}><summary>{head}</summary>{parts}"
+        f"<section id='{identifier(summary.target)}' class='target'><details{unfolded}><summary>{head}</summary>{shown}"
         "</details></section>"
     )

@@ -35,7 +35,8 @@ from evaluations.commands import exit_code, read_config
 from evaluations.control_experiment import ControlExperiment
 from evaluations.control_plan import PROTECTED_LAST, PolicySpec
 from evaluations.control_setup import ControlSetup
-from evaluations.control_targets import TargetOptions, check_device
+from evaluations.control_targets import TargetOptions
+from evaluations.devices import check_device
 from evaluations.harness import Results
 from evaluations.tracking import Mode, Tracker
 from modalities.control import find_checkpoint

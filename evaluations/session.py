@@ -20,6 +20,7 @@ from evaluations.players import Outcome, Players
 from evaluations.progress import Display
 from evaluations.provenance import versions_differ
 from evaluations.rows import UnfinishedError
+from evaluations.summary import LOG_LIKELIHOOD
 from evaluations.tracking import Media, Tracker
 
 LOOK_SECONDS = 0.5
@@ -217,4 +218,5 @@ def _result(unit: Unit, row: Row) -> str:
     verdict = (row.get("comparability") or {}).get("verdict")
     mark = f" ({NOT_COMPARABLE})" if verdict == NOT_COMPARABLE else ""
     size = f", budget {unit.budget}" if unit.role == "curve" else ""
-    return f"{row['score_name']} {row['score']:.1f}{mark}, {row['metrics']['slots_mean']:.1f} slots{size}"
+    digits = 3 if row["score_name"] == LOG_LIKELIHOOD else 1
+    return f"{row['score_name']} {row['score']:.{digits}f}{mark}, {row['metrics']['slots_mean']:.1f} slots{size}"

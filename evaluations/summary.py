@@ -20,7 +20,8 @@ from evaluations.selection import declared, held_out
 
 REFERENCES = ("native window", "full")
 """Rows shown for orientation: nobody asked them to forget."""
-RAW_SCORES = ("return", "log-likelihood of a token")
+LOG_LIKELIHOOD = "log-likelihood of a token"
+RAW_SCORES = ("return", LOG_LIKELIHOOD)
 """Scores that are no percentages."""
 NEGATIVE_CONTROL = "oldest"
 """Keeps the oldest tokens: a task on which it does well does not show that a policy remembers well."""
@@ -114,10 +115,12 @@ class TargetSummary:
 
     @property
     def simulator(self) -> str:
-        """What every score belongs to: environment and versions, and whether D4RL's scores compare."""
+        """What every score belongs to: environment or model, versions, and whether D4RL's scores compare."""
         row = self.policies[0].rows[0]
-        versions = {name: row.get("versions", {}).get(name) for name in ("gymnasium", "mujoco")}
-        parts = [self.task, *(f"{name} {version}" for name, version in versions.items() if version)]
+        packages = ("torch", "transformers") if self.trial_word == "prompt" else ("gymnasium", "mujoco")
+        versions = {name: row.get("versions", {}).get(name) for name in packages}
+        told = row["identity"].get("model", self.task)
+        parts = [told, *(f"{name} {version}" for name, version in versions.items() if version)]
         verdict = self.comparability
         return ", ".join(parts if verdict is None or verdict.comparable else [*parts, verdict.verdict])
 

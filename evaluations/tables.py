@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from evaluations.estimates import Estimate
-from evaluations.summary import PolicySummary, TargetSummary
+from evaluations.summary import LOG_LIKELIHOOD, RAW_SCORES, PolicySummary, TargetSummary
 
 Value = Estimate | float | None
 
@@ -67,12 +67,24 @@ def _p_value(policy: PolicySummary) -> Value:
     return None if policy.versus_namm is None else policy.versus_namm.adjusted
 
 
+def _other(policy: PolicySummary) -> Value:
+    named = policy.score_name in ("normalised score", "success rate", *RAW_SCORES)
+    return None if named else policy.score
+
+
+def _log_likelihood(policy: PolicySummary) -> Value:
+    return policy.score if policy.score_name == LOG_LIKELIHOOD else None
+
+
 SCORE, MEMORY, KEPT = "score", "memory", "what is kept, and time"
 GROUPS = (SCORE, MEMORY, KEPT)
 
 P_VALUE = Column(SCORE, "p", "paired permutation test of that difference, Holm-corrected for the rivals", _p_value, 3)
 COLUMNS = (
     Column(SCORE, "score x100", "normalised score: 0 is a random policy, 100 an expert", _normalised),
+    Column(SCORE, "score", "0 to 100: accuracy, or the benchmark's own metric", _other),
+    Column(SCORE, "log-likelihood", "of a token, in nats; larger is better", _log_likelihood, 3),
+    Column(SCORE, "token acc. %", "scored tokens that are the model's first choice", _metric("token_accuracy", 100)),
     Column(SCORE, "success %", "episodes that reached the goal, Wilson interval", _success),
     Column(
         SCORE,
@@ -85,15 +97,40 @@ COLUMNS = (
     Column(SCORE, "IQM", "interquartile mean of the score", _interquartile),
     Column(SCORE, "length", "environment steps of an episode", _metric("episode_length"), 0),
     Column(MEMORY, "budget", "slots kept per KV head after an update", lambda p: p.budget, 0),
-    Column(MEMORY, "slots", "mean slots per KV head over an episode", _metric("slots_mean")),
+    Column(
+        MEMORY,
+        "slots",
+        "mean slots per KV head: over an episode, or when a prompt's question comes",
+        _metric("slots_mean"),
+    ),
     Column(MEMORY, "peak", "largest mean-over-heads number of slots in any episode", _peak("slots_peak"), 0),
-    Column(MEMORY, "KiB", "mean bytes of keys and values allocated per episode", _metric("bytes_mean", 1 / 1024), 0),
-    Column(MEMORY, "peak KiB", "most bytes of keys and values per episode", _peak("bytes_peak", 1 / 1024), 0),
-    Column(MEMORY, "state KiB", "mean bytes the policy keeps per episode", _metric("state_bytes_mean", 1 / 1024), 0),
-    Column(KEPT, "kept %", "slots held / tokens seen, mean over time", _metric("kept_fraction", 100)),
+    Column(
+        MEMORY,
+        "KiB",
+        "mean bytes of keys and values allocated per episode or prompt",
+        _metric("bytes_mean", 1 / 1024),
+        0,
+    ),
+    Column(MEMORY, "peak KiB", "most bytes of keys and values per episode or prompt", _peak("bytes_peak", 1 / 1024), 0),
+    Column(
+        MEMORY,
+        "state KiB",
+        "mean bytes the policy keeps per episode or prompt",
+        _metric("state_bytes_mean", 1 / 1024),
+        0,
+    ),
+    Column(
+        KEPT,
+        "kept %",
+        "slots held / tokens seen: mean over time, or when the question comes",
+        _metric("kept_fraction", 100),
+    ),
     Column(KEPT, "R %", "the same for return-to-go tokens", _metric("kept_fraction_R", 100)),
     Column(KEPT, "s %", "the same for state tokens", _metric("kept_fraction_s", 100)),
     Column(KEPT, "a %", "the same for action tokens", _metric("kept_fraction_a", 100)),
+    Column(KEPT, "prefill s", "reading all prompts, updates included", _metric("prefill_seconds")),
+    Column(KEPT, "decode s", "answering all prompts, updates included", _metric("decode_seconds")),
+    Column(KEPT, "updates s", "of both, what the policy's updates took", _metric("policy_seconds")),
     Column(KEPT, "ms/step", "model, memory and policy per environment step", _metric("ms_per_env_step"), 2),
 )
 
@@ -104,7 +141,7 @@ def cell_text(column: Column, policy: PolicySummary) -> str:
     if value is None:
         return "–"
     if isinstance(value, Estimate):
-        digits = column.digits if abs(value.value) < 1000 else 0
+        digits = 3 if policy.score_name == LOG_LIKELIHOOD else column.digits if abs(value.value) < 1000 else 0
         return value.text(digits)
     smallest = 10.0**-column.digits
     return f"<{smallest:g}" if column is P_VALUE and value < smallest else f"{value:.{column.digits}f}"

@@ -1,284 +1,208 @@
-"""Compares eviction policies on recall in long text: `python evaluations/text.py` (also `namm-text`).
+"""Compares eviction policies on language: recall, needles, real text, and the benchmarks of the field.
 
-Every policy reads the same test prompts; rivals get the mean number of slots that the NAMM held when the question
-came (rounded up, so that none gets less), the same in every head. `POLICY@heads` gives a rival, in each layer and
-head, as many as the NAMM held just there: what is left of the NAMM's lead is its choice of tokens, not of heads.
-Rows are appended as they finish, and the same command continues.
+    python evaluations/text.py                        offline, the shipped small Llama, every policy, a few minutes
+    python evaluations/text.py --tasks recall needles/multikey --policy full namm h2o window@heads
+    python evaluations/text.py --model meta-llama/Meta-Llama-3-8B --rope-factor 4 --dtype bfloat16 --device auto \\
+        --tasks longbench --data LongBench/ --interval 512
+
+Every policy reads the same prompts. The NAMM comes first; each rival gets the smallest budget whose mean size, when the
+questions come, is not below the NAMM's. `POLICY@heads` gives a rival, in each layer and head, as much as the NAMM held
+just there. Rows are kept as they finish, answers as their batch ends, and the same command continues after any
+interruption. Writes rows.jsonl, config.json, summary.md and report.html into --out, and mirrors to Weights & Biases.
 """
 
 from __future__ import annotations
 
-import math
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import checkpoints
-from evaluations.commands import exit_code
-from evaluations.estimates import Estimate, bootstrap
-from evaluations.evolve import load_source
-from evaluations.harness import Cell, Results, Row, run_cells
-from evaluations.provenance import versions
-from evaluations.tasks.recall import TASKS, get_task, test_seed
-from modalities.text import recall
-from namm import NAMM
-from namm.errors import ConfigError, UnknownNameError, did_you_mean
-from namm.policies import POLICIES, make_policy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
+from evaluations.commands import exit_code, read_config
+from evaluations.estimates import Estimate
+from evaluations.rows import Row
+from evaluations.text_run.plan import ALLOCATED, RIVALS
+from evaluations.tracking import Mode
 
 SHIPPED = Path(checkpoints.__file__).parent
-NAMM_LABELS = {"namm:source": "source", "namm:sequence": "sequence"}
-ALLOCATED = "@heads"
-"""Ending of a rival that gets the NAMM's own allocation over layers and heads."""
-
-BATCH = 32
-"""Prompts read side by side."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """One comparison on text."""
+    """Everything `text.py` can be told."""
 
     model: str = str(SHIPPED / "text" / "recall-llama")
-    """A folder or Hub id of a causal language model with the recall vocabulary."""
+    """A folder or Hub id of a causal language model."""
 
     namm: Path = SHIPPED / "namm" / "text-v1"
     """Folder of the NAMM."""
 
-    policy: tuple[str, ...] = (
-        "full", "window", "random", "l2_norm", "h2o", "h2o_age", "window@heads", "random@heads", "namm:source",
-    )  # fmt: skip
-    """Policies to compare; a NAMM names its feature statistics."""
+    policy: tuple[str, ...] = ("full", "namm:source", *RIVALS, f"window{ALLOCATED}", f"random{ALLOCATED}")
+    """Policies to compare. A NAMM names its feature statistics: namm:source (also `namm`), namm:target,
+    namm:sequence, or namm:released, the released code's arithmetic. POLICY@heads: the NAMM's size head by head."""
 
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Recall tasks."""
+    tasks: tuple[str, ...] | None = None
+    """recall, needles, corpus or one of theirs (pairs, needles/multikey, corpus/perplexity); a benchmark or one of
+    its tasks (longbench, ruler/niah_single_1). Default: all that the model can do without data."""
+
+    data: str | None = None
+    """Folder of the benchmark's data, or OWNER/NAME on the Hub. Default: its home on the Hub, or made here."""
+
+    templates: str | None = None
+    """Folder or file of the benchmark's own prompt templates, or lm_eval. Default: beside the data."""
+
+    lengths: tuple[int, ...] = (4096,)
+    """Context lengths of benchmarks that make contexts or come in lengths (ruler, niah, babilong)."""
+
+    samples: int | None = None
+    """Prompts a task and length, where a benchmark makes them. Default: as many as its source."""
+
+    limit: int | None = None
+    """First prompts of a benchmark's task only."""
 
     context_tokens: tuple[int, ...] = (384,)
-    """Context lengths."""
+    """Context lengths of recall, needles and corpus."""
+
+    prompts: int = 32
+    """Prompts a task, context length and seed of recall, needles and corpus."""
 
     intervals: tuple[int, ...] = (64,)
-    """Tokens between two updates."""
-
-    prompts: int = 64
-    """Test prompts a task, context length and seed."""
+    """Tokens between two updates, multiples of 16; the released code has 512."""
 
     seeds: tuple[int, ...] = (0,)
-    """Indices of test draws; evolution and validation never see them."""
+    """Of drawn prompts, and of policies that draw; data that is read is asked once."""
+
+    match: str | None = None
+    """The NAMM whose mean size the rivals get. Default: the first one among --policy."""
+
+    budget: int | None = None
+    """Slots per KV head after an update, for every policy that forgets, NAMM included; nothing is matched then."""
+
+    kept_fraction: float | None = None
+    """The same as a part of each prompt. Prompts of different lengths are then read one by one."""
 
     budget_fraction: float | None = None
-    """Most slots a head may keep under a NAMM, as a fraction of the context; None leaves it to the threshold."""
+    """Most that a NAMM may keep of each prompt, where it is free; None leaves it to its threshold."""
 
-    match: str = "namm:source"
-    """The NAMM whose mean size the rivals get."""
+    protect_last: int = 1
+    """Newest tokens that no policy evicts, as released. More protect the end of the prompt, the question: a
+    protocol of its own, told in every row."""
 
-    out: Path = Path("results/text")
-    """Folder of the comparison."""
+    window: int | None = None
+    """Most tokens of a prompt and its answer; longer ones lose their middle. Default: the model's positions."""
+
+    chat_template: bool = False
+    """Wrap prompts in the model's chat template, in tasks whose source does so."""
+
+    rope_factor: float | None = None
+    """Stretch rotary positions by static NTK scaling, for so many context windows (Llama-3-8B at 32k: 4)."""
+
+    rope_alpha: float = 2.0
+    """Strength of that stretch, 2 as released."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the model; auto is what its checkpoint says."""
+
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..., or auto: accelerate spreads the layers over all devices."""
+
+    batch: int = 32
+    """Most prompts side by side."""
+
+    batch_tokens: int = 32768
+    """Most tokens side by side, padding included; one prompt is always read. Changes no result."""
+
+    chunk: int | None = None
+    """Most tokens of a prompt in one forward call; less room for a long prompt. Changes no result."""
+
+    share: bool = True
+    """Read once what prompts have in common. Changes no result."""
+
+    example_tokens: int = 4096
+    """Longest prompt that is shown with its kept tokens, one a task; 0 shows none."""
+
+    workers: int = 1
+    """Processes of this machine that share the cells, each with the model; several machines share --out."""
 
     threads: int = 1
     """Torch threads. Batches of a small model gain nothing from more, and lose much where others use the cores."""
 
+    out: Path = Path("results/text")
+    """Folder of the experiment; its name is the group in Weights & Biases."""
 
-def run(config: TextConfig, console: Console | None = None) -> list[Row]:
-    """Runs what is not finished yet and returns all rows.
+    wandb: Mode = "auto"
+    """auto is online where somebody is logged in, else offline."""
+
+    quick: bool = False
+    """A short form to try things out: 8 prompts, one task of each kind."""
+
+    config: Path | None = None
+    """Start from the config.json of an earlier run; other options given here win."""
+
+
+def run(config: TextConfig, console: Console | None = None, command: str = "namm-text") -> list[Row]:
+    """Runs what is not finished yet, draws the report and returns all rows.
+
+    Args:
+        config: What to compare; checked before anything is read.
+        console: Where progress and tables go; silent by default.
+        command: Shown in the report, as the way to continue.
 
     Raises:
         NammError: A setting or a file is wrong.
     """
-    _check(config)
+    from evaluations.text_run.experiment import run_experiment
+
+    before = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    results = Results(config.out)
-    results.write_config({**asdict(config), "namm": str(config.namm), "out": str(config.out)})
-    model = load_source(config.model, torch.float32)
-    namm = NAMM.from_pretrained(config.namm)
-    rows: list[Row] = []
-    for task in config.tasks:
-        for tokens in config.context_tokens:
-            for interval in config.intervals:
-                rows += _condition(config, results, model, namm, task, tokens, interval, console)
-    return rows
-
-
-def _condition(
-    config: TextConfig, results: Results, model: PreTrainedModel, namm: NAMM, task: str, tokens: int, interval: int,
-    console: Console | None,
-) -> list[Row]:  # fmt: skip
-    """All policies on one task, length and interval; the NAMM first, for its size."""
-    ordered = sorted(config.policy, key=lambda name: (name != config.match, config.policy.index(name)))
-    rows: list[Row] = []
-    budget: int | None = None
-    heads: tuple[tuple[int, ...], ...] | None = None
-    for name in ordered:
-        cells = [
-            Cell(
-                Path(config.model).name,
-                task,
-                name,
-                seed,
-                _identity(config, namm, name, tokens, interval, heads if name.endswith(ALLOCATED) else budget),
-            )
-            for seed in config.seeds
-        ]
-
-        def play(
-            unfinished: Sequence[Cell], name: str = name, budget: int | None = budget, heads: Any = heads
-        ) -> Iterator[Mapping[str, Any]]:
-            for cell in unfinished:
-                size = {"head_budgets": heads} if name.endswith(ALLOCATED) else {"budget": budget}
-                if name in NAMM_LABELS and config.budget_fraction is not None:
-                    size = {"budget": max(1, round(config.budget_fraction * tokens))}
-                elif name in NAMM_LABELS:
-                    size = {}
-                yield _play(model, namm, cell, name, task, tokens, interval, size, config.prompts)
-
-        finished = run_cells(cells, results, play)
-        rows += finished
-        slots = sum(row["metrics"]["slots"] for row in finished) / len(finished)
-        if name == config.match:
-            # the tail that no policy has judged yet is the same for all
-            budget = max(4, math.ceil(slots - tokens % interval))
-            own = np.mean([row["metrics"]["head_slots"] for row in finished], axis=0) - tokens % interval
-            heads = tuple(tuple(max(1, math.ceil(held)) for held in layer) for layer in own.tolist())
-        if console is not None:
-            score = sum(row["score"] for row in finished) / len(finished)
-            console.print(
-                f"{task} {tokens} tokens, interval {interval}: {name} {100 * score:.1f}%, {slots:.1f} slots",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
-    return rows
-
-
-def _identity(config: TextConfig, namm: NAMM, name: str, tokens: int, interval: int, budget: Any) -> dict[str, Any]:
-    """Everything that decides a row."""
-    if name in NAMM_LABELS:
-        own: dict[str, Any] = {"namm_sha256": namm.sha256(), "budget_fraction": config.budget_fraction}
-    else:
-        own = {"budget": None if name == "full" else budget}
-    found = versions(("torch", "transformers"))
-    return {
-        "modality": "text", "model": config.model, "context_tokens": tokens, "interval": interval,
-        "prompts": config.prompts, **own, **{name: found[name] for name in ("torch", "transformers", "namm_suite")},
-    }  # fmt: skip
-
-
-def _play(
-    model: PreTrainedModel, namm: NAMM, cell: Cell, name: str, task: str, tokens: int, interval: int,
-    size: Mapping[str, Any], prompts: int,
-) -> Mapping[str, Any]:  # fmt: skip
-    """One row: accuracy of every prompt, and what was held when it was asked."""
-    if name in NAMM_LABELS:
-        policy = make_policy("namm", namm=namm, statistics=NAMM_LABELS[name], interval=interval, **size)
-    elif name == "full":
-        policy = make_policy("full")
-    else:
-        seed = cell.seed if name.startswith("random") else None
-        policy = make_policy(name.removesuffix(ALLOCATED), interval=interval, seed=seed, **size)
-    drawn = get_task(task).sample(prompts, tokens, test_seed(cell.seed))
-    accuracy, slots, head_slots, cache_bytes = [], [], [], 0
-    for start in range(0, prompts, BATCH):
-        rows = slice(start, start + BATCH)
-        result = recall(model, policy, drawn.context[rows], drawn.question[rows], drawn.target[rows])
-        accuracy += result.accuracy.tolist()
-        slots += result.slots.tolist()
-        cache_bytes += result.cache_bytes
-        head_slots.append(result.head_slots)
-    mean_slots = sum(slots) / len(slots)
-    return {
-        "score": sum(accuracy) / len(accuracy),
-        "score_name": "recall accuracy",
-        "metrics": {
-            "slots": mean_slots,
-            "head_slots": np.mean(head_slots, axis=0).tolist(),
-            "kept_fraction": mean_slots / tokens,
-            "cache_bytes": cache_bytes,
-        },
-        "prompts": accuracy,
-        "settings": policy.describe(),
-        "versions": versions(("torch", "transformers")),
-    }
+    try:
+        return run_experiment(config, console or Console(quiet=True), command)
+    finally:
+        torch.set_num_threads(before)
 
 
 def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimate, float, float]]:
     """Policy, task ("all" for the mean), context tokens, interval, score, kept fraction, score relative to full.
 
-    Intervals are 95% bootstrap intervals over prompts, stratified by task; the relative score is the mean over tasks
-    of the score divided by the full cache's on the same prompts.
+    Scores are from 0 to 1; of rows whose score is a percentage. Intervals are 95% bootstrap intervals over prompts,
+    stratified by task; the relative score is the mean over tasks of the score divided by the full cache's on the same
+    prompts.
     """
-    groups: dict[tuple[str, int, int], dict[str, list[Row]]] = {}
-    for row in rows:
-        key = (row["policy"], row["identity"]["context_tokens"], row["identity"]["interval"])
-        groups.setdefault(key, {}).setdefault(row["task"], []).append(row)
-    for (policy, tokens, interval), tasks in groups.items():
-        full = groups.get(("full", tokens, interval), {})
-        strata, kept, relative = [], [], []
-        for task, found in tasks.items():
-            scores = [score for row in found for score in row["prompts"]]
-            fraction = sum(row["metrics"]["kept_fraction"] for row in found) / len(found)
-            reference = [score for row in full.get(task, []) for score in row["prompts"]]
-            ratio = (
-                sum(scores) / len(scores) / (sum(reference) / len(reference))
-                if reference and sum(reference)
-                else math.nan
-            )
-            strata.append(scores)
-            kept.append(fraction)
-            relative.append(ratio)
-            yield policy, task, tokens, interval, bootstrap([scores], seed=0), fraction, ratio
-        # tasks have equally many prompts, so the pooled mean is the mean over tasks
-        yield (
-            policy,
-            "all",
-            tokens,
-            interval,
-            bootstrap(strata, seed=0),
-            sum(kept) / len(kept),
-            sum(relative) / len(relative),
-        )
+    from evaluations.text_run.conditions import lines
 
-
-def print_table(rows: Sequence[Row], console: Console) -> None:
-    """The comparison, a line each policy, length and interval (mean over tasks)."""
-    table = Table("tokens", "interval", "policy", "recall [95% interval]", "of the full cache", "kept")
-    for policy, task, tokens, interval, estimate, kept, relative in summarise(rows):
-        if task == "all":
-            table.add_row(
-                str(tokens), str(interval), policy,
-                f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
-                f"{100 * relative:.1f}%", f"{100 * kept:.1f}%",
-            )  # fmt: skip
-    console.print(table)
-
-
-def _check(config: TextConfig) -> None:
-    rivals_known = [name for name in POLICIES if name not in ("namm", "full")]
-    known = [*NAMM_LABELS, "full", *rivals_known, *(name + ALLOCATED for name in rivals_known)]
-    for name in config.policy:
-        if name not in known:
-            raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, known)}")
-    rivals = [name for name in config.policy if name != "full" and name not in NAMM_LABELS]
-    if rivals and config.match not in config.policy:
-        raise ConfigError(f"{', '.join(rivals)} are matched to {config.match!r}, which is not among --policy; add it.")
-    for task in config.tasks:
-        get_task(task)
+    return lines(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    program = Path(sys.argv[0]).name if sys.argv else "namm-text"
+    command = shlex.join([*(["python", "evaluations/text.py"] if program == "text.py" else ["namm-text"]), *arguments])
 
     def work() -> None:
-        config = tyro.cli(TextConfig, args=argv, description=(__doc__ or "").partition("\n\n")[0], prog="namm-text")
-        print_table(run(config, Console()), Console())
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        run(_parse(arguments), console, command)
 
-    return exit_code(work, "finished rows are kept, the same command continues.")
+    return exit_code(work, f"finished rows and answers are kept; continue with:\n  {command}")
+
+
+def _parse(arguments: Sequence[str]) -> TextConfig:
+    parse: Any = partial(tyro.cli, TextConfig, args=arguments, prog="namm-text")
+    description = (__doc__ or "").partition("\n\n")[0]
+    config = parse(description=description)
+    if config.config is None:
+        return config
+    earlier = read_config(config.config, TextConfig, paths=("namm", "out"))
+    return parse(description=description, default=earlier)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -34,8 +34,11 @@ class Answer:
     tokens: tuple[int, ...]
     """Generated, the one that ended the answer included."""
 
+    choices: tuple[int, ...]
+    """The model's first choice for each asked token."""
+
     hits: tuple[bool, ...]
-    """Whether each asked token was the model's first choice."""
+    """Whether that was right."""
 
     log_likelihoods: tuple[float, ...]
     """Of each asked token, in nats."""
@@ -148,7 +151,7 @@ class _Batch:
     """Rows of one attached model: feeds them further tokens, copies and drops them."""
 
     def __init__(self, model: PreTrainedModel, memory: Memory, chunk: int | None) -> None:
-        self.model, self.memory, self.chunk = model, memory, chunk
+        self.model, self.memory, self.chunk = model, memory, memory.policy.eager_chunk or chunk
         known = inspect.signature(model.forward).parameters
         self.takes_positions, self.keeps_logits = "position_ids" in known, "logits_to_keep" in known
         self.name = cache_name(model)
@@ -161,8 +164,8 @@ class _Batch:
 
     def ask(
         self, parts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> tuple[Float[Tensor, "rows vocab"], list[tuple[tuple[bool, ...], tuple[float, ...]]]]:
-        """Logits of the last column, and each row's hits and log-likelihoods of the tokens that it asks for.
+    ) -> tuple[Float[Tensor, "rows vocab"], list[tuple[tuple[int, ...], tuple[bool, ...], tuple[float, ...]]]]:
+        """Logits of the last column, and each row's choices, hits and log-likelihoods of the tokens that it asks for.
 
         Args:
             parts: Further tokens of each row.
@@ -183,7 +186,7 @@ class _Batch:
         done = self.mask.shape[1] - columns
         step = columns if self.chunk is None else self.chunk
         device = self.model.device
-        hits, likelihoods = torch.zeros(rows, columns, dtype=torch.bool), torch.zeros(rows, columns)
+        choices, likelihoods = torch.zeros_like(wanted), torch.zeros(rows, columns)
         for start in range(0, columns, step):
             stop = min(start + step, columns)
             named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
@@ -197,12 +200,11 @@ class _Batch:
             )
             self.cache = cache_of(out)
             if bool(place.any()):
-                hit, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
-                hits[:, start:stop][place], likelihoods[:, start:stop][place] = hit.cpu(), likelihood.cpu()
+                choice, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
+                choices[:, start:stop][place], likelihoods[:, start:stop][place] = choice.cpu(), likelihood.cpu()
         asks = wanted != IGNORED
-        scores = [
-            (tuple(hits[row, asks[row]].tolist()), tuple(likelihoods[row, asks[row]].tolist())) for row in range(rows)
-        ]
+        told = (choices, choices == wanted, likelihoods)
+        scores = [tuple(tuple(each[row, asks[row]].tolist()) for each in told) for row in range(rows)]
         return out.logits[:, -1], scores
 
     def select(self, rows: Sequence[int]) -> None:
@@ -241,10 +243,10 @@ def _kept(memory: Memory, row: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 def _scores(
     logits: Float[Tensor, "tokens vocab"], wanted: Int[Tensor, " tokens"]
-) -> tuple[Bool[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """Whether each token is the first choice, and its log-likelihood."""
+) -> tuple[Int[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """The first choices, and the log-likelihood of what was wanted."""
     logits = logits.float()
-    return logits.argmax(-1) == wanted, logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
+    return logits.argmax(-1), logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
 
 
 def _generate(

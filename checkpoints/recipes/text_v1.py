@@ -30,6 +30,7 @@ from evaluations.evolve import run as run_evolution
 from evaluations.harness import file_sha256, write_atomically
 from evaluations.provenance import versions
 from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
+from evaluations.tasks.recall import TASKS
 from namm import NAMM
 from namm.features import StatisticsMode
 
@@ -164,7 +165,7 @@ def compare(config: TextV1Config) -> list[dict[str, Any]]:
             text.TextConfig(
                 namm=config.out, out=config.work / "comparison", context_tokens=(tokens,), intervals=(interval,),
                 policy=("full", *RIVALS, *ALLOCATED, "namm:source"),
-                prompts=config.test_prompts, threads=1,
+                tasks=tuple(TASKS), prompts=config.test_prompts, threads=1, example_tokens=0, wandb="disabled",
             ),
             Console(),
         )  # fmt: skip

@@ -40,6 +40,8 @@ class Page:
     """By target."""
     unfinished: int = 0
     """Cells that have no row yet."""
+    reading: Sequence[str] = ()
+    """How to read the tables, as HTML; those of control where there is none."""
 
 
 @dataclass(frozen=True)

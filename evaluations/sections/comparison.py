@@ -21,10 +21,10 @@ def overview(report: Report) -> str:
     rows = "".join(_overview_line(target, names) for target in targets)
     heads = [head("target"), *(head(name) for name in names)]
     return (
-        "<section><h2>Overview</h2><p>Mean score of every policy on every target (percent: D4RL-normalised, or success "
-        "rate; raw returns where there is no scale). The best rival of equal size is underlined; a rival clearly "
-        f"ahead of NAMM is bold, one clearly behind is grey. Intervals appear under the pointer, details below."
-        "</p>"
+        "<section><h2>Overview</h2><p>Mean score of every policy on every target (percent; raw "
+        "returns and log-likelihoods where there is no such scale). The best rival of equal size is underlined; a "
+        "rival clearly ahead of NAMM is bold, one clearly behind is grey. Intervals appear under the pointer, details "
+        "below.</p>"
         f"{table(heads, [rows])}</section>"
     )
 
@@ -40,12 +40,13 @@ def aggregate(report: Report) -> str:
         drawn += picture(
             drawings.improvement(found),
             "improvement",
-            "How often an episode of NAMM scores above one of each other policy (ties count half), mean over targets.",
+            "How often an episode or prompt of NAMM scores above one of each other policy (ties count half), mean over "
+            "targets.",
         )
     drawn += picture(
         drawings.profiles(found),
         "profiles",
-        "Performance profiles: the share of episodes that score above a threshold, mean over targets, with pointwise "
+        "Performance profiles: the share of scores above a threshold, mean over targets, with pointwise "
         "95% bands. NAMM is orange in every panel; higher is better, and curves that cross have no one winner.",
     )
     averages = drawings.average_profiles(found)
@@ -53,7 +54,7 @@ def aggregate(report: Report) -> str:
         drawn += picture(averages, "averages", "The same for targets: the share whose mean is above a threshold.")
     return (
         f"<section><h2>All {len(found.targets)} targets together</h2><p>Scores are percentages (0 random or failure, "
-        "100 expert or success) and targets weigh the same. The plain mean is shown beside the interquartile mean, "
+        "100 expert or right) and targets weigh the same. The plain mean is shown beside the interquartile mean, "
         "which is steadier but hides rare failures. Rivals hold the mean size of NAMM; references were not asked "
         "to forget.</p>"
         f"{table([head(*pair) for pair in HEADS], [rows])}{listed(said(found))}{drawn}</section>"
@@ -71,6 +72,7 @@ def _policies(targets: tuple[TargetSummary, ...] | list[TargetSummary]) -> list[
 
 def _overview_line(target: TargetSummary, names: list[str]) -> str:
     best = target.rivals[0].policy if target.rivals else None
+    digits = 1 if target.is_percentage else 2
     cells = []
     for name in names:
         policy = target.contender if name == "NAMM" else target.get(name)
@@ -79,7 +81,8 @@ def _overview_line(target: TargetSummary, names: list[str]) -> str:
             continue
         kind = "namm" if policy.is_namm else "reference" if policy.is_reference else _standing(policy)
         best_class = " best" if name == best else ""
-        cells.append(f"<td class='{kind}{best_class}' title='{_spelled(policy.score)}'>{policy.score.value:.1f}</td>")
+        shown = f"{policy.score.value:.{digits}f}"
+        cells.append(f"<td class='{kind}{best_class}' title='{_spelled(policy.score)}'>{shown}</td>")
     link = f"<a href='#{identifier(target.target)}'>{escape(target.target)}</a>"
     return f"<tr><th scope='row'>{link}</th>{''.join(cells)}</tr>"
 

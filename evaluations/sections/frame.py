@@ -71,11 +71,12 @@ def making(report: Report) -> str:
         if report.page.command
         else ""
     )
+    reading = "".join(f"<li class='note'>{text}</li>" for text in report.page.reading or READING)
     return (
         f"<section><h2>How this was made</h2>{command}<div class='pair'>{table((), known, 'versions')}"
         f"{table((), sums, 'checkpoints (SHA-256)')}</div>"
         f"<details><summary>Settings</summary>{table((), settings)}</details>"
-        f"<ul class='notes'>{''.join(f'<li class=note>{text}</li>' for text in READING)}</ul></section>"
+        f"<ul class='notes'>{reading}</ul></section>"
     )
 
 

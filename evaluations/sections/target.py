@@ -16,7 +16,8 @@ def headline(target: TargetSummary) -> str:
     """One line that stands for the target while it is folded."""
     best = target.rivals[0] if target.rivals else None
     leading = [p for p in (target.get("native window"), target.get("full"), target.contender, best) if p is not None]
-    return f"{target.policies[0].score_name}: " + " · ".join(f"{p.policy} {p.score.value:.1f}" for p in leading)
+    digits = 1 if target.is_percentage else 3
+    return f"{target.policies[0].score_name}: " + " · ".join(f"{p.policy} {p.score.value:.{digits}f}" for p in leading)
 
 
 def scores(report: Report, target: TargetSummary) -> str:
@@ -28,14 +29,14 @@ def scores(report: Report, target: TargetSummary) -> str:
         f"intervals.{matched}</p>"
     )
     drawn = picture(figures.scores(target), f"{target.target}scores")
-    return f"{lead}{_table(target, SCORE)}{listed(notes(target))}{drawn}"
+    return f"{lead}{numbers(target, SCORE)}{listed(notes(target))}{drawn}"
 
 
 def memory(report: Report, target: TargetSummary) -> str:
     """Sizes, bytes and what is kept as a table, and the size over time."""
     del report
     caption = "Memory per KV head while one episode runs (the full cache, which only grows, is left out)."
-    return f"{_table(target, MEMORY, KEPT)}{picture(figures.sizes(target), f'{target.target}sizes', caption)}"
+    return f"{numbers(target, MEMORY, KEPT)}{picture(figures.sizes(target), f'{target.target}sizes', caption)}"
 
 
 def animation(report: Report, target: TargetSummary) -> str:
@@ -65,7 +66,8 @@ def episodes(report: Report, target: TargetSummary) -> str:
     return f"<details><summary>All {len(lines)} episodes</summary>{shown}</details>"
 
 
-def _table(target: TargetSummary, *groups: str) -> str:
+def numbers(target: TargetSummary, *groups: str) -> str:
+    """The tables of these groups of columns, as one."""
     columns = [column for group in groups for column in columns_of(target, group)]
     lines = []
     for policy in shown(target, groups[0]):

@@ -153,7 +153,7 @@ class TextTask(ABC):
         return np.concatenate([[vocabulary.begin], context]), question, target
 
 
-def _statements(items: list[np.ndarray], ask: list[np.ndarray], answer: list[np.ndarray]) -> Evidence:
+def statements(items: list[np.ndarray], ask: list[np.ndarray], answer: list[np.ndarray]) -> Evidence:
     """Evidence whose questions are `ask` runs, each followed by its `answer` run, of which every token is asked."""
     question = np.concatenate([run for pair in zip(ask, answer, strict=True) for run in pair])
     asked = [np.arange(len(a) + len(b)) >= len(a) for a, b in zip(ask, answer, strict=True)]
@@ -180,7 +180,7 @@ class Pairs(TextTask):
         )
         order = rng.permutation(count)
         items = list(np.stack([keys, values], axis=1))
-        return _statements(items, list(keys[order, None]), list(values[order, None]))
+        return statements(items, list(keys[order, None]), list(values[order, None]))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Passkey(TextTask):
         heads = [np.array([vocabulary.passkey, name]) for name in names]
         items = [np.concatenate([head, passkey]) for head, passkey in zip(heads, passkeys, strict=True)]
         order = rng.permutation(self.needles)
-        return _statements(items, [heads[i] for i in order], [passkeys[i] for i in order])
+        return statements(items, [heads[i] for i in order], [passkeys[i] for i in order])
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Copy(TextTask):
         # The closing marker also keeps a span's text from running into the text around it.
         items = [np.concatenate([head, span, [vocabulary.span]]) for head, span in zip(heads, spans, strict=True)]
         order = rng.permutation(self.spans)
-        return _statements(items, [heads[i] for i in order], [np.append(spans[i], vocabulary.span) for i in order])
+        return statements(items, [heads[i] for i in order], [np.append(spans[i], vocabulary.span) for i in order])
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Variables(TextTask):
             items.append(np.array([vocabulary.let, names[chain, hop], sources[chain, hop]]))
             done[chain] += 1
         order = rng.permutation(self.chains)
-        return _statements(
+        return statements(
             items, [np.array([vocabulary.ask, names[i, -1]]) for i in order], [values[i : i + 1] for i in order]
         )
 

@@ -1,0 +1,40 @@
+"""Rows of recall by condition, context length and interval, as lines of one table (for recipes and their cards)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from evaluations.estimates import Estimate, bootstrap
+from evaluations.rows import Row, trials
+from evaluations.summary import RAW_SCORES
+
+Line = tuple[str, str, int, int, Estimate, float, float]
+
+
+def lines(rows: Sequence[Row]) -> Iterator[Line]:
+    """Policy, task ("all" for the mean), context tokens, interval, score, kept fraction, score relative to full."""
+    groups: dict[tuple[str, int, int], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row["score_name"] not in RAW_SCORES:
+            identity = row["identity"]
+            key = (row["policy"], identity.get("context_tokens", 0), identity["interval"])
+            groups.setdefault(key, {}).setdefault(row["task"], []).append(row)
+    for (policy, tokens, interval), tasks in groups.items():
+        full = groups.get(("full", tokens, interval), {})
+        strata, kept, relative = [], [], []
+        for task, found in tasks.items():
+            scores, reference = _scores(found), _scores(full.get(task, []))
+            fraction = sum(row["metrics"]["kept_fraction"] for row in found) / len(found)
+            ratio = sum(scores) / len(scores) / (sum(reference) / len(reference)) if sum(reference) else math.nan
+            strata.append(scores)
+            kept.append(fraction)
+            relative.append(ratio)
+            yield policy, task, tokens, interval, bootstrap([scores], seed=0), fraction, ratio
+        # drawn tasks have equally many prompts, so their pooled mean is the mean over tasks
+        mean = [sum(part) / len(part) for part in (kept, relative)]
+        yield policy, "all", tokens, interval, bootstrap(strata, seed=0), *mean
+
+
+def _scores(rows: Sequence[Row]) -> list[float]:
+    return [trial["score"] / 100.0 for row in rows for trial in trials(row)]
