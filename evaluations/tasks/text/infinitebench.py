@@ -68,9 +68,9 @@ class InfiniteBench(Benchmark):
         source, template = self._source, self._template(task)
 
         def build(record: Record) -> TextItem:
-            fields = _fields(task, record)
-            prompt, end = template.fill(fields)
-            named = str(record.fields["id"]) if record.has("id") else record.where.rsplit(":", 1)[-1]
+            prompt, end = template.fill(_fields(task, record))
+            # a row's place is its name: nothing says that the `id` of these files is unique
+            named = record.where.rsplit(":", 1)[-1].removeprefix("row ")
             return TextItem(named, prompt, _answers(task, record), MAX_NEW_TOKENS[task], end)
 
         return source.items(build, task, split=task, limit=limit)
@@ -96,7 +96,7 @@ class InfiniteBench(Benchmark):
             "generated": False,
             "truncation": "middle",
             "stop": [],
-            "chat_template": self.options.prompt_set == "gpt4",
+            "chat_template": self.options.prompt_set != "yarn_mistral",
             "versions": package_versions(("rouge_score",) if task == "longbook_sum_eng" else ()),
             "data": self._source.name,
             "revision": self._source.revision,

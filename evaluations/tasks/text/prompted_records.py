@@ -50,17 +50,10 @@ class PromptedRecords(Benchmark):
         self, task: str, tokenizer: PreTrainedTokenizerBase, limit: int | None = None, seed: int = 0
     ) -> Sequence[TextItem]:
         """The prompts of a task, in the order of its data; see `Benchmark.items`."""
-        template, longest = self._template(task), self._longest(task)
-        places: dict[str, str] = {}
-
-        def build(record: Record) -> TextItem:
-            item = self._item(task, record, template, longest)
-            if item.id in places:
-                raise record.fault("an _id of its own", f"that of {places[item.id]}, {item.id!r}")
-            places[item.id] = record.where
-            return item
-
-        return self._source.items(build, *self.file_names(task), limit=limit)
+        source, template, longest = self._source, self._template(task), self._longest(task)
+        return source.items(
+            lambda record: self._item(task, record, template, longest), *self.file_names(task), limit=limit
+        )
 
     @abstractmethod
     def metric(self, task: str) -> Metric:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from evaluations.tasks.text.base import TextItem
 from namm.errors import DataError
-
-Item = TypeVar("Item")
 
 SHOWN = 5
 """Broken records whose fault is spelled out; of further ones only the places are named."""
@@ -102,8 +101,8 @@ class Record:
 
 
 def build_items(
-    records: Iterable[Record | DataError], build: Callable[[Record], Item], source: str, limit: int | None
-) -> list[Item]:
+    records: Iterable[Record | DataError], build: Callable[[Record], TextItem], source: str, limit: int | None
+) -> list[TextItem]:
     """One item a record, up to `limit`; all broken records up to there are told in one error.
 
     Args:
@@ -113,17 +112,22 @@ def build_items(
         limit: The first so many only.
 
     Raises:
-        DataError: Some records are broken, or there are none.
+        DataError: Some records are broken, two have the same id, or there are none.
     """
-    items: list[Item] = []
+    items: list[TextItem] = []
     faults: list[str] = []
+    places: dict[str, str] = {}
     for record in records:
         if limit is not None and len(items) + len(faults) >= limit:
             break
         try:
             if isinstance(record, DataError):
                 raise record
-            items.append(build(record))
+            item = build(record)
+            if item.id in places:
+                raise record.fault("an id of its own", f"that of {places[item.id]}, {item.id!r}")
+            places[item.id] = record.where
+            items.append(item)
         except DataError as error:
             faults.append(str(error))
     if faults:

@@ -12,12 +12,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
+from evaluations.tasks.text.base import TextItem
 from evaluations.tasks.text.records import Record, build_items, lines_of, list_of
 from namm.errors import DataError, MissingExtraError
-
-Item = TypeVar("Item")
 
 ARCHIVE = "data.zip"
 """LongBench's Hub repository holds its rows in this archive."""
@@ -51,6 +49,15 @@ class TextFile:
                 return archive.read(self.member)
         except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"expected to read {self.name}, found: {error}; is the download complete?") from None
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its content, a block at a time: books fill gigabytes."""
+        if self.member:
+            yield self.bytes()
+            return
+        with self.path.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                yield block
 
     def records(self) -> Iterator[Record | DataError]:
         """Its rows, in their order."""
@@ -110,12 +117,12 @@ class FolderSource:
 
     def items(
         self,
-        build: Callable[[Record], Item],
+        build: Callable[[Record], TextItem],
         *names: str,
         split: str = "test",
         limit: int | None = None,
         keep: Callable[[Record], bool] = lambda record: True,
-    ) -> list[Item]:
+    ) -> list[TextItem]:
         """One item a row of a set, in their order; see `files` and `build_items`.
 
         Args:
@@ -134,7 +141,8 @@ class FolderSource:
         """The SHA-256 of a set's files, one after the other, as hex digits."""
         digest = hashlib.sha256()
         for file in self.files(*names, split=split):
-            digest.update(file.bytes())
+            for block in file.blocks():
+                digest.update(block)
         return digest.hexdigest()
 
 

@@ -130,7 +130,7 @@ def test_a_change_of_data_or_prompts_changes_the_protocol(tmp_path: Path) -> Non
         (longbench_row(9, answers={"a": 1}), "expected a list of texts in 'answers', found an object"),
         (longbench_row(9, context="\ud800"), "half a surrogate pair"),
         (longbench_row(9, dataset="hotpotqa"), "expected a row of qasper, found one of hotpotqa"),
-        (longbench_row(0), "expected an _id of its own, found that of"),
+        (longbench_row(0), "expected an id of its own, found that of"),
         ({"context": "Boats."}, "expected 'input' or 'question', found the fields context"),
         ("[" * 100_000, "expected one JSON object on the line"),
         ("Gr\xfcn".encode("latin-1"), "expected UTF-8, found the byte 0xfc at place 3 of the line"),
