@@ -47,8 +47,8 @@ def pyramid_budgets(
         )
     if depth == 1:
         return torch.full_like(seen, budget)
-    shared = (budget - certain).clamp_min(0).double()
-    most = (seen - certain).clamp_min(0).double()
+    shared = (budget - certain).clamp_min(0).float()
+    most = (seen - certain).clamp_min(0).float()
     top = torch.minimum(2 * shared - shared / steepness, most)
     top = torch.maximum(top, shared)  # fewer tokens than the budget: nothing to divide
     from_below = min(layer, depth - 1 - layer)

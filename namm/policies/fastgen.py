@@ -64,7 +64,7 @@ class FastGen(Policy):
     @classmethod
     def make_selection(cls, given: Mapping[str, Any]) -> Selection:
         """Without a budget every head keeps just its kind; with one, heads compete for it, their kinds going first."""
-        sized = given.get("budget") is not None or given.get("head_budgets") is not None
+        sized = "budget" in given or "head_budgets" in given
         own = {"head_allocation": "adaptive"} if sized else {"threshold": MEMBER}
         return Selection(**{**own, **given})
 

@@ -32,7 +32,7 @@ class Selection:
     """Slots kept per KV head after an update; None keeps whatever passes the threshold."""
 
     head_budgets: tuple[tuple[int, ...], ...] | None = None
-    """A budget for each layer and KV head in place of one for all, as another policy's own allocation."""
+    """A budget for each layer and KV head in place of one that is divided, as another policy's own allocation."""
 
     layer_allocation: Literal["uniform", "pyramid"] = "uniform"
     """The budget is every layer's ("uniform"), or the mean of layers that keep fewer the higher they are."""
@@ -136,16 +136,16 @@ class Selection:
         depth: int | None,
     ) -> Bool[Tensor, "batch kv_heads slots"]:
         """Tokens that the budget has slots for, however it is divided."""
-        budgets = seen.new_full(scores.shape[:2], self.budget or 0)
         if self.head_budgets is not None:
-            budgets = budgets.new_tensor(self.head_budgets[layer]).expand_as(budgets)
-        elif self.layer_allocation == "pyramid" and self.budget is not None:
+            return rank < torch.tensor(self.head_budgets[layer], device=rank.device)[None, :, None]
+        assert self.budget is not None  # only called where there is a limit
+        budgets = torch.full_like(seen, self.budget)
+        if self.layer_allocation == "pyramid":
             certain = scores.isposinf().sum(-1).amax(-1)
-            layers = pyramid_budgets(self.budget, certain, seen, layer, depth, self.steepness)
-            budgets = layers[:, None].expand_as(budgets)
+            budgets = pyramid_budgets(self.budget, certain, seen, layer, depth, self.steepness)
         if self.head_allocation == "adaptive":
-            return adaptive_kept(scores, valid, budgets, self.safeguard)
-        return rank < budgets[..., None]
+            return adaptive_kept(scores, valid, budgets[:, None].expand(scores.shape[:2]), self.safeguard)
+        return rank < budgets[:, None, None]
 
 
 _CHOICES = {

@@ -242,9 +242,11 @@ def test_protected_tokens_survive_and_budgets_hold() -> None:
             assert head[-4:] == [92, 93, 94, 95]
 
 
-def test_budgets_of_each_layer_and_head_hold() -> None:
+@pytest.mark.parametrize("name", ["h2o", "pyramidkv", "adakv", "fastgen"])
+def test_budgets_of_each_layer_and_head_hold(name: str) -> None:
+    """Whatever the policy's own division."""
     budgets = ((5, 9), (20, 3))
-    memory = Memory(make_policy("h2o", interval=16, head_budgets=budgets))
+    memory = Memory(make_policy(name, interval=16, head_budgets=budgets), depth=2)
     for layer in range(2):
         memory.attend(layer, *random_qkv(2, 2, 1, 96, 8, seed=5))
     assert memory.slots().tolist() == [[list(layer) for layer in budgets]] * 2
