@@ -71,7 +71,7 @@ class BabiLong(Benchmark):
         return {
             "benchmark": self.name,
             "task": task,
-            "metric": "target in the answer" if own is None else "target is the only label in the first sentence",
+            "metric": "target in answer" if own is None else "only label in first sentence",
             "max_new_tokens": OWN_MAX_NEW_TOKENS if own else self._harness(task).max_new_tokens,
             "generated": False,
             "truncation": "middle",

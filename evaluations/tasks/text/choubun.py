@@ -9,8 +9,8 @@ from __future__ import annotations
 from evaluations.tasks.text.prompted_records import Metric, PromptedRecords
 from evaluations.text_metrics import japanese_f1, rouge_l_japanese
 
-QUESTIONS = Metric("F1 over fugashi words", japanese_f1, ("fugashi", "unidic-lite"))
-SUMMARIES = Metric("ROUGE-L (rouge) over fugashi words", rouge_l_japanese, ("rouge", "fugashi", "unidic-lite"))
+QUESTIONS = Metric("F1 (fugashi)", japanese_f1, ("fugashi", "unidic-lite"))
+SUMMARIES = Metric("ROUGE-L (fugashi)", rouge_l_japanese, ("rouge", "fugashi", "unidic-lite"))
 
 
 class ChouBun(PromptedRecords):

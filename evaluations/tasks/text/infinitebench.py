@@ -46,11 +46,11 @@ BEST_OVER: dict[str, Callable[[str, str], float]] = {
     "longbook_qa_eng": word_f1, "longbook_qa_chn": character_f1, "longbook_sum_eng": rouge_lsum,
 }  # fmt: skip
 METRICS = {
-    "passkey": "first integer", "number_string": "first integer", "kv_retrieval": "value is a word of the answer",
-    "longbook_sum_eng": "ROUGE-Lsum (rouge_score, no stemming)", "longbook_choice_eng": "letter or text of the option",
-    "longbook_qa_eng": "word F1", "longbook_qa_chn": "character F1", "longdialogue_qa_eng": "name in the answer",
-    "math_find": "first number", "math_calc": "part of the values right before the first fault",
-    "code_run": "last word as integer", "code_debug": "letter or name of the option",
+    "passkey": "first integer", "number_string": "first integer", "kv_retrieval": "value among words",
+    "longbook_sum_eng": "ROUGE-Lsum", "longbook_choice_eng": "option chosen",
+    "longbook_qa_eng": "word F1", "longbook_qa_chn": "character F1", "longdialogue_qa_eng": "name in answer",
+    "math_find": "first number", "math_calc": "values right",
+    "code_run": "last integer", "code_debug": "option chosen",
 }  # fmt: skip
 NUMERIC = ("math_find", "math_calc", "code_run")
 

@@ -25,11 +25,11 @@ from evaluations.text_metrics import (
 )
 
 WORD_F1 = Metric("word F1", word_f1)
-ROUGE_L = Metric("ROUGE-L (rouge)", rouge_l, ("rouge",))
-CHINESE_F1 = Metric("F1 over jieba words", jieba_f1, ("jieba",))
-CHINESE_ROUGE_L = Metric("ROUGE-L (rouge) over jieba words", rouge_l_jieba, ("rouge", "jieba"))
-CODE = Metric("difflib ratio of the first line of code", code_similarity)
-COUNT = Metric("part of the numbers that are right", count_score)
+ROUGE_L = Metric("ROUGE-L", rouge_l, ("rouge",))
+CHINESE_F1 = Metric("F1 (jieba)", jieba_f1, ("jieba",))
+CHINESE_ROUGE_L = Metric("ROUGE-L (jieba)", rouge_l_jieba, ("rouge", "jieba"))
+CODE = Metric("code similarity", code_similarity)
+COUNT = Metric("numbers right", count_score)
 
 PARAGRAPH = {"passage_retrieval_en": "Paragraph ", "passage_retrieval_zh": "段落"}
 """What stands before the number in the references."""
@@ -69,7 +69,7 @@ class _LongBenchTasks(PromptedRecords):
     def metric(self, task: str) -> Metric:
         """How answers to a task are scored; the classes of a classification are its items'."""
         if task in CLASSIFIED:
-            return Metric("1 / classes named, if the right one is", partial(classification_score, classes=()))
+            return Metric("class named", partial(classification_score, classes=()))
         if task in PARAGRAPH:
             return Metric(COUNT.name, partial(retrieval_score, label=PARAGRAPH[task]))
         return METRICS[task]

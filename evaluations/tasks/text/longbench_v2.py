@@ -85,7 +85,7 @@ class LongBenchV2(Benchmark):
         return {
             "benchmark": self.name,
             "task": task,
-            "metric": "accuracy of the letter after 'The correct answer is'",
+            "metric": "accuracy",
             "max_new_tokens": MAX_NEW_TOKENS,
             "generated": False,
             "truncation": "middle",

@@ -86,7 +86,7 @@ class Niah(Benchmark):
         return {
             "benchmark": self.name,
             "task": task,
-            "metric": "number in the answer",
+            "metric": "string match",
             "max_new_tokens": MAX_NEW_TOKENS,
             "generated": True,
             "truncation": "none",

@@ -32,6 +32,8 @@ class Metric:
     """A score of one answer against one reference, and what it is called in rows."""
 
     name: str
+    """In a few words; docs/benchmarks.md has the whole of it."""
+
     score: Callable[[str, str], float]
     packages: tuple[str, ...] = ()
     """That compute it; their versions go into the row."""

@@ -92,7 +92,8 @@ class Record:
         for name in names:
             if self.has(name):
                 return self.fields[name]
-        found = "null" if any(name in self.fields for name in names) else f"the fields {', '.join(self.fields) or '-'}"
+        fields = f"the fields {', '.join(self.fields)}" if self.fields else "no fields"
+        found = "null" if any(name in self.fields for name in names) else fields
         raise self.fault(" or ".join(repr(name) for name in names), found)
 
     def fault(self, expected: str, found: str) -> DataError:

@@ -70,9 +70,7 @@ class Ruler(Benchmark):
         return {
             "benchmark": self.name,
             "task": task,
-            "metric": "any reference in the answer"
-            if task in QUESTION_FILES
-            else "part of the references in the answer",
+            "metric": "any string match" if task in QUESTION_FILES else "string match",
             "max_new_tokens": MAX_NEW_TOKENS[_kind(task)],
             "generated": True,
             "truncation": "none",

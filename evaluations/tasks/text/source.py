@@ -108,7 +108,8 @@ class FolderSource:
             for name in names:
                 if member := _member(archive, name):
                     return [TextFile(archive, member)]
-        have = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        shown = [path for base in (self.folder, self.folder / "data") if base.is_dir() for path in base.iterdir()]
+        have = sorted(str(path.relative_to(self.folder)) for path in shown if not path.name.startswith("."))
         raise DataError(
             f"expected {names[0]}.jsonl (or .json, .parquet, {names[0]}/{split}-*.parquet) in {self.folder} or its "
             f"subfolder data, found {', '.join(have[:12]) or 'an empty folder'}{', ...' if len(have) > 12 else ''}; "
