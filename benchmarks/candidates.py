@@ -45,6 +45,9 @@ class Settings:
     population: int = 32
     """Candidates."""
 
+    part: int = 8
+    """Candidates in one batch, as evolution scores them by default; all in one batch is measured, too."""
+
     prompts: int = 2
     """Prompts of each recall task."""
 
@@ -95,16 +98,18 @@ def one_by_one(
 
 
 def side_by_side(
-    model: PreTrainedModel, namm: NAMM, candidates: Float[Tensor, "population params"], settings: Settings
-) -> Callable[[], int]:
-    """One generation's fitness, as evolution computes it; gives the number of its evaluations."""
+    model: PreTrainedModel, namm: NAMM, candidates: Float[Tensor, "population params"], settings: Settings,
+    part: int,
+) -> Callable[[], int]:  # fmt: skip
+    """One generation's fitness, so many candidates in a batch; gives the number of its evaluations."""
     config = RecallFitnessConfig(
         prompts=settings.prompts, context_tokens=(settings.context_tokens,), intervals=(settings.interval,)
     )
     fitness = RecallFitness(model, namm, config)
 
     def run() -> int:
-        fitness(candidates, 1, 0)
+        for some in candidates.split(part):
+            fitness(some, 1, 0)
         return settings.population * settings.prompts * len(config.tasks)
 
     return run
@@ -143,8 +148,11 @@ def main(settings: Settings) -> None:
     ways = {
         "one by one, float32": one_by_one(exact, namm, candidates, settings, prompts),
         "one by one, bfloat16": one_by_one(half, namm, candidates, settings, prompts),
-        "side by side, float32": side_by_side(exact, namm, candidates, settings),
-        "side by side, bfloat16": side_by_side(half, namm, candidates, settings),
+        **{
+            f"{part} side by side, {name}": side_by_side(model, namm, candidates, settings, part)
+            for part in sorted({settings.part, settings.population})
+            for name, model in (("float32", exact), ("bfloat16", half))
+        },
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():

@@ -1,0 +1,150 @@
+"""The recipe of text-v2 says what its rows say; the shipped NAMM is the one of its card and does what the card says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints.recipes import text_v2
+from checkpoints.recipes.text_v2_card import control_verdict, text_verdicts
+from checkpoints.recipes.text_v2_judge import EARLIER, FULL, OURS, JudgeConfig, judge_text, tabulate
+from evaluations.estimates import Estimate, PairedDifference
+from evaluations.summary import PolicySummary, TargetSummary
+from namm.errors import ConfigError
+
+FOLDER = text_v2.TextV2Config().out
+TWO = replace(JudgeConfig(), rivals=("window", "h2o"), allocated=("random",))
+
+
+def rows(**policies: list[float]) -> list[dict[str, Any]]:
+    """Rows of two tasks, on which each policy recalls alike and holds 20 slots."""
+    return [
+        {
+            "policy": name.replace("_", "-").replace("-at-", "@"), "task": task, "recall": scores, "slots": 20.0,
+            "head_slots": [[30.0, 10.0]],
+        }
+        for name, scores in policies.items()
+        for task in ("pairs", "copy")
+    ]  # fmt: skip
+
+
+def table(ours: list[float], earlier: list[float], window: list[float], random: list[float]) -> list[dict[str, Any]]:
+    found = rows(text_v2=ours, text_v1=earlier, full=[1.0] * 8, window=window, h2o=[0.0] * 8, random_at_heads=random)
+    return tabulate(found, tokens=100, interval=50)
+
+
+def test_a_line_is_the_mean_over_tasks_and_differences_are_paired_on_prompts() -> None:
+    better = [0.9, 0.8, 0.9, 0.8, 0.9, 0.8, 0.9, 0.8]
+    lines = table(better, [score - 0.1 for score in better], [0.2] * 8, [0.5] * 8)
+    ours = next(line for line in lines if (line["policy"], line["task"]) == (OURS, "all"))
+    assert ours["recall"]["value"] == pytest.approx(0.85)
+    assert ours["of_full_cache"] == pytest.approx(0.85)
+    assert ours["kept_fraction"] == pytest.approx(0.2)
+    assert ours["kept_by_head"] == [[0.3, 0.1]]
+    earlier = next(line for line in lines if (line["policy"], line["task"]) == (EARLIER, "all"))
+    assert earlier["ours_minus"] == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})  # no noise left when paired
+
+
+@pytest.mark.parametrize(
+    ("earlier", "window", "random", "said"),
+    [
+        (0.5, 0.1, 0.1, ["recall more", "ahead of every rival of its size on every task", "ahead of random@heads"]),
+        (1.0, 0.1, 1.0, ["recall less", "ahead of every rival of its size on every task", "behind random@heads"]),
+        (0.9, 0.9, 0.9, ["recall not told apart", "NOT clearly ahead of window on pairs, window on copy",
+                         "not told apart from random@heads"]),
+    ],
+)  # fmt: skip
+def test_verdicts_follow_the_intervals(earlier: float, window: float, random: float, said: list[str]) -> None:
+    lines = table([0.9] * 8, [earlier] * 8, [window] * 8, [random] * 8)
+    ours = next(line for line in lines if (line["policy"], line["task"]) == (OURS, "all"))
+    verdicts = list(text_verdicts(TWO, lines, ours))
+    assert len(verdicts) == len(said)
+    for words, verdict in zip(said, verdicts, strict=True):
+        assert words in verdict
+    assert "1.00x the slots" in verdicts[0]
+
+
+def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_ahead() -> None:
+    def policy(name: str, score: float, paired: PairedDifference | None) -> PolicySummary:
+        estimate = Estimate(score, score, score)
+        return PolicySummary("maze", name, (), estimate, estimate, None, None, paired)
+
+    def paired(value: float, p_value: float) -> PairedDifference:
+        return PairedDifference(Estimate(value, value - 1, value + 1), p_value, 96)
+
+    ours = policy("namm (source)", 90.0, None)
+    rivals = (
+        policy("window", 50.0, paired(40.0, 0.001)),
+        policy("h2o_age", 90.0, paired(0.0, 1.0)),
+        policy("oracle", 99.0, paired(-9.0, 0.001)),
+    )
+    verdict = control_verdict(TargetSummary("maze", "maze", (ours, *rivals), ours, None))
+    assert verdict == "namm (source) 90.0, ahead of window; not told apart from h2o_age; BEHIND oracle"
+
+
+def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(tmp_path: Path) -> None:
+    config = replace(
+        TWO, namm=TWO.earlier, conditions=((96, 48),), prompts=2, rivals=("window",), allocated=("random",)
+    )
+    lines = judge_text(config, tmp_path)
+    sizes = {line["policy"]: line["kept_fraction"] for line in lines if line["task"] == "pairs"}
+    assert sizes[FULL] == 1.0
+    assert sizes[OURS] == sizes[EARLIER]  # the same NAMM here
+    for rival in ("window", "random@heads"):
+        assert sizes[OURS] <= sizes[rival] < sizes[OURS] + 1.5 / 96
+    before = (tmp_path / "96-48.json").stat().st_mtime_ns
+    assert judge_text(config, tmp_path) == lines
+    assert (tmp_path / "96-48.json").stat().st_mtime_ns == before
+    judge_text(replace(config, prompts=3), tmp_path)  # other settings: not what was finished
+    assert (tmp_path / "96-48.json").stat().st_mtime_ns != before
+
+
+def test_stages_continue_one_another_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = text_v2.evolutions(replace(text_v2.TextV2Config(), work=tmp_path))
+    for name, stage in text_v2.STAGES.items():
+        assert runs[name].start == (None if stage.after is None else tmp_path / stage.after / "namm")
+        assert runs[name].fitness == stage.fitness
+    monkeypatch.setattr(text_v2, "STAGES", dict(reversed(text_v2.STAGES.items())))
+    with pytest.raises(ConfigError, match="must come before it"):
+        text_v2.evolutions(text_v2.TextV2Config())
+
+
+def test_card_and_weights_agree() -> None:
+    card = json.loads((FOLDER / "card.json").read_text())
+    readme = (FOLDER / "README.md").read_text()
+    assert card["sha256"] == file_sha256(FOLDER / "model.safetensors")
+    assert card["sha256"] in readme
+    assert card["namm_sha256"] == NAMM.from_pretrained(FOLDER).sha256()
+    stages = json.loads(json.dumps({name: asdict(stage) for name, stage in text_v2.STAGES.items()}))
+    assert card["stages"] == stages
+    assert card["validation"][card["chosen"]]["score"] >= card["choice"]["least_score"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "interval"), [(288, 48), (384, 64), (512, 80), (960, 96)])
+def test_on_other_prompts_lengths_and_intervals_it_does_what_its_card_says(tokens: int, interval: int) -> None:
+    """Test seed 7, lengths and intervals that no card has: fewer slots than text-v1 for about its recall."""
+    torch.set_num_threads(1)
+    model = load_source(EvolveConfig().model, torch.float32)
+    namms = {name: NAMM.from_pretrained(FOLDER.parent / name) for name in (OURS, EARLIER)}
+    score: dict[str, list[float]] = {}
+    kept: dict[str, list[float]] = {}
+    for task in TASKS.values():
+        prompts = task.sample(16, tokens, test_seed(7))
+        asked = prompts.context, prompts.question, prompts.target
+        full = float(recall(model, make_policy("full"), *asked).accuracy.mean())
+        for name, namm in namms.items():
+            result = recall(model, make_policy("namm", namm=namm, interval=interval), *asked)
+            score.setdefault(name, []).append(float(result.accuracy.mean()) / full)
+            kept.setdefault(name, []).append(result.kept_fraction)
+        budget = int(np.ceil(kept[OURS][-1] * tokens - tokens % interval))
+        for rival in ("window", "random", "h2o", "l2_norm"):
+            seed = 0 if rival == "random" else None
+            found = recall(model, make_policy(rival, interval=interval, budget=budget, seed=seed), *asked)
+            assert float(found.accuracy.mean()) / full < score[OURS][-1] - 0.2, (task.name, rival)
+    assert np.mean(score[OURS]) >= 0.96
+    assert np.mean(score[OURS]) >= np.mean(score[EARLIER]) - 0.015
+    assert np.mean(kept[OURS]) <= 0.92 * np.mean(kept[EARLIER])
