@@ -51,16 +51,16 @@ class JudgeConfig:
     source: str = str(SHIPPED / "text" / "recall-llama")
     """The text model."""
 
-    conditions: tuple[tuple[int, int], ...] = ((288, 48), (288, 32), (288, 144), (432, 64), (864, 96), (864, 128))
+    conditions: tuple[tuple[int, int], ...] = ((288, 48), (288, 32), (288, 144), (432, 64), (864, 96))
     """Context tokens and interval."""
 
-    prompts: int = 48
+    prompts: int = 40
     """Test prompts a task and condition."""
 
     test_index: int = 0
     """Which draw of test prompts."""
 
-    rivals: tuple[str, ...] = ("window", "random", "h2o", "h2o_age", "l2_norm", "tova", "snapkv", "keydiff")
+    rivals: tuple[str, ...] = ("window", "random", "h2o", "h2o_age", "l2_norm", "keydiff")
     """Rivals with the same size in every head."""
 
     allocated: tuple[str, ...] = ("window", "random")
