@@ -74,7 +74,7 @@ class Tracker:
         self.checkpoints = dict(checkpoints or {})
         self.notice = ""
         self._run: Any = None
-        self._wandb, self.mode, self.notice = _open(mode)
+        self._wandb, self.mode, self.notice = open_wandb(mode)
         self._path = folder / "tracked.json"
         self._tracked = _load(self._path)
 
@@ -205,7 +205,8 @@ def _load(path: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _open(mode: Mode) -> tuple[ModuleType | None, str, str]:
+def open_wandb(mode: Mode) -> tuple[ModuleType | None, str, str]:
+    """The package (None: nothing is mirrored), the mode that "auto" means here, and what to tell about it."""
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return None, "disabled", ""
     try:

@@ -1,0 +1,221 @@
+"""`namm-evolve` from its command line to what it leaves behind: stages, resume, page, pictures, W&B, benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from evaluations import evolve
+from evaluations.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig
+from evaluations.evolution_page import write_page
+from evaluations.evolution_series import line, numbers
+from evaluations.evolve import EvolveConfig
+from evaluations.evolve_config import preset_config
+from evaluations.recall_fitness import RecallFitnessConfig
+from evaluations.stages import PAPER_STAGES, Stage
+from evaluations.tasks.recall_corpus import default_vocabulary
+from namm import NAMM
+from namm.errors import ConfigError, UnknownNameError
+from namm.evolution.history import read_rows
+from namm.evolution.loop import EvolutionResult
+from namm.evolution.rates import CMAESConfig
+from tests.evaluations.text.made_up_data import longbench_config, longbench_folder, longbench_row
+
+SMALL = RecallFitnessConfig(prompts=1, context_tokens=(80,), intervals=(32,), validation_prompts=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama with the shipped tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=default_vocabulary().size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.4, eos_token_id=None,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(EvolveConfig().model).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EvolveConfig, EvolutionResult]:
+    """Two stages, watched by everything."""
+    config = EvolveConfig(
+        model=str(model), out=tmp_path_factory.mktemp("runs") / "whole", stages=("pairs:2", "pairs,copy:2"),
+        fitness=SMALL, population=8, part=4, noise_every=2, validate_every=3, pictures_every=2, bfloat16=False,
+        wandb="offline", threads=1,
+    )  # fmt: skip
+    return config, evolve.run(config)
+
+
+def test_stages_are_one_search_and_each_leaves_its_namm(run: tuple[EvolveConfig, EvolutionResult]) -> None:
+    config, result = run
+    rows = read_rows(config.out)
+    assert [row["stage"] for row in rows] == [1, 1, 2, 2]
+    validated = {row["generation"]: set(row["validation"]["extras"]) for row in rows if row["validation"]}
+    assert {name for name in validated[2] if name.startswith("copy")} == set()
+    assert {name for name in validated[4] if name.startswith("copy")} != set()
+    first, last = (NAMM.from_pretrained(config.out / name) for name in ("stage-1", "namm"))
+    assert torch.equal(last.flat, result.best_mean)
+    assert not torch.equal(first.flat, last.flat)
+    assert torch.equal(first.statistics_mean, last.statistics_mean), "measured once, then frozen"
+
+
+def test_stopped_in_the_first_stage_and_continued_is_the_same(run: tuple[EvolveConfig, EvolutionResult]) -> None:
+    config, result = run
+    parts = dataclasses.replace(config, out=config.out.parent / "parts", stages=("pairs:2", "pairs,copy:1"))
+    evolve.run(dataclasses.replace(parts, wandb="disabled"))
+    whole = evolve.run(dataclasses.replace(parts, stages=config.stages))
+    assert torch.equal(whole.mean, result.mean)
+    for changes, name in (({"stages": ("pairs:3", "pairs,copy:2")}, "stages"), ({"part": 8}, "part")):
+        with pytest.raises(ConfigError, match=name):
+            evolve.run(dataclasses.replace(parts, **changes))
+    with pytest.raises(ConfigError, match=r"fitness\.price 0\.5 \(now 0\.1\)"):
+        evolve.run(dataclasses.replace(parts, stages=config.stages, fitness=dataclasses.replace(SMALL, price=0.1)))
+
+
+def test_the_page_holds_every_number_and_the_picture_and_loads_nothing(
+    run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
+) -> None:
+    config, _ = run
+    page = (config.out / "live.html").read_text()
+    assert "generation 4 of 4, finished" in page
+    assert "http-equiv=refresh" not in page
+    assert "data:image/png;base64," in page
+    assert not [word for word in ("http://", "https://", "<script", "src='/") if word in page]
+    rows = read_rows(config.out)
+    assert f"validation, generation 4: {rows[3]['validation']['score']:.4g}" in page
+    assert sorted(path.name for path in (config.out / "pictures").iterdir()) == ["kept-000002.png", "kept-000004.png"]
+    write_page(tmp_path / "page.html", "a <run>", rows[:2], 4, None, running=True)
+    page = (tmp_path / "page.html").read_text()
+    assert "http-equiv=refresh" in page
+    assert "a &lt;run&gt;" in page
+    write_page(tmp_path / "page.html", "empty", [], 4, None, running=True)
+    failed = {**rows[0], "failed": 2, "errors": ["RuntimeError: out of <memory>"]}
+    write_page(tmp_path / "page.html", "failed", [failed], 4, None, running=True)
+    assert (
+        "2 evaluations of candidates failed; the last: RuntimeError: out of &lt;memory&gt;"
+        in (tmp_path / "page.html").read_text()
+    )
+    assert "2 candidates failed: RuntimeError: out of <memory>" in line(failed)
+
+
+def records(folder: Path) -> list[dict]:
+    """Every record of the newest part, by W&B's own reader."""
+    newest = max(folder.glob("wandb/offline-run-*"), key=lambda path: path.stat().st_mtime)
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(newest)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(text) for text in out.splitlines()]
+
+
+def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[EvolveConfig, EvolutionResult]) -> None:
+    config, _ = run
+    rows = read_rows(config.out)
+    text = json.dumps(records(config.out))
+    for row in rows:
+        for name, value in numbers(row).items():
+            assert name in text
+            assert str(value) in text, (name, value)
+    assert "evolution/retention" in text
+    assert "best-validation" in text
+    assert "generation-0004" in text
+    first = json.loads((config.out / "tracked.json").read_text())
+    evolve.run(dataclasses.replace(config, stages=("pairs:2", "pairs,copy:3")))
+    second = json.loads((config.out / "tracked.json").read_text())
+    assert second["id"] == f"{first['root']}-part2"
+    again = json.dumps(records(config.out))
+    assert f'"{first["id"]}\\"' in again or first["id"] in again
+    assert all(str(row["fitness"]["mean"]) in again for row in read_rows(config.out))
+
+
+def test_presets_are_whole_evolutions() -> None:
+    paper = preset_config("paper")
+    search = paper.search()
+    assert (search.generations, search.stage_ends) == (670, (300, 550))
+    assert search.search == CMAESConfig(population=32, sigma=0.065, covariance="full", elite_ratio=0.5)
+    assert (paper.fitness.prompts, paper.fitness.price, paper.fitness.statistics) == (64, 0.0, ("source",))
+    assert preset_config("paper", data=Path("somewhere")).stages == PAPER_STAGES
+    assert preset_config("paper", generations=3).search().stage_ends == ()
+    assert preset_config("robust").fitness.rescale > 0
+    assert evolve._parse(["--preset", "paper", "--data", "x"]).stages == PAPER_STAGES
+    assert evolve._parse(["--preset", "paper", "--prompts", "7"]).fitness.prompts == 7
+    assert evolve._parse(["--preset", "paper"]).fitness.prompts == 64
+    assert evolve._parse([]).search().search.covariance == "isotropic"
+
+
+def test_impossible_courses_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("pairs", "pairs:0", ":3", "pairs:many"):
+        with pytest.raises(ConfigError, match="TASK,TASK:GENERATIONS"):
+            Stage.parse(wrong)
+    with pytest.raises(UnknownNameError, match="Did you mean 'pairs'"):
+        Stage.parse("pears:3")
+    with pytest.raises(UnknownNameError, match="Did you mean 'qasper'"):
+        Stage.parse("longbench/qaspar:3")
+    with pytest.raises(ConfigError, match="found both"):
+        Stage.parse("pairs,longbench/qasper:3")
+    assert evolve.main(["--optimizer", "cmaes-isotropc"]) == 2
+    assert "Did you mean 'cmaes-isotropic'" in capsys.readouterr().err
+    assert evolve.main(["--stages", "pairs:3", "--generations", "3"]) == 2
+    assert "leave one out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks in LongBench's own layout; on one of them a random model is right now and then."""
+    root = tmp_path_factory.mktemp("data")
+    tasks = ("passage_retrieval_en", "narrativeqa")
+    for task in tasks:
+        letters = list("etaoinsrhl,.") if task == "narrativeqa" else ["Paragraph 3"]
+        longbench_folder(root, task, [longbench_row(number, task, answers=letters) for number in range(8)])
+    longbench_config(root / "config", tasks, longest=4)
+    return root
+
+
+def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, data: Path) -> None:
+    config = BenchmarkFitnessConfig(
+        ("longbench/narrativeqa",), data, prompts=3, interval=32, window=200, price=0.25, validation_share=0.25
+    )
+    source = evolve.load_source(str(model), torch.float32)
+    fitness = BenchmarkFitness(source, AutoTokenizer.from_pretrained(model), NAMM(), config)
+    [task] = fitness.tasks
+    assert len(task.validation) == 2
+    assert sorted([*task.validation, *task.training]) == list(range(8))
+    assert max(prompt.tokens for prompt in task.prompts) <= 200
+    keep_none = torch.zeros(4172)
+    keep_none[-1] = -1.0
+    candidates = torch.stack([torch.zeros(4172), keep_none])
+    report = fitness(candidates, 1, 5)
+    assert len(task.reference) == 3, "drawn without replacement, measured once"
+    assert set(task.reference) <= set(task.training)
+    assert report.candidates["kept_fraction"][0] == 1.0
+    assert report.candidates["kept_fraction"][1] < 0.5
+    full = sum(task.reference.values()) / 3
+    assert report.fitness[0] == pytest.approx(full / max(full, 0.01) - 0.25)
+    alone = torch.cat([fitness(row[None], 1, 5).fitness for row in candidates])
+    torch.testing.assert_close(alone, report.fitness)
+    assert fitness.validate(candidates[0], 1).extras["kept_fraction"] == 1.0
+
+
+def test_the_papers_course_runs_on_its_benchmarks(model: Path, data: Path, tmp_path: Path) -> None:
+    config = preset_config(
+        "paper", model=str(model), out=tmp_path / "run", data=data, window=160, bfloat16=False, wandb="disabled",
+        stages=("longbench/passage_retrieval_en:1", "longbench/passage_retrieval_en,longbench/narrativeqa:1"),
+        optimizer="cmaes-isotropic", population=4, pictures_every=1, threads=1,
+        fitness=RecallFitnessConfig(prompts=2, price=0.0, intervals=(32,), context_tokens=(64,)),
+    )  # fmt: skip
+    result = evolve.run(config)
+    rows = read_rows(config.out)
+    assert [set(row["validation"]["extras"]) - {"kept_fraction", "relative_score"} for row in rows] == [
+        {"longbench/passage_retrieval_en"},
+        {"longbench/passage_retrieval_en", "longbench/narrativeqa"},
+    ]
+    assert not torch.equal(NAMM.from_pretrained(config.out / "namm").statistics_mean, torch.zeros(1, 17))
+    assert result.generation == 2
