@@ -21,6 +21,7 @@ import torch
 
 import checkpoints
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent
+from modalities.control_encoder import affine
 from modalities.rollout import Rollout, SimulatorPool, make_env, rollout
 from namm import NAMM, Memory
 from namm.policies import Policy, make_policy
@@ -115,7 +116,7 @@ def products(control: ControlModel, rows: int) -> float:
     for _ in range(20):
         started = time.perf_counter()
         for layer, given in zip(layers, inputs, strict=True):
-            torch.addmm(layer.bias, given, layer.weight)
+            affine(layer, given)
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -139,7 +140,7 @@ def throughput(control: ControlModel, arguments: argparse.Namespace, threads: in
     ) -> Callable[[SimulatorPool], tuple[float, float, Rollout | None]]:
         def run(pool: SimulatorPool) -> tuple[float, float, Rollout | None]:
             played, slots = play(control, policy, environments, arguments.steps, pool if workers else 0)
-            return played.steps / (played.agent_seconds + played.env_seconds), slots, played
+            return played.steps / played.seconds, slots, played
 
         return run
 

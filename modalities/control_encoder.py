@@ -65,7 +65,7 @@ class StepEncoder:
         for index, block in enumerate(self.encoder.h):
             attention = block.attn
             heads = (batch, tokens, attention.num_heads, attention.head_dim)
-            query, key, value = _affine(attention.c_attn, _normed(block.ln_1, hidden)).split(width, dim=1)
+            query, key, value = affine(attention.c_attn, _normed(block.ln_1, hidden)).split(width, dim=1)
             attended = memory.attend(
                 index,
                 *(part.view(heads).transpose(1, 2) for part in (query, key, value)),
@@ -74,14 +74,14 @@ class StepEncoder:
             attended = attended.transpose(1, 2)  # [batch, tokens, heads, head_dim]
             if index == len(self.encoder.h) - 1:
                 attended, hidden = attended[:, -1], hidden.view(batch, tokens, width)[:, -1]
-            hidden = hidden + _affine(attention.c_proj, attended.reshape(-1, width))
-            hidden = hidden + _affine(
-                block.mlp.c_proj, block.mlp.act(_affine(block.mlp.c_fc, _normed(block.ln_2, hidden)))
+            hidden = hidden + affine(attention.c_proj, attended.reshape(-1, width))
+            hidden = hidden + affine(
+                block.mlp.c_proj, block.mlp.act(affine(block.mlp.c_fc, _normed(block.ln_2, hidden)))
             )
         return _normed(self.encoder.ln_f, hidden)
 
 
-def _affine(layer: nn.Module, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
+def affine(layer: nn.Module, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
     """Rows times a `Conv1D`'s matrix, plus its bias.
 
     oneDNN's product in fp32 is twice as fast as the default one where that does not use a processor's widest vectors.

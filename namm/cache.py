@@ -84,6 +84,12 @@ class LayerCache:
         """Slots in use: kept and of the current interval."""
         return self.lengths + self.tail_lengths[:, None]
 
+    def most_slots(self) -> int:
+        """Slots in use of the head that has most."""
+        if self.aligned is not None:
+            return self.layout.longest + self.aligned
+        return int(self.slots().max())
+
     def cache_bytes(self) -> int:
         """Bytes of keys and values that are allocated, spare tail slots included."""
         return sum(t.nbytes for t in (self.keys, self.values, self.tail_keys, self.tail_values))
@@ -158,6 +164,8 @@ class LayerCache:
     ) -> None:
         """Makes the survivors of an update the new packed store and empties the tail of the updated sequences.
 
+        The tail keeps its room: see :meth:`free_tail`.
+
         Args:
             source: Where each survivor's key lies now: in the packed buffer, or, counted from its end, in the tail.
             lengths: Survivors of each head.
@@ -180,8 +188,10 @@ class LayerCache:
         self._layout = None
         self.tail_lengths = torch.where(updated, 0, self.tail_lengths)
         self._align()
-        if not self.tail_lengths.any():
-            self.tail_keys, self.tail_values = (t[:, :, :0].clone() for t in (self.tail_keys, self.tail_values))
+
+    def free_tail(self) -> None:
+        """Gives the tail's room back; it is empty."""
+        self.tail_keys, self.tail_values = (t[:, :, :0].clone() for t in (self.tail_keys, self.tail_values))
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences, in this order; a row may appear more than once."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm.attention import additive, attend_part, join_parts
-from namm.cache import LayerCache, grow, write_rows
+from namm.cache import TAIL_BLOCK, LayerCache, grow, write_rows
 from namm.eager import EagerAttention
 from namm.policies.base import Policy
 from namm.tokens import TokenRecord
@@ -143,7 +143,7 @@ class LayerMemory:
                     self.updates += 1
                     self.update_seconds += time.perf_counter() - began
                     self._tell(complete)
-                    self._drop_judged_queries()
+                    self._free_judged(goes_on=start + step < tokens)
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
@@ -246,16 +246,21 @@ class LayerMemory:
             positions = self.kept_positions()[updated]
             watcher(KeptTokens(self.index, self.sequences[updated], self.cache.seen[updated], positions))
 
-    def _drop_judged_queries(self) -> None:
-        """Frees the buffers once every sequence's interval has been judged; they grow again with the next."""
-        if not self.cache.tail_lengths.any():
+    def _free_judged(self, goes_on: bool) -> None:
+        """Frees tail and queries once every sequence's interval has been judged; they grow again with the next.
+
+        Small ones that the call's next tokens would allocate again at once are kept.
+        """
+        assert self.interval is not None
+        if not (goes_on and self.interval <= TAIL_BLOCK) and not self.cache.tail_lengths.any():
+            self.cache.free_tail()
             self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
 
     def _note_peaks(self) -> None:
         """The most this layer has held: ever, in slots; during the present call, in bytes."""
         cache_bytes, state_bytes = self.call_peak
         self.call_peak = (max(cache_bytes, self.cache.cache_bytes()), max(state_bytes, self.state_bytes()))
-        self.most_slots = max(self.most_slots, int(self.cache.slots().max()))
+        self.most_slots = max(self.most_slots, self.cache.most_slots())
 
     def kept_positions(self) -> Int[Tensor, "batch kv_heads slots"]:
         """Positions of kept tokens and of the tail, padded with -1."""

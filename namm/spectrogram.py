@@ -47,10 +47,11 @@ def stft_magnitudes(
         ``queries / hop`` frames a token; frame f covers queries ``hop*(f-1)`` to ``hop*(f+1)-1``.
     """
     hop = previous.shape[-1]
-    frames = torch.cat([previous, signal], dim=-1).unfold(-1, 2 * hop, hop)  # [..., frames, window]
-    spectrum = frames.reshape(-1, 2 * hop) @ basis
+    joined = torch.cat([previous, signal], dim=-1).flatten(0, -2)
+    frames = joined.unfold(-1, 2 * hop, hop).transpose(0, 1)  # [frames, tokens, window], overlapping views: no copy
+    spectrum = torch.bmm(frames, basis.expand(frames.shape[0], -1, -1))
     real, imaginary = spectrum.square_().chunk(2, dim=-1)
-    return (real + imaginary).sqrt_().view(*frames.shape[:-1], -1)
+    return (real + imaginary).sqrt_().transpose(0, 1).unflatten(0, signal.shape[:-1])
 
 
 def hop_means(signal: Float[Tensor, "*tokens queries"], hop: int) -> Float[Tensor, "*tokens frames one"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -188,6 +189,41 @@ def test_bytes_reported_are_bytes_held() -> None:
     assert report.peak_cache_bytes > report.cache_bytes  # before the last update
     assert 0 < report.kept_fraction < 1
     assert "policy namm" in str(report)
+
+
+def test_the_peak_of_parts_is_that_of_their_turns() -> None:
+    """Against the sum of all that exists around every call; the second part ends earlier."""
+    whole = Memory(any_policy("namm", 16))
+    parts = whole.split([2, 1])
+    most = np.zeros(2, dtype=int)
+    for turn in range(32):
+        for index, part in enumerate(parts):
+            if index == 1 and turn >= 23:
+                continue
+            query, key, value = random_qkv(2 - index, 2, 2, 3, 8, seed=turn)
+            for layer in range(2):
+                part.attend(layer, query, key, value)
+                others = np.array([whole.cache_bytes(), whole.state_bytes()])
+                held = part.layers[layer]
+                most = np.maximum(most, others - (held.cache.cache_bytes(), held.state_bytes()) + held.call_peak)
+    report = whole.report()
+    assert (report.peak_cache_bytes, report.peak_state_bytes) == tuple(most)
+    assert report.cache_bytes < report.peak_cache_bytes
+
+
+@pytest.mark.parametrize(("interval", "kept"), [(48, True), (128, False)])
+def test_a_call_that_goes_on_after_an_update_keeps_a_small_tail(interval: int, kept: bool) -> None:
+    """It would be allocated and cleared again at once; a large one goes, and any goes with the call."""
+    memory = Memory(any_policy("namm", interval))
+    memory.attend(0, *random_qkv(1, 1, 1, interval - 1, 8, seed=1))
+    held = memory.layers[0]
+    before = held.cache.tail_keys.data_ptr(), held.cache.tail_values.data_ptr(), held.queries.data_ptr()
+    rows = held.cache.tail_keys
+    memory.attend(0, *random_qkv(1, 1, 1, 3, 8, seed=2))
+    after = held.cache.tail_keys.data_ptr(), held.cache.tail_values.data_ptr(), held.queries.data_ptr()
+    assert ((before == after) and held.cache.tail_keys is rows) == kept
+    memory.attend(0, *random_qkv(1, 1, 1, interval - 2, 8, seed=3))
+    assert held.cache.tail_keys.numel() == held.queries.numel() == 0
 
 
 def test_update_memory_is_one_block_however_long_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
