@@ -118,8 +118,10 @@ def frequent_words(rng: np.random.Generator, units: int, vocabulary: int) -> Con
     """So many invented words, drawn by Zipf's law; the most frequent is "...", the next three are asked for.
 
     Raises:
-        DataError: The context is too short for the three to differ in frequency.
+        DataError: The context is too short for three words to differ in frequency from the rest.
     """
+    if vocabulary < 5:
+        raise DataError(f"expected five invented words or more, found {vocabulary}; choose a greater length")
     coded: list[str] = []
     while len(coded) < vocabulary:
         word = "".join(rng.choice(list(string.ascii_lowercase), size=CODED_LETTERS))
@@ -127,11 +129,6 @@ def frequent_words(rng: np.random.Generator, units: int, vocabulary: int) -> Con
     coded[0] = "..."
     ranks = np.arange(1, vocabulary + 1)
     counts = (units * ranks**-CODED_SHAPE / zeta(CODED_SHAPE)).astype(int)
-    if vocabulary < 5 or not counts[1] > counts[2] > counts[3] > counts[4]:
-        raise DataError(
-            f"expected a context in which the three most frequent words differ, found {units} words of {vocabulary}; "
-            "choose a greater length"
-        )
     words = [word for word, count in zip(coded, counts, strict=True) for _ in range(count)]
     return Context(" ".join(words[place] for place in rng.permutation(len(words))), "", tuple(coded[1:4]), {})
 

@@ -21,6 +21,14 @@ from tests.evaluations.text.made_up_data import ruler_folder
 BYTE_PAIRS = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER_FOLDER / "tokenizer.json"))
 
 
+def character_tokenizer() -> Any:
+    """One token a byte: the longest prompts that a tokenizer can make of a text."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(sorted(alphabet))}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 def word_tokenizer() -> Any:
     """One token a word: the other extreme of tokenizers."""
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
@@ -38,6 +46,13 @@ def test_prompts_and_answers_fill_the_length_and_no_more(task: str, tokenizer: A
     for item in items_of(task, tokenizer=tokenizer):
         used = len(tokenizer(item.prompt)["input_ids"]) + item.max_new_tokens
         assert 0.9 * 2048 < used <= 2048
+
+
+@pytest.mark.parametrize("task", [*NIAH, "vt", "cwe", "fwe"])
+def test_a_tokenizer_of_single_bytes_gets_shorter_contexts(task: str) -> None:
+    tokenizer = character_tokenizer()
+    [item] = items_of(task, length=8192, samples=1, tokenizer=tokenizer)
+    assert 0.85 * 8192 < len(item.prompt.encode()) + item.max_new_tokens <= 8192
 
 
 @pytest.mark.parametrize(("task", "needles"), [("niah_single_1", 1), ("niah_multikey_1", 4), ("niah_multivalue", 4)])
@@ -165,7 +180,7 @@ def test_a_length_without_room_is_told() -> None:
         DataError, match=r"the shortest prompt of cwe at length 512, found 392; choose a greater length"
     ):
         items_of("cwe", length=512)
-    with pytest.raises(DataError, match="three most frequent words differ"):
+    with pytest.raises(DataError, match="expected five invented words or more"):
         items_of("fwe", length=220, tokenizer=word_tokenizer())
 
 
