@@ -45,7 +45,7 @@ class AblationsConfig:
     seeds: int = 3
     """Evolutions of each."""
 
-    generations: int = 30
+    generations: int = 20
     """Generations of 32 candidates in each."""
 
 

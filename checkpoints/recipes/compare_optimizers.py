@@ -42,7 +42,7 @@ class CompareConfig:
     seeds: int = 3
     """Evolutions of each."""
 
-    generations: int = 30
+    generations: int = 20
     """Generations of 32 candidates in each."""
 
 

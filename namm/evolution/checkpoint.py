@@ -8,9 +8,11 @@ removed. Reading verifies the digest, so a truncated or altered file is an error
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,39 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from namm.errors import CheckpointError
+from namm.errors import CheckpointError, ConfigError
 
 STATE_FILE = "state.json"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from evolving in a folder; the claim dies with the process.
+
+    Raises:
+        ConfigError: Another process evolves there.
+        CheckpointError: There is no such folder, nor can it be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(
+            f"Expected a folder that can be written at {folder}, found: {error.strerror or error}; choose another."
+        ) from error
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: expected to evolve there alone, found another process that does; wait for it, or choose "
+                "another folder."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(place)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

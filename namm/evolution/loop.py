@@ -7,6 +7,7 @@ which depends on the run's seed and the generation alone. What comes out is the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namm.errors import CheckpointError, ConfigError
-from namm.evolution.checkpoint import STATE_FILE, load_state, save_state, write_atomically
+from namm.evolution.checkpoint import STATE_FILE, held, load_state, save_state, write_atomically
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
 from namm.evolution.noise import Noise
 from namm.evolution.ranks import Ranks
@@ -163,13 +164,13 @@ def evolve(
 
     Raises:
         CheckpointError: The folder cannot be written, or what it holds is damaged; nothing there was changed.
-        ConfigError: The folder holds a run with other settings.
+        ConfigError: The folder holds a run with other settings, or another process evolves there.
         NammError: Every candidate of a generation failed.
         KeyboardInterrupt: SIGTERM or Ctrl-C; the state is saved and the same call continues.
     """
     ranks = ranks or Ranks()
-    run = _Run(start, config, Path(folder), ranks)
-    with stop_signals() as stopped:
+    with held(Path(folder)) if ranks.leads else contextlib.nullcontext(), stop_signals() as stopped:
+        run = _Run(start, config, Path(folder), ranks)
         stop = False
         while run.search.generation < config.generations and not stop:
             row, stop = run.generation(fitness, validate, lambda: bool(stopped))
@@ -288,13 +289,6 @@ class _Run:
 
     def _saved(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         """What the folder holds, checked and cut back to its last checkpoint; nothing for a new run."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"Expected a folder that can be written at {self.folder}, found: {error.strerror or error}; choose "
-                "another."
-            ) from error
         if not (self.folder / STATE_FILE).exists():
             if (self.folder / HISTORY_FILE).exists():
                 raise CheckpointError(

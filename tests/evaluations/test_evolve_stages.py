@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,52 @@ def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[Ev
     again = json.dumps(records(config.out))
     assert f'"{first["id"]}\\"' in again or first["id"] in again
     assert all(str(row["fitness"]["mean"]) in again for row in read_rows(config.out))
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_one_of_which_is_killed_come_to_the_same_bits(
+    run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
+) -> None:
+    """Elastic restart: torchrun starts both again, and they go on from the last generation."""
+    config, _ = run
+    root = Path(evolve.__file__).parents[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
+        str(root / "evaluations" / "evolve.py"), "--model", config.model, "--out", str(tmp_path / "ranks"),
+        "--stages", "pairs:2", "pairs,copy:4", "--prompts", "1", "--context-tokens", "80", "--intervals", "32",
+        "--validation-prompts", "1", "--population", "8", "--part", "4", "--noise-every", "2", "--validate-every", "3",
+        "--pictures-every", "2", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    history = tmp_path / "ranks" / "history.jsonl"
+    deadline = time.monotonic() + 180
+    while not (history.exists() and history.read_bytes().count(b"\n")):
+        assert agent.poll() is None, agent.communicate()[0][-2000:]
+        assert time.monotonic() < deadline, "does not get on"
+        time.sleep(0.01)
+    ranks = {
+        (path.parent / "environ").read_bytes().split(b"\0RANK=")[1][:1]: int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if _parent(path) == agent.pid and b"\0RANK=" in (path.parent / "environ").read_bytes()
+    }
+    os.kill(ranks[b"1"], signal.SIGKILL)
+    said = agent.communicate(timeout=400)[0]
+    assert agent.returncode == 0, said[-2000:]
+    assert said.count("Watch ") == 2, "both were started again"
+    alone = dataclasses.replace(config, out=tmp_path / "alone", stages=("pairs:2", "pairs,copy:4"), wandb="disabled")
+    evolve.run(alone)
+    rows, expected = ([{**row, "seconds": 0} for row in read_rows(folder)] for folder in (history.parent, alone.out))
+    assert rows == expected
+    found, known = (NAMM.from_pretrained(folder / "namm") for folder in (history.parent, alone.out))
+    assert found.sha256() == known.sha256()
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def test_presets_are_whole_evolutions() -> None:

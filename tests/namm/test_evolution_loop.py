@@ -289,6 +289,17 @@ def test_history_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path: Path
     assert_same_run(tmp_path, reference)
 
 
+def test_two_evolutions_in_one_folder_are_refused(tmp_path: Path, reference: Path):
+    def nested(candidates: torch.Tensor, generation: int, seed: int) -> FitnessReport:
+        if generation == 2:
+            with pytest.raises(ConfigError, match="another process"):
+                run(tmp_path)
+        return noisy_fitness(candidates, generation, seed)
+
+    run(tmp_path, nested)
+    assert_same_run(tmp_path, reference)
+
+
 def test_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="folder that can be written"):
