@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from evaluations.rows import UnfinishedError
-from namm.errors import ConfigError, NammError, did_you_mean
+from namm.errors import ConfigError, NammError, StorageError, did_you_mean
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 Config = TypeVar("Config", bound=Any)
@@ -49,7 +49,7 @@ def exit_code(work: Callable[[], object], resume: str) -> int:
         if not isinstance(error, NammError):
             error = UnfinishedError(f"A file could not be written: {error}; make room, the same command continues.")
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return FAILED if isinstance(error, UnfinishedError) else WRONG
+        return FAILED if isinstance(error, UnfinishedError | StorageError) else WRONG
     return 0
 
 

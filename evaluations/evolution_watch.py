@@ -15,7 +15,6 @@ from evaluations.evolution_page import write_page
 from evaluations.evolution_series import line
 from evaluations.evolution_tracking import EvolutionTracker
 from namm import NAMM
-from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionConfig, EvolutionResult
 
 PAGE = "live.html"
@@ -51,7 +50,7 @@ class Watch:
         """
         self.folder, self.config, self.namm, self.tracker = folder, config, namm, tracker
         self.draw, self.every, self.console = draw, pictures_every, console
-        self.rows: list[Mapping[str, Any]] = list(read_rows(folder))
+        self.rows: list[Mapping[str, Any]] = list(tracker.history)
         self._say(tracker.notice)
         self._said = tracker.notice
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from evaluations.evolve_source import Source, first_namm, load_source, policy_of
 from evaluations.harness import write_atomically
 from evaluations.stages import StagedFitness
 from namm.errors import CheckpointError, ConfigError
-from namm.evolution.checkpoint import STATE_FILE
+from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult, evolve
 from namm.evolution.ranks import Ranks, joined
@@ -64,7 +64,8 @@ def run(config: EvolveConfig, console: Console | None = None, ranks: Ranks | Non
     fitness = StagedFitness([(part, part.validate) for part in parts], search)
     if not ranks.leads:
         return evolve(fitness, namm.flat.cpu(), search, config.out, ranks=ranks)
-    config.out.mkdir(parents=True, exist_ok=True)
+    with held(config.out):  # refused before anything there is changed
+        pass
     plain = json.loads(json.dumps(asdict(config), default=str))
     write_atomically(config.out / "recipe.json", json.dumps(plain, indent=2) + "\n")
 
@@ -74,16 +75,26 @@ def run(config: EvolveConfig, console: Console | None = None, ranks: Ranks | Non
         policy = policy_of(config, namm, mean, max(map(len, contexts)))
         draw_kept(kept_map(source.model, policy, contexts), max(map(len, contexts)), title, path)
 
-    with EvolutionTracker(config.wandb, config.out, plain, read_rows(config.out)) as tracker:
+    with EvolutionTracker(config.wandb, config.out, plain, _recorded(config.out)) as tracker:
         watch = Watch(config.out, search, namm, tracker, draw, config.pictures_every, console)
         try:
             result = evolve(
                 fitness, namm.flat.cpu(), search, config.out, validate=fitness.validate, callback=watch, ranks=ranks
             )
-        finally:
-            watch.page(running=False)
-        watch.save(result, config.out / "namm", "latest")
+        except BaseException:
+            with suppress(OSError):  # what stopped the run is what has to be told
+                watch.page(running=False)
+            raise
+        watch.page(running=False)
+        watch.save(result, config.out / "namm", "deployed")
     return result
+
+
+def _recorded(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the generations that a continued run keeps."""
+    if not (folder / STATE_FILE).exists():
+        return []
+    return read_rows(folder)[: EvolutionResult.load(folder).generation]
 
 
 def _check_continued(config: EvolveConfig) -> None:

@@ -25,6 +25,10 @@ class CheckpointError(NammError):
     """A checkpoint is missing, damaged or of another kind than expected."""
 
 
+class StorageError(CheckpointError):
+    """A checkpoint could not be written, for want of room or permission; what was saved before is intact."""
+
+
 class DataError(NammError):
     """A dataset or results file is missing, damaged or of the wrong shape."""
 

@@ -20,7 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from namm.errors import CheckpointError, ConfigError
+from namm.errors import CheckpointError, ConfigError, StorageError
 
 STATE_FILE = "state.json"
 
@@ -59,7 +59,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file by a complete new one, or leaves it as it was.
 
     Raises:
-        CheckpointError: The file could not be written (full disk, no permission); what was there is unchanged.
+        StorageError: The file could not be written (full disk, no permission); what was there is unchanged.
     """
     part = path.with_name(path.name + ".tmp")
     try:
@@ -71,7 +71,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise CheckpointError(
+        raise StorageError(
             f"Expected to write {len(content):,} bytes to {path}, found: {error.strerror or error}. What was saved "
             "before is intact; free space or make the folder writable, then run the same command again."
         ) from error
@@ -87,7 +87,7 @@ def save_state(folder: Path, generation: int, tensors: dict[str, Tensor], scalar
         scalars: Plain values; floats survive exactly.
 
     Raises:
-        CheckpointError: Writing failed; the earlier state is intact.
+        StorageError: Writing failed; the earlier state is intact.
     """
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     name = f"state-{generation:06d}.safetensors"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from namm.errors import CheckpointError
+from namm.errors import CheckpointError, StorageError
 from namm.evolution.checkpoint import write_atomically
 
 HISTORY_FILE = "history.jsonl"
@@ -23,7 +23,7 @@ def append_row(folder: Path, row: Mapping[str, Any]) -> None:
     """Adds one row and makes sure that it is on the disk.
 
     Raises:
-        CheckpointError: It could not be written.
+        StorageError: It could not be written.
     """
     path = folder / HISTORY_FILE
     line = json.dumps(plain(row), allow_nan=False) + "\n"
@@ -33,7 +33,7 @@ def append_row(folder: Path, row: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise CheckpointError(
+        raise StorageError(
             f"Expected to append to {path}, found: {error.strerror or error}. The last checkpoint is intact; "
             "free space or make the folder writable, then run the same command again."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -200,6 +201,27 @@ def test_presets_are_whole_evolutions() -> None:
     assert evolve._parse([]).search().search.covariance == "isotropic"
 
 
+def test_a_disk_that_refuses_ends_the_command_with_what_to_do(
+    run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real refused write, as on a full disk, in the middle of a run; then the same command goes on."""
+    config, _ = run
+    command = [
+        "--model", config.model, "--out", str(tmp_path), "--stages", "pairs:3", "--prompts", "1",
+        "--context-tokens", "80", "--intervals", "32", "--validation-prompts", "1", "--population", "4", "--part", "4", "--noise-every", "0",
+        "--pictures-every", "0", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
+    ]  # fmt: skip
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert evolve.main(command) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "run the same command again" in capsys.readouterr().err
+    assert evolve.main(command) == 0
+    assert "Saved" in capsys.readouterr().out
+
+
 def test_impossible_courses_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ("pairs", "pairs:0", ":3", "pairs:many"):
         with pytest.raises(ConfigError, match="TASK,TASK:GENERATIONS"):
@@ -253,6 +275,7 @@ def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, 
     assert fitness.validate(candidates[0], 1).extras["kept_fraction"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_papers_course_runs_on_its_benchmarks(model: Path, data: Path, tmp_path: Path) -> None:
     config = preset_config(
         "paper", model=str(model), out=tmp_path / "run", data=data, window=160, bfloat16=False, wandb="disabled",

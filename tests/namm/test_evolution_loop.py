@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from namm.errors import CheckpointError, ConfigError, NammError
+from namm.errors import CheckpointError, ConfigError, NammError, StorageError
 from namm.evolution import checkpoint
 from namm.evolution.checkpoint import load_state
 from namm.evolution.history import read_rows
@@ -266,7 +266,7 @@ def test_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, reference: P
         return noisy_fitness(candidates, generation, seed)
 
     try:
-        with pytest.raises(CheckpointError, match=r"state-000005.*intact.*run the same command again"):
+        with pytest.raises(StorageError, match=r"state-000005.*intact.*run the same command again"):
             run(tmp_path, fill_up)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -281,7 +281,7 @@ def test_history_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path: Path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "history.jsonl").stat().st_size + 20, hard))
     try:
-        with pytest.raises(CheckpointError, match="append"):
+        with pytest.raises(StorageError, match="append"):
             run(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
