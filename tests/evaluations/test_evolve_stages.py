@@ -208,8 +208,8 @@ def test_a_disk_that_refuses_ends_the_command_with_what_to_do(
     config, _ = run
     command = [
         "--model", config.model, "--out", str(tmp_path), "--stages", "pairs:3", "--prompts", "1",
-        "--context-tokens", "80", "--intervals", "32", "--validation-prompts", "1", "--population", "4", "--part", "4", "--noise-every", "0",
-        "--pictures-every", "0", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
+        "--context-tokens", "80", "--intervals", "32", "--validation-prompts", "1", "--population", "4", "--part", "4",
+        "--noise-every", "0", "--pictures-every", "0", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
     ]  # fmt: skip
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
