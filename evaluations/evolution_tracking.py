@@ -38,7 +38,18 @@ class EvolutionTracker:
         self._run: Any = None
 
     def __enter__(self) -> Self:
-        if self._wandb is not None:
+        if self._wandb is None:
+            return self
+        try:
+            self._start()
+        except self._wandb.errors.Error as error:
+            if self.mode != "online":
+                self._guard(self._start)
+                return self
+            reason = str(error).partition("\n")[0]
+            self.mode = "offline"
+            self.notice = f"W&B could not be reached ({reason}); this run is kept offline, wandb sync uploads it later."
+            self._wandb.teardown()  # forgets the run that did not come about, whose id this one has
             self._guard(self._start)
         return self
 

@@ -20,11 +20,13 @@ from evaluations import evolve
 from evaluations.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig
 from evaluations.evolution_page import write_page
 from evaluations.evolution_series import line, numbers
+from evaluations.evolution_tracking import EvolutionTracker
 from evaluations.evolve import EvolveConfig
 from evaluations.evolve_config import preset_config
 from evaluations.recall_fitness import RecallFitnessConfig
 from evaluations.stages import PAPER_STAGES, Stage
 from evaluations.tasks.recall_corpus import default_vocabulary
+from evaluations.tracking import LEAN
 from namm import NAMM
 from namm.errors import ConfigError, UnknownNameError
 from namm.evolution.history import read_rows
@@ -184,6 +186,20 @@ def _parent(stat: Path) -> int:
         return int(stat.read_text().rpartition(")")[2].split()[1])
     except OSError:
         return -1
+
+
+def test_where_w_and_b_cannot_be_reached_the_run_is_kept_offline(
+    run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(run[0].out)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setitem(LEAN, "init_timeout", 1.0)
+    with EvolutionTracker("online", tmp_path, {}, rows[:1]) as tracker:
+        tracker.log(rows[1])
+    assert "could not be reached" in tracker.notice
+    text = json.dumps(records(tmp_path))
+    assert all(str(row["fitness"]["mean"]) in text for row in rows[:2])
 
 
 def test_presets_are_whole_evolutions() -> None:
