@@ -184,10 +184,14 @@ class NammLM(HFLM):
             found[place] = answer
         rows = override_bs or (self.batch_size if self.batch_size != "auto" else self._detect_batch_size())
         groups = groups_of(prompts)
+        once = (
+            self.policy.selection.schedule == "prompt"
+        )  # judged after the first call, which must be the whole context
+        batches = batches_of(groups, prompts, rows, rows * (self.max_length + 1), share=not once)
         with tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring under the policy") as bar:
             bar.update(len(requests) - len(prompts))
-            for batch in batches_of(groups, prompts, rows, rows * (self.max_length + 1)):
-                answers, _ = read(self.model, self.policy, prompts, batch, chunk=CHUNK)
+            for batch in batches:
+                answers, _ = read(self.model, self.policy, prompts, batch, chunk=None if once else CHUNK)
                 for place, answer in answers.items():
                     total, greedy = found[whose[place]]
                     hits = greedy and all(answer.hits)

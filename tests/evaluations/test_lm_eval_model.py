@@ -174,6 +174,19 @@ def test_contexts_that_requests_share_are_read_once() -> None:
     assert sum(read) < 2 * 101 + 6 * 8
 
 
+def test_a_policy_that_judges_the_prompt_once_judges_each_whole_context() -> None:
+    """Not the part that requests share, nor the first chunk."""
+    scorer = lm(policy="snapkv", budget=40, schedule="prompt", batch_size=4)
+    common = "value " * 90
+    pairs = [(common + "total list", " count"), (common + "index lines total", " class")]
+    together = scorer.loglikelihood(requests(pairs), disable_tqdm=True)
+    alone = [scorer.loglikelihood(requests([pair]), disable_tqdm=True)[0] for pair in pairs]
+    for mine, expected in zip(together, alone, strict=True):
+        assert mine == pytest.approx(expected, abs=1e-3)
+    asked = len(scorer._encode_pair(*pairs[0])[1])
+    assert scorer.kept["by_hand"].slots / scorer.kept["by_hand"].requests == pytest.approx(40 + asked, abs=1)
+
+
 def test_a_policy_that_evicts_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     idle = lm(policy="window", budget=64, interval=512)
     idle.loglikelihood(requests([("value " * 50, " list")]), disable_tqdm=True)

@@ -74,9 +74,16 @@ class ReleasedRun:
     """One prompt and its greedy continuation."""
 
     def __init__(
-        self, shape: Shape, weights: dict[str, Tensor], flat: Tensor, mean: Tensor, variance: Tensor, dtype: torch.dtype
+        self,
+        shape: Shape,
+        weights: dict[str, Tensor],
+        flat: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        dtype: torch.dtype,
+        cache_size: int | None = None,
     ) -> None:
-        self.shape, self.dtype = shape, dtype
+        self.shape, self.dtype, self.cache_size = shape, dtype, cache_size
         self.weights = {name: weight.to(dtype) for name, weight in weights.items()}
         self.flat, self.mean = flat, mean
         self.deviation = variance.sqrt().clamp_min(1e-7)
@@ -182,7 +189,8 @@ class ReleasedRun:
         recency = torch.cat([phase.sin(), phase.cos()], dim=-1).float()
         scores = self.scores(torch.cat([recency, (average - self.mean) / self.deviation], dim=-1))
         scores[:, -1] = torch.finfo(torch.float32).max
-        most = int((scores >= 0).sum(1).max())
+        best = scores if self.cache_size is None else scores.sort(dim=1, descending=True).values[:, : self.cache_size]
+        most = int((best >= 0).sum(1).max())
         index = scores.topk(most, dim=1).indices.sort(dim=1).values
         for name in ("keys", "values", "positions", "spectrum", "tail"):
             held = getattr(layer, name)

@@ -45,7 +45,13 @@ def released_namm(flat: Tensor, mean: Tensor, variance: Tensor) -> NAMM:
 
 
 def run(
-    model: LlamaForCausalLM, namm: NAMM, prompts: Tensor, tokens: int, rope: NTKRope | None = None, **more: Any
+    model: LlamaForCausalLM,
+    namm: NAMM,
+    prompts: Tensor,
+    tokens: int,
+    rope: NTKRope | None = None,
+    budget: int | None = None,
+    **more: Any,
 ) -> tuple[Tensor, dict[tuple[int, int], Tensor], Memory]:
     """Greedy tokens, and kept positions ``[rows, kv_heads, slots]`` by update and layer."""
     kept: dict[tuple[int, int], Tensor] = {}
@@ -53,7 +59,7 @@ def run(
     def note(now: KeptTokens) -> None:
         kept[int(now.seen[0]) // 512 - 1, now.layer] = now.positions
 
-    with attach_released(model, namm, rope or NTKRope()) as memory:
+    with attach_released(model, namm, rope or NTKRope(), budget=budget) as memory:
         memory.watch(note)
         out = model.generate(prompts, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False, **more)
     return out[:, prompts.shape[1] :], kept, memory
@@ -89,22 +95,23 @@ SHAPES = {"mha": Shape(4, 4, 2), "gqa": Shape(8, 2, 2), "mqa": Shape(4, 1, 3), "
 
 
 @pytest.mark.parametrize(
-    ("shape", "prompt_tokens", "new_tokens", "dtype"),
+    ("shape", "prompt_tokens", "new_tokens", "dtype", "cache_size"),
     [
-        ("mha", 100, 20, torch.float32),  # no update at all
-        ("mha", 512, 30, torch.float32),  # an update right after the prompt
-        ("gqa", 500, 40, torch.float32),  # the first update in decoding
-        ("gqa", 1300, 30, torch.float32),
-        ("mqa", 1530, 30, torch.float32),  # two in the prompt, the third in decoding
-        ("mha", 1024, 20, torch.bfloat16),
-        ("gqa", 1500, 50, torch.bfloat16),
-        ("odd_head", 1100, 30, torch.bfloat16),
-        pytest.param("gqa", 6011, 200, torch.float32, marks=pytest.mark.slow),
-        pytest.param("mqa", 6011, 200, torch.bfloat16, marks=pytest.mark.slow),
+        ("mha", 100, 20, torch.float32, None),  # no update at all
+        ("mha", 512, 30, torch.float32, None),  # an update right after the prompt
+        ("gqa", 500, 40, torch.float32, None),  # the first update in decoding
+        ("gqa", 1300, 30, torch.float32, None),
+        ("mqa", 1530, 30, torch.float32, None),  # two in the prompt, the third in decoding
+        ("gqa", 1300, 30, torch.float32, 64),
+        ("mha", 1024, 20, torch.bfloat16, None),
+        ("gqa", 1500, 50, torch.bfloat16, None),
+        ("odd_head", 1100, 30, torch.bfloat16, None),
+        pytest.param("gqa", 6011, 200, torch.float32, None, marks=pytest.mark.slow),
+        pytest.param("mqa", 6011, 200, torch.bfloat16, None, marks=pytest.mark.slow),
     ],
 )
 def test_it_equals_the_slow_released_behaviour(
-    shape: str, prompt_tokens: int, new_tokens: int, dtype: torch.dtype
+    shape: str, prompt_tokens: int, new_tokens: int, dtype: torch.dtype, cache_size: int | None
 ) -> None:
     model_shape, seed = SHAPES[shape], prompt_tokens
     weights = random_weights(model_shape, seed)
@@ -113,18 +120,18 @@ def test_it_equals_the_slow_released_behaviour(
     mean = torch.rand(17, generator=generator) * 0.01
     variance = torch.rand(17, generator=generator) * 1e-4 + 1e-6
     prompt = torch.randint(2, 97, (1, prompt_tokens), generator=generator)
-    slow = ReleasedRun(model_shape, weights, flat, mean, variance, dtype)
+    slow = ReleasedRun(model_shape, weights, flat, mean, variance, dtype, cache_size)
     expected = slow.generate(prompt[0].tolist(), new_tokens)
 
     model = llama(model_shape, weights, dtype)
-    generated, kept, memory = run(model, released_namm(flat, mean, variance), prompt, new_tokens)
+    generated, kept, memory = run(model, released_namm(flat, mean, variance), prompt, new_tokens, budget=cache_size)
 
     assert generated[0].tolist() == expected
     assert set(kept) == set(slow.kept)
     assert len(kept) == (prompt_tokens + new_tokens - 1) // 512 * model_shape.layers
     for key, positions in kept.items():
         np.testing.assert_array_equal(positions[0], slow.kept[key])
-        assert positions.shape[2] < 512 * (key[0] + 1), "the case must evict to test anything"
+        assert positions.shape[2] < (cache_size or 512 * (key[0] + 1)) + 1, "the case must evict to test anything"
     assert memory.seen.tolist() == [prompt_tokens + new_tokens - 1]
 
 
