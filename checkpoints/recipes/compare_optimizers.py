@@ -21,6 +21,7 @@ ARMS = {
     "cmaes-diagonal": ("cmaes-diagonal", 0.2, False),
     "cmaes": ("cmaes", 0.2, False),
     "cmaes, sigma 0.065": ("cmaes", 0.065, False),
+    "cmaes-isotropic, sigma 0.065": ("cmaes-isotropic", 0.065, False),
     "cmaes-isotropic, antithetic": ("cmaes-isotropic", 0.2, True),
     "pycma": ("pycma", 0.2, False),
     "snes": ("snes", 0.2, False),
