@@ -297,5 +297,6 @@ def _causal(
     tokens: int, before: int, group: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "1 1 group_tokens slots"]:
     """Additive mask of a few new tokens over those before them and themselves; every layer asks for the same one."""
-    visible = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
-    return additive(visible, dtype).repeat(group, 1)[None, None]
+    with torch.inference_mode(False):  # a later caller may want gradients through the same mask
+        visible = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
+        return additive(visible, dtype).repeat(group, 1)[None, None]

@@ -189,3 +189,13 @@ def test_foreign_caches_and_double_attachment_are_refused() -> None:
             pass
     with pytest.raises(AttachError, match="make_policy"), attach(model, make_policy("full"), interval=16):
         pass
+
+
+def test_a_call_with_gradients_may_follow_one_in_inference_mode() -> None:
+    """What calls share (the mask of a few new tokens) must not be a tensor that autograd refuses."""
+    model, ids = llama().double(), prompts([7])["input_ids"]  # no other test has asked for such a mask
+    for mode in (torch.inference_mode(), torch.enable_grad()):
+        with attach(model, make_policy("full")), mode:
+            logits = model(ids).logits
+    logits.sum().backward()
+    assert model.get_input_embeddings().weight.grad is not None
