@@ -101,7 +101,12 @@ def joined(patience_s: float = 3600.0) -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=patience_s))
+        wait = timedelta(seconds=patience_s)
+        store, rank, size = next(dist.rendezvous("env://", timeout=wait))
+        # torchrun keeps its store over restarts: without a place of its own a restart would call the dead
+        attempt = f"evolution/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{size}"
+        store = dist.PrefixStore(attempt, store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"Expected to meet {size} ranks as torchrun says in the environment, found: {error}; start with torchrun, "
