@@ -140,7 +140,7 @@ def throughput(control: ControlModel, arguments: argparse.Namespace, threads: in
     ) -> Callable[[SimulatorPool], tuple[float, float, Rollout | None]]:
         def run(pool: SimulatorPool) -> tuple[float, float, Rollout | None]:
             played, slots = play(control, policy, environments, arguments.steps, pool if workers else 0)
-            return played.steps / played.seconds, slots, played
+            return played.steps / (played.agent_seconds + played.env_seconds), slots, played
 
         return run
 

@@ -44,11 +44,6 @@ class ActionRecorder:
         self._recorded: list[np.ndarray] = []
         self._lanes: list[ActionRecorder] = []
 
-    @property
-    def acts_apart(self) -> bool:
-        """As the agent."""
-        return bool(getattr(self.agent, "acts_apart", False))
-
     def reset(self, batch: int) -> None:
         """See Agent."""
         self._recorded, self._row, self._lanes = [], self.episode, []

@@ -109,7 +109,7 @@ class RLConfig:
     """Processes of this machine that share the cells; several machines share --out (docs/distribution.md)."""
 
     simulators: int | None = None
-    """Processes that step the environments while the model acts; 0: none. Default: one a core, for large batches."""
+    """Processes that step the environments while the model acts; 0: none. Default: spare cores, for large batches."""
 
     threads: int = 1
     """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""

@@ -245,13 +245,6 @@ class IncrementalAgent:
         self.cache_name = cache_name(control.model.encoder)
         self.stepper = None if memory is None else StepEncoder.of(control.model.encoder)
 
-    @property
-    def acts_apart(self) -> bool:
-        """Whether parts share nothing that changes: what transformers keeps, what a policy gathers, a watcher."""
-        if self.memory is None or self.stepper is None:
-            return False
-        return not (self.memory.policy.gathers or self.memory.watchers)
-
     def reset(self, batch: int) -> None:
         """Forgets everything; `batch` episodes start."""
         self.cache = self.make_cache()

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from types import TracebackType
@@ -38,8 +39,8 @@ class SimulatorPool:
     Use it in a `with` block, or call `close`.
 
     Args:
-        workers: How many. 0 steps every environment in this process; None decides for each rollout: one a core, but
-            none for few episodes, on a single core, or for an environment that only this process knows.
+        workers: How many. 0 steps every environment in this process; None decides for each rollout: as many as there
+            are cores beside the model's, but none for few episodes or for an environment that only this process knows.
 
     Raises:
         ConfigError: A negative number, or workers on a system without POSIX file descriptors.
@@ -54,16 +55,8 @@ class SimulatorPool:
         self._started: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _end, self._started)
 
-    def simulators(
-        self, env_id: str, env_kwargs: dict[str, Any] | None, seeds: Sequence[int], lanes: Sequence[int]
-    ) -> Simulators:
+    def simulators(self, env_id: str, env_kwargs: dict[str, Any] | None, seeds: Sequence[int]) -> Simulators:
         """Environments for one rollout, which closes them when it is over.
-
-        Args:
-            env_id: Gymnasium id.
-            env_kwargs: Arguments of the environment.
-            seeds: Reset seeds, one an episode.
-            lanes: Episodes of each lane: consecutive ones that are sent and received together.
 
         Raises:
             UnknownNameError: The environment is not registered.
@@ -77,9 +70,7 @@ class SimulatorPool:
         wanted = self.workers
         if wanted is None:
             possible = known_by_name and os.name == "posix"
-            wanted = min(_cores(), len(seeds) // EPISODES_PER_WORKER) if possible and _cores() > 1 else 0
-            if wanted > len(lanes):
-                wanted -= wanted % len(lanes)  # as many for each
+            wanted = min(_cores() - 1, len(seeds) // EPISODES_PER_WORKER) if possible else 0
         elif wanted and not known_by_name:
             raise ConfigError(
                 f"expected {env_id} to be registered under 'module:Class', so that simulator processes can make it, "
@@ -90,7 +81,7 @@ class SimulatorPool:
             return LocalSimulators(env_id, env_kwargs, seeds)
         while len(self._started) < wanted:
             self._started.append(_Worker())
-        return _WorkerSimulators(env_id, seeds, specification, actions, self._started[:wanted], self, lanes)
+        return _WorkerSimulators(env_id, seeds, specification, actions, self._started[:wanted], self)
 
     def close(self) -> None:
         """Ends the workers; another rollout would start new ones."""
@@ -175,7 +166,7 @@ def _end(workers: list[_Worker]) -> None:
 
 
 class _WorkerSimulators(Simulators):
-    """Each lane has workers of its own; where they are too few, every lane's episodes are dealt out to all of them."""
+    """Episode i belongs to worker i modulo their number, so that every part of a batch keeps all of them busy."""
 
     def __init__(
         self,
@@ -185,18 +176,11 @@ class _WorkerSimulators(Simulators):
         actions: Any,
         workers: list[_Worker],
         pool: SimulatorPool,
-        lanes: Sequence[int],
     ) -> None:
         super().__init__(env_id, seeds)
         self.actions, self.workers, self.pool = actions, workers, pool
-        self.apart = len(workers) >= len(lanes)
-        decks = [range(lane, len(workers), len(lanes)) for lane in range(len(lanes))]
-        if not self.apart:
-            decks, lanes = [range(len(workers))], [len(seeds)]
-        self.owners = np.array(
-            [deck[i % len(deck)] for deck, size in zip(decks, lanes, strict=True) for i in range(size)]
-        )
-        self.failed = self.closed = False
+        self.sent: deque[np.ndarray] = deque()
+        self.failed = False
         everyone = np.arange(len(seeds))
         try:
             self._ask("open", everyone, lambda rows: (specification, rows.tolist()))
@@ -217,24 +201,21 @@ class _WorkerSimulators(Simulators):
                 infos[row] = info
         return _in_order(states), infos
 
-    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> Any:
+    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> None:
         """See Simulators."""
         live = np.asarray(episodes)
         self._ask("step", live, lambda rows: (live[rows].tolist(), actions[rows]))
-        return live
+        self.sent.append(live)
 
-    def receive(self, sent: Any) -> Stepped:
+    def receive(self) -> Stepped:
         """See Simulators."""
-        answers = self._answers(sent)
+        answers = self._answers(self.sent.popleft())
         states, rewards, ended = (_in_order([(rows, part[place]) for rows, part in answers]) for place in range(3))
         successes = {row: told for rows, part in answers for row, told in zip(rows.tolist(), part[3], strict=True)}
         return Stepped(states, rewards, ended, [successes[row] for row in range(len(successes))])
 
     def close(self) -> None:
         """See Simulators."""
-        if self.closed:
-            return
-        self.closed = True
         if self.failed or any(worker.unanswered for worker in self.workers):
             self.pool.close()
             return
@@ -243,14 +224,9 @@ class _WorkerSimulators(Simulators):
         for worker in self.workers:
             worker.receive()
 
-    def abandon(self) -> None:
-        """See Simulators; ends the workers, so that no thread waits for one."""
-        self.failed = True
-        self.close()
-
     def _shares(self, episodes: np.ndarray) -> list[tuple[_Worker, np.ndarray]]:
         """Which rows of these episodes each worker steps; a worker without any is left out."""
-        owners = self.owners[episodes]
+        owners = episodes % len(self.workers)
         shares = [(worker, np.flatnonzero(owners == index)) for index, worker in enumerate(self.workers)]
         return [(worker, rows) for worker, rows in shares if len(rows)]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -47,10 +47,8 @@ class Environments:
         """Starts every episode; states as float32 [episodes, state], and what each reset tells."""
         states, infos = [], []
         for (episode, env), seed in zip(self.open.items(), seeds, strict=True):
-            try:
+            with _blaming(episode):
                 state, info = env.reset(seed=int(seed))
-            except Exception as error:
-                raise _blamed(episode, error) from error
             states.append(state)
             infos.append(info)
         return np.stack(states).astype(np.float32), infos
@@ -60,11 +58,9 @@ class Environments:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bool | None]]:
         """Steps these episodes, each by its row of the actions; gives the fields of `simulators.Stepped`."""
         states, rewards, ended, successes = [], np.zeros(len(episodes)), np.zeros(len(episodes), dtype=bool), []
-        for row, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
-            try:
-                state, reward, terminated, truncated, info = self.open[episode].step(action)
-            except Exception as error:
-                raise _blamed(episode, error) from error
+        for row, episode in enumerate(episodes):
+            with _blaming(episode):
+                state, reward, terminated, truncated, info = self.open[episode].step(actions[row])
             states.append(state)
             rewards[row], ended[row] = float(reward), terminated or truncated
             successes.append(bool(info["success"]) if "success" in info else None)
@@ -77,8 +73,12 @@ class Environments:
         self.open.clear()
 
 
-def _blamed(episode: int, error: Exception) -> EpisodeFailedError:
-    return EpisodeFailedError(episode, f"{type(error).__name__}: {error}")
+@contextmanager
+def _blaming(episode: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EpisodeFailedError(episode, f"{type(error).__name__}: {error}") from error
 
 
 def serve(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """The simulators of a rollout: one environment an episode, stepped when the rollout asks.
 
-A rollout may send the actions of one lane of its batch before it has received the states of another. Stepped in this
+A rollout may send the actions of one part of its batch before it has received the states of another. Stepped in this
 process that changes nothing; with the worker processes of `simulator_pool` it is how model and simulators overlap.
 """
 
@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,11 +84,9 @@ class Simulators(ABC):
 
     Attributes:
         actions: The environments' space of actions.
-        apart: Whether the lanes share nothing, so that a thread each may send and receive.
     """
 
     actions: Any
-    apart = False
 
     def __init__(self, env_id: str, seeds: Sequence[int]) -> None:
         self.env_id, self.seeds = env_id, [int(seed) for seed in seeds]
@@ -97,20 +96,16 @@ class Simulators(ABC):
         """Starts all episodes; their states, and what each reset tells."""
 
     @abstractmethod
-    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> Any:
-        """Has these episodes stepped; what `receive` takes. Sent first is received first."""
+    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> None:
+        """Has these episodes stepped."""
 
     @abstractmethod
-    def receive(self, sent: Any) -> Stepped:
-        """What came of a `send`."""
+    def receive(self) -> Stepped:
+        """What came of the oldest `send` that has not been received."""
 
     @abstractmethod
     def close(self) -> None:
         """Closes the environments; steps that were sent and not received are given up."""
-
-    def abandon(self) -> None:
-        """Closes them though other threads may be sending and receiving, which then fail."""
-        self.close()
 
     def _failure(self, episode: int, reason: str) -> SimulatorError:
         return SimulatorError(
@@ -133,6 +128,7 @@ class LocalSimulators(Simulators):
         self, env_id: str, env_kwargs: dict[str, Any] | None, seeds: Sequence[int], render: bool = False
     ) -> None:
         super().__init__(env_id, seeds)
+        self.sent: deque[tuple[Sequence[int], np.ndarray]] = deque()
         self.environments = Environments(
             lambda episode: make_env(env_id, env_kwargs, render=render and episode == 0), range(len(seeds))
         )
@@ -145,14 +141,14 @@ class LocalSimulators(Simulators):
         except EpisodeFailedError as error:
             raise self._failure(error.episode, error.reason) from error
 
-    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> Any:
+    def send(self, episodes: Sequence[int], actions: Float[np.ndarray, "episodes action"]) -> None:
         """See Simulators."""
-        return episodes, actions
+        self.sent.append((episodes, actions))
 
-    def receive(self, sent: Any) -> Stepped:
+    def receive(self) -> Stepped:
         """See Simulators."""
         try:
-            return Stepped(*self.environments.step(*sent))
+            return Stepped(*self.environments.step(*self.sent.popleft()))
         except EpisodeFailedError as error:
             raise self._failure(error.episode, error.reason) from error
 

@@ -27,7 +27,6 @@ class Calibration(Policy):
     """
 
     name = "calibration"
-    gathers = True
     observes_attention = True
 
     def __init__(self, namm: NAMM, interval: int, layers: int) -> None:

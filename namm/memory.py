@@ -57,15 +57,12 @@ class Memory:
         self.parts = []
         self.tokens = TokenRecord()
         if self._is_part:
-            self.peaks.now.clear()
+            self.peaks.leave(self.first_sequence)
         else:
             self.peaks = Peaks()
 
     def split(self, sizes: Sequence[int]) -> list[Memory]:
         """Forgets everything; memories for consecutive parts of a new batch, each called for its rows alone.
-
-        Threads may call different parts at the same time, where the policy's :attr:`~Policy.gathers` is False and
-        nobody watches.
 
         What this memory reports is then about all parts, rows in order. Sequences have the identities that they would
         have in one batch.
@@ -73,7 +70,7 @@ class Memory:
         self.reset()
         for first in (sum(sizes[:index]) for index in range(len(sizes))):
             part = Memory(self.policy, self.depth)
-            part.first_sequence, part.peaks, part._is_part = first, Peaks(turns=[]), True
+            part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
             part.watchers = self.watchers
             self.parts.append(part)
         return list(self.parts)
@@ -116,7 +113,7 @@ class Memory:
                 "call memory.reset() before a new batch, or memory.select_sequences() when rows leave."
             )
         out = held.attend(query, key, value, padding, query.shape[-1] ** -0.5 if scale is None else scale)
-        self.peaks.note(layer, held)
+        self.peaks.note(self.first_sequence, layer, held)
         return out
 
     def watch(self, watcher: Callable[[KeptTokens], None]) -> None:
@@ -184,8 +181,7 @@ class Memory:
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
-        peaks = Peaks.together([part.peaks for part in self.parts]) if self.parts else self.peaks
-        return MemoryReport.of(self.policy.name, self._held(), peaks)
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks)
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,65 +12,29 @@ if TYPE_CHECKING:
     from namm.layer import LayerMemory
 
 
-Bytes = tuple[int, int]
-"""Of keys and values, and of the policy's state."""
-
-
 @dataclass
 class Peaks:
     """Largest totals met so far; each layer reports after its call what it held at most during it.
 
-    Parts of a split memory have one each and may be called at the same time. What they held together is told as if they
-    had taken turns, so that it does not depend on the clock.
+    A memory that is split shares one of these with its parts, which it knows apart by their first sequence.
     """
 
-    most: Bytes = (0, 0)
+    cache_bytes: int = 0
+    state_bytes: int = 0
     slots: dict[int, int] = field(default_factory=dict)
-    now: dict[int, Bytes] = field(default_factory=dict)
-    turns: list[tuple[Bytes, Bytes]] | None = None
-    """Of a part: the most during each round of its layers, and what was held after it."""
-    latest: int = 0
+    now: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
-    def note(self, index: int, layer: LayerMemory) -> None:
+    def note(self, part: int, index: int, layer: LayerMemory) -> None:
         """Compares the call's peak, beside what the other layers hold, with the peak so far."""
-        self.now[index] = layer.call_peak
-        during = _sum(self.now.values())
-        self.most = _larger(self.most, during)
+        self.now[part, index] = layer.call_peak
+        self.cache_bytes = max(self.cache_bytes, sum(cache for cache, _ in self.now.values()))
+        self.state_bytes = max(self.state_bytes, sum(state for _, state in self.now.values()))
+        self.now[part, index] = (layer.cache.cache_bytes(), layer.state_bytes())
         self.slots[index] = max(self.slots.get(index, 0), layer.most_slots)
-        self.now[index] = (layer.cache.cache_bytes(), layer.state_bytes())
-        if self.turns is not None:
-            if self.turns and index > self.latest:
-                during = _larger(self.turns.pop()[0], during)
-            self.turns.append((during, _sum(self.now.values())))
-            self.latest = index
 
-    @classmethod
-    def together(cls, parts: Sequence[Peaks]) -> Peaks:
-        """What the parts of a memory held, had they taken turns."""
-        whole = cls()
-        turns = [part.turns or [((0, 0), (0, 0))] for part in parts]
-        for turn in range(max(map(len, turns))):
-            for part, own in enumerate(turns):
-                if turn < len(own):
-                    others = [
-                        other[min(turn - (index > part), len(other) - 1)][1] if turn or index < part else (0, 0)
-                        for index, other in enumerate(turns)
-                        if index != part
-                    ]
-                    whole.most = _larger(whole.most, _sum([own[turn][0], *others]))
-        for part in parts:
-            for index, slots in part.slots.items():
-                whole.slots[index] = max(whole.slots.get(index, 0), slots)
-        return whole
-
-
-def _sum(held: Iterable[Bytes]) -> Bytes:
-    cache_bytes, state_bytes = zip(*held, strict=True)
-    return sum(cache_bytes), sum(state_bytes)
-
-
-def _larger(one: Bytes, other: Bytes) -> Bytes:
-    return max(one[0], other[0]), max(one[1], other[1])
+    def leave(self, part: int) -> None:
+        """A part has forgotten everything."""
+        self.now = {key: held for key, held in self.now.items() if key[0] != part}
 
 
 @dataclass(frozen=True)
@@ -127,9 +91,9 @@ class MemoryReport:
             kept_fraction=held / seen if seen else 1.0,
             peak_slots=[peaks.slots[index] for index in sorted(peaks.slots)],
             cache_bytes=sum(layer.cache.cache_bytes() for layer in every),
-            peak_cache_bytes=peaks.most[0],
+            peak_cache_bytes=peaks.cache_bytes,
             state_bytes=sum(layer.state_bytes() for layer in every),
-            peak_state_bytes=peaks.most[1],
+            peak_state_bytes=peaks.state_bytes,
             updates=max((layer.updates for layer in every), default=0),
             evicted=sum(layer.evicted for layer in every),
         )

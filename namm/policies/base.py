@@ -96,9 +96,6 @@ class Policy(ABC):
     name: ClassVar[str]
     """Registry name."""
 
-    gathers: ClassVar[bool] = False
-    """Whether the policy itself changes as it observes or scores, so that parts of a batch must not be played apart."""
-
     observes_attention: ClassVar[bool] = False
     """Whether :meth:`observe` must be called; then queries are buffered and columns recomputed at updates."""
 

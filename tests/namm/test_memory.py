@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -189,26 +188,6 @@ def test_bytes_reported_are_bytes_held() -> None:
     assert report.peak_cache_bytes > report.cache_bytes  # before the last update
     assert 0 < report.kept_fraction < 1
     assert "policy namm" in str(report)
-
-
-def test_the_peak_of_parts_is_that_of_their_turns() -> None:
-    """Against the sum of all that exists around every call; the second part ends earlier."""
-    whole = Memory(any_policy("namm", 16))
-    parts = whole.split([2, 1])
-    most = np.zeros(2, dtype=int)
-    for turn in range(32):
-        for index, part in enumerate(parts):
-            if index == 1 and turn >= 23:
-                continue
-            query, key, value = random_qkv(2 - index, 2, 2, 3, 8, seed=turn)
-            for layer in range(2):
-                part.attend(layer, query, key, value)
-                others = np.array([whole.cache_bytes(), whole.state_bytes()])
-                held = part.layers[layer]
-                most = np.maximum(most, others - (held.cache.cache_bytes(), held.state_bytes()) + held.call_peak)
-    report = whole.report()
-    assert (report.peak_cache_bytes, report.peak_state_bytes) == tuple(most)
-    assert report.cache_bytes < report.peak_cache_bytes
 
 
 @pytest.mark.parametrize(("interval", "kept"), [(48, True), (128, False)])
