@@ -82,7 +82,7 @@ STAGES = {
         RecallFitnessConfig(
             prompts=3, context_tokens=(288,), intervals=(32, 48, 96), price=0.12, rescale=0.2, validation_prompts=20
         ),
-        generations=60, seed=5, sigma=0.02, after="annealed",
+        generations=400, seed=5, sigma=0.02, after="annealed",
     ),
 }  # fmt: skip
 """Each continues one before it."""

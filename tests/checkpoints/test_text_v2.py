@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from checkpoints.recipes import text_v2
 from checkpoints.recipes.text_v2_card import control_verdict, text_verdicts
 from checkpoints.recipes.text_v2_judge import EARLIER, FULL, OURS, JudgeConfig, judge_text, tabulate
 from evaluations.estimates import Estimate, PairedDifference
+from evaluations.evolve import EvolveConfig, load_source
+from evaluations.harness import file_sha256
 from evaluations.summary import PolicySummary, TargetSummary
+from evaluations.tasks.recall import TASKS, test_seed
+from modalities.text import recall
+from namm import NAMM
 from namm.errors import ConfigError
+from namm.policies import make_policy
 
 FOLDER = text_v2.TextV2Config().out
 TWO = replace(JudgeConfig(), rivals=("window", "h2o"), allocated=("random",))
@@ -110,3 +119,41 @@ def test_stages_continue_one_another_in_order(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(text_v2, "STAGES", dict(reversed(text_v2.STAGES.items())))
     with pytest.raises(ConfigError, match="must come before it"):
         text_v2.evolutions(text_v2.TextV2Config())
+
+
+def test_card_and_weights_agree() -> None:
+    card = json.loads((FOLDER / "card.json").read_text())
+    readme = (FOLDER / "README.md").read_text()
+    assert card["sha256"] == file_sha256(FOLDER / "model.safetensors")
+    assert card["sha256"] in readme
+    assert card["namm_sha256"] == NAMM.from_pretrained(FOLDER).sha256()
+    stages = json.loads(json.dumps({name: asdict(stage) for name, stage in text_v2.STAGES.items()}))
+    assert card["stages"] == stages
+    assert card["validation"][card["chosen"]]["score"] >= card["choice"]["least_score"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "interval"), [(288, 48), (384, 64), (512, 80), (960, 96)])
+def test_on_other_prompts_lengths_and_intervals_it_does_what_its_card_says(tokens: int, interval: int) -> None:
+    """Test seed 7, lengths and intervals that no card has: fewer slots than text-v1 for about its recall."""
+    torch.set_num_threads(1)
+    model = load_source(EvolveConfig().model, torch.float32)
+    namms = {name: NAMM.from_pretrained(FOLDER.parent / name) for name in (OURS, EARLIER)}
+    score: dict[str, list[float]] = {}
+    kept: dict[str, list[float]] = {}
+    for task in TASKS.values():
+        prompts = task.sample(16, tokens, test_seed(7))
+        asked = prompts.context, prompts.question, prompts.target
+        full = float(recall(model, make_policy("full"), *asked).accuracy.mean())
+        for name, namm in namms.items():
+            result = recall(model, make_policy("namm", namm=namm, interval=interval), *asked)
+            score.setdefault(name, []).append(float(result.accuracy.mean()) / full)
+            kept.setdefault(name, []).append(result.kept_fraction)
+        budget = int(np.ceil(kept[OURS][-1] * tokens - tokens % interval))
+        for rival in ("window", "random", "h2o", "l2_norm"):
+            seed = 0 if rival == "random" else None
+            found = recall(model, make_policy(rival, interval=interval, budget=budget, seed=seed), *asked)
+            assert float(found.accuracy.mean()) / full < score[OURS][-1] - 0.2, (task.name, rival)
+    assert np.mean(score[OURS]) >= 0.96
+    assert np.mean(score[OURS]) >= np.mean(score[EARLIER]) - 0.015
+    assert np.mean(kept[OURS]) <= 0.92 * np.mean(kept[EARLIER])
