@@ -86,18 +86,22 @@ def match_budget(asked: float, lengths: Sequence[int], interval: int, protected:
     return Match(budget, asked, mean_slots(lengths, interval, budget))
 
 
-def prompt_budget(asked: float, tokens: Sequence[int], interval: int, protected: int) -> int:
+def prompt_budget(asked: float, tokens: Sequence[int], interval: int | None, protected: int) -> int:
     """The smallest budget whose mean size over prompts, when their questions come, is at least what NAMM held.
 
     Args:
         asked: Mean slots per KV head that NAMM held.
         tokens: Of each context.
-        interval: Tokens between two updates.
+        interval: Tokens between two updates; None for one update at the end of each context.
         protected: Tokens that no policy may evict; no budget is smaller.
     """
     seen = np.asarray(tokens)
     low = max(protected, 1)
-    return _smallest(asked, lambda size: float(np.mean(slots_held(seen, interval, size))), low, max(low, max(tokens)))
+
+    def held(size: int) -> float:
+        return float(np.mean(np.minimum(seen, size) if interval is None else slots_held(seen, interval, size)))
+
+    return _smallest(asked, held, low, max(low, max(tokens)))
 
 
 def _smallest(asked: float, held: Callable[[int], float], low: int, high: int) -> int:

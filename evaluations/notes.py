@@ -29,6 +29,7 @@ def notes(target: TargetSummary) -> list[Note]:
         for policy in target.policies
         if policy.kept_everything
     ]
+    found += _spared(target)
     found += _broken_by_length(target)
     if target.contender is None:
         return found
@@ -85,6 +86,20 @@ def _comparability(target: TargetSummary) -> list[Note]:
     if cut is not None:
         found.append(("warning", f"Episodes were cut after {cut} steps: scores x100 are made for whole ones."))
     return found
+
+
+def _spared(target: TargetSummary) -> list[Note]:
+    """Prompts that never reach an update are read with the full cache, whatever the policy."""
+    told = [(policy.metric("evicting"), policy) for policy in target.policies if not policy.is_reference]
+    parts = [(share, policy) for share, policy in told if share is not None and not policy.kept_everything]
+    share, policy = min(parts, default=(1.0, None), key=lambda part: part[0])
+    if share >= 1.0 or policy is None:
+        return []
+    text = (
+        f"Of only {100 * share:.0f}% of the prompts had {policy.policy} evicted anything when the question came: the "
+        "others are like full there, for being shorter than an interval or than its budget."
+    )
+    return [("warning" if share < 0.5 else "note", text)]
 
 
 def _broken_by_length(target: TargetSummary) -> list[Note]:

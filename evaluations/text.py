@@ -78,6 +78,10 @@ class TextConfig:
     intervals: tuple[int, ...] = (64,)
     """Tokens between two updates, multiples of 16; the released code has 512."""
 
+    schedule: Literal["interval", "prompt"] = "interval"
+    """Update at every interval, while reading and while answering, or once, when the context has been read, as
+    methods for prefill do. Where the benchmark does not say what the question is, that is the whole prompt."""
+
     seeds: tuple[int, ...] = (0,)
     """Of drawn prompts, and of policies that draw; data that is read is asked once."""
 

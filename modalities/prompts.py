@@ -52,6 +52,15 @@ class Prompt:
         """Length of context and question."""
         return len(self.context) + len(self.question)
 
+    def aligned(self, multiple: int) -> Prompt:
+        """The same with a context of a multiple of so many tokens; what is over goes before the question."""
+        over = len(self.context) % multiple
+        if not over or len(self.context) < multiple:
+            return self
+        context, rest = self.context[:-over], self.context[-over:]
+        targets = (IGNORED,) * over + self.targets if self.targets else ()
+        return Prompt(context, rest + self.question, targets, self.new_tokens)
+
 
 @dataclass(frozen=True)
 class Group:

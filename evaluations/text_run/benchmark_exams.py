@@ -15,11 +15,13 @@ from evaluations.tasks.text import Benchmark, TextItem
 from evaluations.text_run.exams import Exam, ExamPrompts, Grade
 from modalities.prompts import Prompt
 from modalities.reading import Answer
-from namm.errors import DataError
+from namm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SHORTEST = 16
+"""Fewest tokens of a prompt that a window must leave room for."""
 LOOK_BACK = 8
 """Last tokens that are searched for what ends an answer."""
 
@@ -60,7 +62,7 @@ class BenchmarkExam(Exam):
     @cached_property
     def drawn(self) -> bool:
         """Whether the contexts are generated here."""
-        return not self._protocol.get("sha256")
+        return bool(self._protocol.get("generated"))
 
     @cached_property
     def _protocol(self) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class BenchmarkExam(Exam):
 
     def identity(self) -> dict[str, Any]:
         """See Exam."""
-        decides = {name: value for name, value in self._protocol.items() if name not in ("versions",)}
+        decides = {name: value for name, value in self._protocol.items() if name != "data"}  # its checksum does
         return {
             "benchmark": decides,
             "window": self.reading.window,
@@ -134,7 +136,7 @@ class BenchmarkExam(Exam):
 
     def protocol(self) -> dict[str, Any]:
         """See Exam."""
-        return {"decoding": "greedy", "metric_versions": self._protocol.get("versions", {})}
+        return {"decoding": "greedy", "data": str(self._protocol.get("data", ""))}
 
     @property
     def _wraps(self) -> bool:
@@ -143,6 +145,11 @@ class BenchmarkExam(Exam):
     def _ids(self, item: TextItem) -> tuple[list[int], bool]:
         """The prompt's ids, and whether its middle was cut out."""
         limit = self.reading.window - item.max_new_tokens
+        if limit < SHORTEST:
+            raise ConfigError(
+                f"--window {self.reading.window} leaves {limit} tokens for a prompt of {self.name} beside an answer of "
+                f"{item.max_new_tokens}; pass at least {item.max_new_tokens + SHORTEST}."
+            )
         text, cut = item.prompt, False
         ids = self._encode(text)
         if len(ids) > limit:

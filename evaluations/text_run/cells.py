@@ -17,9 +17,9 @@ Beside the keys of evaluations/harness.py a row holds:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +32,12 @@ from evaluations.text_run.plan import Size, TextUnit
 from evaluations.text_run.statistics import TargetStatistics
 from modalities.prompts import Group, Prompt, batches_of, groups_of
 from modalities.reading import Answer, Costs, read
-from namm import NAMM
+from modalities.token_kinds import token_kinds
+from namm import NAMM, NAMMConfig
 from namm.policies import Policy, make_policy
+
+HOP = NAMMConfig().hop
+"""Queries of one step of a NAMM's spectra."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class ReadingOptions:
 
     interval: int
     """Tokens between two updates."""
+    schedule: Literal["interval", "prompt"]
+    """Update at every interval, or once, when the context has been read."""
     protected_last: int
     """Newest tokens that are never evicted."""
     batch: int
@@ -81,7 +87,7 @@ class TextRunner:
             versions: Of the packages.
         """
         spec, size = unit.spec, unit.size
-        acts: dict[str, Any] = {"interval": self.options.interval}
+        acts: dict[str, Any] = {"interval": self.options.interval, "schedule": self.options.schedule}
         if spec.label != "full":
             acts |= {"protected_last": self.options.protected_last, "budget": size.budget}
             acts |= {"head_budgets": size.head_budgets, "kept_fraction": size.kept_fraction}
@@ -104,6 +110,8 @@ class TextRunner:
 
     def _row(self, unit: TextUnit, cell: Cell) -> dict[str, Any]:
         asked = self.exam.prompts(cell.seed)
+        if self.options.schedule == "prompt":  # what is judged at once must be whole steps of a NAMM
+            asked = replace(asked, prompts=tuple(prompt.aligned(HOP) for prompt in asked.prompts))
         traced = traced_place(asked, self.options.trace_tokens) if cell.seed == self.options.trace_seed else None
         journal = Journal(self.folder, cell.key)
         for size, groups in self._by_size(unit, asked.prompts):
@@ -111,11 +119,12 @@ class TextRunner:
             left = [_without(group, journal.answers) for group in groups]
             left = [group for group in left if group.members]
             options = self.options
-            for batch in batches_of(left, asked.prompts, options.batch, options.batch_tokens, options.share):
+            # what is judged once is judged after one call: the whole context
+            once = options.schedule == "prompt"
+            share, chunk = options.share and not once, None if once else options.chunk
+            for batch in batches_of(left, asked.prompts, options.batch, options.batch_tokens, share):
                 watched = frozenset() if traced is None else frozenset([traced])
-                answers, costs = read(
-                    self.model, policy, asked.prompts, batch, self.exam.finished, options.chunk, watched
-                )
+                answers, costs = read(self.model, policy, asked.prompts, batch, self.exam.finished, chunk, watched)
                 texts = {place: self.exam.answer_text([answer]) for place, answer in answers.items() if answer.tokens}
                 journal.add(answers, costs, texts)
         return self._content(unit, asked, journal.answers, journal.costs, traced, self._policy(unit, unit.size, 0))
@@ -138,11 +147,13 @@ class TextRunner:
         if spec.label == "full":
             return make_policy("full")
         told: dict[str, Any] = {"interval": options.interval, "protected_last": options.protected_last}
-        told |= {"budget": size.budget, "head_budgets": size.head_budgets}
+        told |= {"budget": size.budget, "head_budgets": size.head_budgets, "schedule": options.schedule}
         if size.kept_fraction is not None and size.budget is None:
             told["budget"] = 10**9  # described, never used: every prompt has its own
-        if spec.takes_seed:
+        if spec.takes("seed"):
             told["seed"] = seed
+        if spec.takes("special_ids") and self.tokenizer is not None:
+            told |= token_kinds(self.tokenizer)
         if not spec.is_namm:
             return make_policy(spec.name, **told)
         mode = spec.label.partition(":")[2]
@@ -173,7 +184,13 @@ class TextRunner:
                 "settings": _without_sizes(policy.describe()),
                 **unit.facts(),
             },
-            "protocol": {**self.exam.protocol(), "updates_every": self.options.interval},
+            "protocol": {
+                **self.exam.protocol(),
+                "updates": "once, after the context"
+                if self.options.schedule == "prompt"
+                else f"every {self.options.interval} tokens",
+                "protected_last": self.options.protected_last,
+            },
             "trace": None if traced is None else told_trace(self.exam, asked, traced, answers, self.tokenizer),
             "seconds": round(sum(cost.prefill_seconds + cost.decode_seconds for cost in costs), 3),
         }

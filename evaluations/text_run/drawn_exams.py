@@ -198,5 +198,8 @@ class NextLineExam(Exam):
 
 
 def _is_a_line(text: str, at: int) -> bool:
-    line = text[at:].partition("\n")[0] if at < len(text) else ""
-    return LINE_CHARACTERS[0] <= len(line.strip()) and len(line) <= LINE_CHARACTERS[1]
+    end = text.find("\n", at)
+    if not LINE_CHARACTERS[0] <= end - at <= LINE_CHARACTERS[1]:
+        return False
+    line = text[at:end]
+    return LINE_CHARACTERS[0] <= len(line.strip())

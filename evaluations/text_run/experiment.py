@@ -41,27 +41,35 @@ def run_experiment(config: TextConfig, console: Console, command: str) -> list[R
     Raises:
         NammError: A setting or a file is wrong, or something could not be read.
     """
+    rows = play_experiment(config, console)
+    if rows is not None:
+        _report(rows, config.out, console, command, json.loads((config.out / "config.json").read_text()))
+    return rows or []
+
+
+def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
+    """Runs what has no row yet and returns all rows; None where another process leads.
+
+    Raises:
+        NammError: A setting or a file is wrong, or something could not be read.
+    """
     policies, match = check(config)
     results = _open(config.out, console)
     setup = setup_of(config, policies)
     runners = setup.load()
-    told = {**vars(config), "tasks": tuple(dict.fromkeys(r.exam.name for r in runners.values())), "config": None}
-    results.write_config(told)
-    written = json.loads((config.out / "config.json").read_text())
+    tasks = tuple(dict.fromkeys(runner.exam.name for runner in runners.values()))
+    results.write_config({**vars(config), "tasks": tasks, "config": None})
     plans = [_plan(config, label, runner, policies, match) for label, runner in runners.items()]
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
-    with Tracker(config.wandb, config.out, written, folders) as tracker:
+    settings = json.loads((config.out / "config.json").read_text())
+    with Tracker(config.wandb, config.out, settings, folders) as tracker:
         if tracker.notice:
             console.print(tracker.notice, markup=False, soft_wrap=True)
 
         def media(unit: TextUnit, rows: Sequence[Row]) -> Media:
             return Media(html=example_page(rows, results.folder / "media"))
 
-        rows = play(plans, runners, setup, config.workers, results, tracker, console, media)
-    if rows is None:
-        return []
-    _report(rows, config, results.folder, console, command, written)
-    return rows
+        return play(plans, runners, setup, config.workers, results, tracker, console, media)
 
 
 def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
@@ -121,6 +129,7 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
     )
     reading = ReadingOptions(
         interval=config.intervals[0],
+        schedule=config.schedule,
         protected_last=config.protect_last,
         batch=config.batch,
         batch_tokens=config.batch_tokens,
@@ -152,7 +161,7 @@ def _plan(
         target=label,
         policies=policies,
         seeds=tuple(seeds),
-        interval=runner.options.interval,
+        interval=None if config.schedule == "prompt" else runner.options.interval,
         protected_last=config.protect_last,
         match=match,
         size=Size(budget=config.budget, kept_fraction=config.kept_fraction),
@@ -160,9 +169,7 @@ def _plan(
     )
 
 
-def _report(
-    rows: Sequence[Row], config: TextConfig, folder: Path, console: Console, command: str, told: Mapping[str, Any]
-) -> None:
+def _report(rows: Sequence[Row], folder: Path, console: Console, command: str, told: Mapping[str, Any]) -> None:
     summaries = summarise(rows, named(rows))
     write_atomically(folder / "summary.md", document.markdown(rows, summaries))
     report = write_page(folder / "report.html", rows, summaries, page_of(command, told))

@@ -77,7 +77,7 @@
     const example = data[Number(chooser.value)];
     slider.max = example.layers * example.heads;
     slider.value = Math.min(Number(slider.value), Number(slider.max));
-    asked.replaceChildren(make('span', {}, 'Asked: ', make('code', {}, example.question)),
+    asked.replaceChildren(make('span', {}, 'Asked: ', make('code', {}, example.question.trim() || 'what follows')),
       ...(example.expected ? [make('span', {}, ' Right: ', make('code', {}, example.expected))] : []));
     chips.replaceChildren(...example.policies.map((policy) => {
       const box = make('input', { type: 'checkbox', checked: shown.has(policy.policy) });

@@ -61,10 +61,9 @@ class TextPolicy:
         """Oldest tokens that it never evicts."""
         return POLICIES[self.name].defaults.get("protected_first", 0)
 
-    @property
-    def takes_seed(self) -> bool:
-        """Whether it draws."""
-        return "seed" in inspect.signature(POLICIES[self.name].__init__).parameters
+    def takes(self, option: str) -> bool:
+        """Whether its constructor knows an option, such as a seed."""
+        return option in inspect.signature(POLICIES[self.name].__init__).parameters
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,8 @@ class TextPlan:
     target: str
     policies: tuple[TextPolicy, ...]
     seeds: tuple[int, ...]
-    interval: int
+    interval: int | None
+    """Tokens between two updates; None where there is one update, after the context."""
     protected_last: int
     """Newest tokens that no policy evicts; no budget is smaller."""
     match: str | None

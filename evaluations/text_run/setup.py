@@ -35,6 +35,8 @@ OWN = (*RECALL, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
 FAMILIES = {"recall": tuple(RECALL), "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
 WEIGHTS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*")
 """What decides what a model says, in its folder."""
+MARGIN = 128
+"""Tokens that the questions of drawn tasks may need."""
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -124,9 +126,11 @@ class LoadedModel:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(self.options.model)
+            tokenizer = AutoTokenizer.from_pretrained(self.options.model)
         except (OSError, ValueError, KeyError):
             return None
+        tokenizer.model_max_length = int(1e30)  # what is too long is cut here, and not worth a warning before
+        return tokenizer
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -190,6 +194,13 @@ def task_names(tasks: Sequence[str]) -> list[str]:
 
 def _exams(names: Sequence[str], options: ExamOptions, loaded: LoadedModel) -> list[Exam]:
     found: list[Exam] = []
+    drawn = [name for name in names if name in RECALL or name in NEEDLES or name in CORPUS]
+    longest = max(options.context_tokens)
+    if drawn and longest + MARGIN > loaded.window:
+        raise ConfigError(
+            f"{loaded.name} places {loaded.window} tokens, found contexts of {longest} in {drawn[0]!r} (and {MARGIN} "
+            "for questions); pass a smaller --context-tokens, or --rope-factor."
+        )
     for name in names:
         if name in RECALL or name in NEEDLES:
             if not loaded.has_recall_vocabulary:
