@@ -118,9 +118,9 @@ def _how(
             f"| {runs[name].generations} | {stage.sigma} | {stage.seed} | {seconds[name]:.0f} |"
         )
     yield ""
-    yield "The shipped weights come of these stages, started one by one by hand; lengths of stages were decided while"
-    yield "looking at validation. The first ran on an earlier state of the code than the others, and later changes round"
-    yield "differently, so the command makes a NAMM by the same rules, not the same bits."
+    yield "The shipped weights come of these stages, started one by one by hand; how long each ran was decided"
+    yield "while looking at validation. The first ran on an earlier state of the code than the others, and later changes"
+    yield "round differently, so the command makes a NAMM by the same rules, not the same bits."
     yield ""
     yield f"Chosen on validation prompts: contexts of {_list(choice.context_tokens)} tokens, intervals"
     yield f"{_list(choice.intervals)}, no cap, {choice.validation_prompts} prompts a task and condition,"

@@ -1,4 +1,4 @@
-"""What is kept, in the text: the tokens on the page are the row's, whatever they are, and the slider walks the heads."""
+"""What is kept, in the text: the page's tokens are the row's, whatever they are, and the slider walks the heads."""
 
 from __future__ import annotations
 
