@@ -118,8 +118,8 @@ def _how(
             f"| {runs[name].generations} | {stage.sigma} | {stage.seed} | {seconds[name]:.0f} |"
         )
     yield ""
-    yield "The shipped weights come of these stages, started one by one by hand; how long each ran was decided"
-    yield "while looking at validation. The first ran on an earlier state of the code than the others, and later changes"
+    yield "The shipped weights come of these stages, started one by one by hand; how long each ran was decided while"
+    yield "looking at validation. The first ran on an earlier state of the code than the others, and later changes"
     yield "round differently, so the command makes a NAMM by the same rules, not the same bits."
     yield ""
     yield f"Chosen on validation prompts: contexts of {_list(choice.context_tokens)} tokens, intervals"
