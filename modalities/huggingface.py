@@ -1,9 +1,9 @@
 """Attaches a Memory to any Hugging Face decoder through the library's public extension points.
 
-A registered attention function calls ``memory.attend`` with the new keys and values only; a ``Cache`` subclass
-answers positions (tokens seen, not tokens held); a forward pre-hook puts that cache in place of the one that
-``generate`` makes. No class is patched, and on exit the model is as before. Everything that depends on the
-transformers release (5.17 to 5.x) is in this file.
+A registered attention function calls ``memory.attend`` with the new keys and values only; a registered mask function
+says which of them are real and how far back they look (``huggingface_mask``); a ``Cache`` subclass answers positions
+(``huggingface_cache``); a forward pre-hook puts that cache in place of the one that ``generate`` makes. No class is
+patched, and on exit the model is as before. What depends on the transformers release (5.17 to 5.x) is in these files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from modalities.huggingface_cache import MemoryCache
+from modalities.huggingface_mask import Reading, mask_codes, read_codes
 from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy, make_policy
+from namm.rules import AttentionRule
 
 IMPLEMENTATION = "namm_memory"
 """Name under which the attention and mask functions are registered with transformers."""
@@ -29,6 +32,13 @@ _SLOT = "namm_attached_memory"
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache, in arguments and outputs: since 5.24, and before (models on the Hub still do)."""
+
+HARMLESS = {
+    "cache", "cache_position", "is_causal", "logits_to_keep", "num_items_in_batch", "output_attentions",
+    "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings", "position_ids",
+    "return_dict", "sliding_window", "use_cache",
+}  # fmt: skip
+"""Arguments of an attention function that change nothing beyond what the mask says."""
 
 
 def cache_name(model: nn.Module) -> str | None:
@@ -59,120 +69,126 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
         The memory, for reports.
 
     Raises:
-        AttachError: The model cannot be driven exactly (encoder-decoder, sliding windows, already attached).
+        AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
     if isinstance(policy, NAMM):
         options.setdefault("interval", policy.config.interval)
         policy = make_policy("namm", namm=policy, **options)
     elif options:
         raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
-    layers = _attention_modules(model)
-    memory = Memory(policy, depth=len(layers))
-    cache = MemoryCache(memory, len(layers))
+    decoder = _decoder(model)
+    memory = Memory(policy)
+    attached = Attached(memory, MemoryCache(memory, decoder.config))
+    memory.depth = len(attached.cache.layers)
+    _check_interface(decoder)
     AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _padding_of_new_tokens)
-    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    AttentionMaskInterface.register(IMPLEMENTATION, mask_codes)
+    configs = {id(m.config): m.config for m in decoder.modules() if isinstance(m, PreTrainedModel)}
     before = {key: config._attn_implementation for key, config in configs.items()}
-    hook = None
     chunks = getattr(model, "generation_config", None)
     chunk_before = getattr(chunks, "prefill_chunk_size", None)
+    modules = list(decoder.modules())
+    hooks = []
     try:
-        model.set_attn_implementation(IMPLEMENTATION)
+        decoder.set_attn_implementation(IMPLEMENTATION)
         if chunks is not None and policy.eager_chunk is not None:
             chunks.prefill_chunk_size = policy.eager_chunk
-        for layer in layers:
-            setattr(layer, _SLOT, memory)
-        hook = model.register_forward_pre_hook(_CacheInPlace(cache, model), with_kwargs=True)
+        for module in modules:
+            setattr(module, _SLOT, attached)
+        hooks.append(model.register_forward_pre_hook(_CacheInPlace(attached, model), with_kwargs=True))
+        hooks.append(model.register_forward_hook(attached.check_all_attended))
         yield memory
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
         if chunks is not None:
             chunks.prefill_chunk_size = chunk_before
-        for layer in layers:
-            if hasattr(layer, _SLOT):
-                delattr(layer, _SLOT)
+        for module in modules:
+            if hasattr(module, _SLOT):
+                delattr(module, _SLOT)
         for key, config in configs.items():
             config._attn_implementation = before[key]
 
 
-class MemoryCache(Cache):
-    """What transformers sees of a Memory: positions, and a place to hand new keys and values to."""
+class Attached:
+    """One attachment: its memory, its cache, and the masks of the call that is running."""
 
-    def __init__(self, memory: Memory, layers: int) -> None:
-        """A cache of a fixed number of layers over one memory."""
-        super().__init__(layers=[MemoryCacheLayer() for _ in range(layers)])
-        self.memory = memory
+    def __init__(self, memory: Memory, cache: MemoryCache) -> None:
+        self.memory, self.cache = memory, cache
+        self._masks: dict[int, tuple[Tensor, Reading]] = {}
+        self._begun = torch.zeros(0, dtype=torch.bool)
 
-    def begin(self) -> None:
-        """Forgets everything: new sequences follow."""
-        self.memory.reset()
-        for layer in self.layers:
-            layer.reset()
+    def layer_of(self, module: nn.Module, tokens: int) -> int:
+        """Which layer attends now.
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Beam search: rows are copied and dropped."""
-        self.memory.select_sequences(beam_idx)
+        Raises:
+            AttachError: None can be told: the tokens attended are not those that were handed to the cache.
+        """
+        pending = self.cache.pending
+        own = getattr(module, "layer_idx", None)
+        index = own if own in pending else next(iter(pending)) if len(pending) == 1 else None
+        if index is not None and pending[index] == tokens:
+            del pending[index]
+            return index
+        sharing = own is not None and 0 <= own < len(self.cache.layers) and not pending
+        if sharing and type(self.cache.layers[own]).__name__ == "DummyLayer":
+            return own  # looks at the keys of an earlier layer, and remembers them by itself
+        raise AttachError(
+            f"{type(module).__name__} (layer {own}) attends to {tokens} tokens that were not handed to the cache; "
+            f"handed over: {pending or 'nothing'}. Cross-attention, two attentions in one layer and calls past the "
+            "attached model do not fit a Memory."
+        )
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps these rows."""
-        self.memory.select_sequences(indices)
+    def read(self, mask: Tensor | None, batch: int, tokens: int) -> Reading:
+        """What a mask says; each is read once a call."""
+        if mask is None:
+            return Reading(padding=None, local=None)
+        if id(mask) not in self._masks:
+            reading = read_codes(mask, batch, tokens)
+            if self.cache.is_recurrent and reading.padding is not None:
+                self._check_padding_comes_first(reading.padding)
+            self._masks[id(mask)] = (mask, reading)  # the tensor is held, so that its id stays its own
+        return self._masks[id(mask)][1]
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row."""
-        self.memory.select_sequences(torch.arange(self.memory.seen.shape[0]).repeat_interleave(repeats))
+    def begin_call(self) -> None:
+        """A forward call begins."""
+        self._masks = {}
+        self._begun = self.memory.seen > 0
+        self.cache.pending = {}
 
-    def crop(self, *_: Any, **__: Any) -> None:
-        """Refused: what an update has judged cannot be taken back."""
-        raise AttachError("A Memory cannot be cropped; use decoding without assistant models or rollbacks.")
+    def check_all_attended(self, *_: Any) -> None:
+        """Forward hook: no layer has kept its new tokens from the memory."""
+        self._masks = {}
+        if self.cache.is_recurrent and not self.cache.holds_state:
+            raise AttachError(
+                "The model's recurrent layers keep their state outside the cache, where it does not follow when "
+                "sequences begin, leave or are copied."
+            )
+        layers = self.cache.layers
+        columns = {layer.columns for layer in layers if hasattr(layer, "columns")}
+        silent = [index for index, layer in enumerate(layers) if hasattr(layer, "columns")]
+        silent = [index for index in silent if index not in self.memory.layers]
+        if self.cache.pending or silent or len(columns) > 1:
+            raise AttachError(
+                f"Layers {sorted(self.cache.pending) or silent} did not attend through transformers' attention "
+                f"interface (columns seen by layers: {sorted(columns)}); a Memory sees nothing of such layers."
+            )
 
-
-class MemoryCacheLayer(CacheLayerMixin):
-    """Counts columns (padding included, as position arithmetic wants it); the memory holds the tensors."""
-
-    is_sliding = False
-    is_croppable = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.columns = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
-        """Nothing to prepare."""
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Passes the new keys and values on; the attention function stores them."""
-        self.is_initialized = True
-        self.columns += key_states.shape[-2]
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        """Columns seen."""
-        return self.columns
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the 2-D padding mask covers, and where they begin."""
-        return self.columns + query_length, 0
-
-    def get_max_length(self) -> int:
-        """No limit."""
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        """No limit (the name before 5.23)."""
-        return -1
-
-    def reset(self) -> None:
-        """Back to no columns."""
-        self.columns = 0
+    def _check_padding_comes_first(self, padding: Tensor) -> None:
+        begun = self._begun if self._begun.numel() else torch.zeros(padding.shape[0], dtype=torch.bool)
+        real = padding.cpu()
+        if bool(((real.cumsum(1) > 0) | begun[:, None])[~real].any()):
+            raise AttachError(
+                "Recurrent layers read padding that comes after a sequence has begun as if it were input; with this "
+                "model feed rows of equal length after the first call, or one sequence at a time."
+            )
 
 
 class _CacheInPlace:
     """Forward pre-hook: every call runs on the memory's cache."""
 
-    def __init__(self, cache: MemoryCache, model: PreTrainedModel) -> None:
-        self.cache = cache
+    def __init__(self, attached: Attached, model: PreTrainedModel) -> None:
+        self.attached, self.cache = attached, attached.cache
         self.signature = inspect.signature(model.forward)
         self.name = cache_name(model)
 
@@ -187,6 +203,7 @@ class _CacheInPlace:
                 f"Expected no cache, an empty one, or the one of the last output, found {type(given).__name__} with "
                 f"{given.get_seq_length()} tokens; what it holds was never seen by the attached memory."
             )
+        self.attached.begin_call()
         if self.cache.memory.policy.reads_tokens:
             self._tell_tokens(module, self.signature.bind_partial(*args, **kwargs).arguments)
         place = list(self.signature.parameters).index(self.name)
@@ -206,34 +223,42 @@ class _CacheInPlace:
         self.cache.memory.tell_tokens(ids, mask[:, -ids.shape[1] :].bool() if padded else None)
 
 
-def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The attention layers, in order; refuses what a Memory would compute wrongly."""
+def _decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a model whose layers attend; refuses what cannot be driven through the attention interface."""
     if not isinstance(model, PreTrainedModel):
         raise AttachError(
             f"Expected a transformers PreTrainedModel, found {type(model).__name__}; write an adapter that calls "
             "memory.attend in its attention layers."
         )
+    name = type(model).__name__
     if cache_name(model) is None:
         inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
         names = " or ".join(CACHE_NAMES)
-        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config.is_encoder_decoder or getattr(config, "add_cross_attention", False) or kinds != {"full_attention"}:
+        raise AttachError(f"{name}.forward takes no {names}, so it cannot cache.{inner}")
+    if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
+        raise AttachError(f"{name} attends to an encoder too; only causal self-attention is exact under a Memory.")
+    if model.can_generate() and not model._supports_default_dynamic_cache():
+        raise AttachError(f"{name} keeps its past in a cache of its own make, which a Memory cannot stand in for.")
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder = decoder if isinstance(decoder, PreTrainedModel) else model
+    if any(hasattr(module, _SLOT) for module in decoder.modules()):
+        raise AttachError(f"{name} is attached already; leave the first `with attach(...)` block.")
+    return decoder
+
+
+def _check_interface(decoder: PreTrainedModel) -> None:
+    """Raises AttachError for a model whose attention no registered function replaces."""
+    name = type(decoder).__name__
+    if not decoder._can_set_attn_implementation():
         raise AttachError(
-            f"{type(model).__name__} mixes in attention that a Memory does not model (encoder-decoder: "
-            f"{config.is_encoder_decoder}, layer types: {sorted(kinds)}); only full causal self-attention is exact."
+            f"{name} computes attention in its own code and not through transformers' attention interface; no Memory "
+            "can take its place. It needs an adapter that calls memory.attend in its attention layers."
         )
-    found = [m for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int) and hasattr(m, "config")]
-    found = [m for m in found if "attention" in type(m).__name__.lower()]
-    if [m.layer_idx for m in found] != list(range(len(found))) or not found:
+    if not any(getattr(decoder, f"_supports_{kernel}", False) for kernel in ("sdpa", "flash_attn", "flex_attn")):
         raise AttachError(
-            f"Expected one attention module a layer, numbered from 0, found indices {[m.layer_idx for m in found]} in "
-            f"{type(model).__name__}; attach to the decoder submodule."
+            f"{name} allows no attention function but its own eager one, which may compute what no argument says; it "
+            "needs an adapter that calls memory.attend in its attention layers."
         )
-    if any(hasattr(module, _SLOT) for module in found):
-        raise AttachError(f"{type(model).__name__} is attached already; leave the first `with attach(...)` block.")
-    return found
 
 
 def _attention(
@@ -244,30 +269,25 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The registered attention function: everything is the memory's business."""
-    memory: Memory | None = getattr(module, _SLOT, None)
-    if memory is None:
+    attached: Attached | None = getattr(module, _SLOT, None)
+    if attached is None:
         raise AttachError(f"Attention '{IMPLEMENTATION}' runs only inside `with attach(model, policy)`.")
-    unsupported = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
-    if unsupported or dropout:
-        what = f"dropout {dropout}: call model.eval()" if dropout else f"{unsupported}: such layers are not supported"
-        raise AttachError(f"{type(module).__name__} asks for {what}.")
-    if attention_mask is not None and attention_mask.dim() != 2:
-        raise AttachError(
-            f"Expected a 2-D padding mask, found {attention_mask.dim()} dimensions; custom 4-D masks do not fit a "
-            "memory that forgets."
-        )
-    out = memory.attend(module.layer_idx, query, key, value, attention_mask, scaling)
-    return out.transpose(1, 2), None
-
-
-def _padding_of_new_tokens(
-    batch_size: int, q_length: int, attention_mask: Tensor | None = None, **_: Any
-) -> Tensor | None:
-    """The registered mask function: which of the new tokens are real, or None if all are."""
-    if attention_mask is None:
-        return None
-    new = attention_mask[:, -q_length:].bool()
-    return None if bool(new.all()) else new
+    name = type(module).__name__
+    if dropout:
+        raise AttachError(f"{name} asks for dropout {dropout}: call model.eval().")
+    unknown = sorted(key for key, given in kwargs.items() if given is not None and key not in HARMLESS)
+    if unknown:
+        raise AttachError(f"{name} asks for {unknown}, which a Memory does not compute; this model needs an adapter.")
+    if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False and attention_mask is None:
+        raise AttachError(f"{name} is not causal; only causal self-attention is exact under a Memory.")
+    batch, _, tokens, _ = query.shape
+    layer = attached.layer_of(module, tokens)
+    said = attached.read(attention_mask, batch, tokens)
+    rule = AttentionRule(local=said.local, softcap=softcap, sinks=s_aux)
+    out = attached.memory.attend(layer, query, key, value, said.padding, scaling, rule)
+    return out.transpose(1, 2).contiguous(), None

@@ -38,6 +38,7 @@ class LayerCache:
         dtype: torch.dtype,
         device: torch.device,
         largest_tail: int | None,
+        value_dim: int | None = None,
     ) -> None:
         """An empty store.
 
@@ -49,15 +50,17 @@ class LayerCache:
             dtype: Of keys and values.
             device: Where everything lies.
             largest_tail: Tokens an interval can hold; None for a cache that never updates.
+            value_dim: Width of a value; that of a key by default.
         """
         self.kv_heads, self.head_dim, self.largest_tail = kv_heads, head_dim, largest_tail
         self.keys = torch.empty(0, head_dim, dtype=dtype, device=device)
-        self.values = torch.empty(0, head_dim, dtype=dtype, device=device)
+        self.value_dim = head_dim if value_dim is None else value_dim
+        self.values = torch.empty(0, self.value_dim, dtype=dtype, device=device)
         self.positions = torch.empty(0, dtype=torch.int32, device=device)
         self.state = {name: torch.empty(0, *shape, device=device) for name, shape in state_shapes.items()}
         self.lengths = torch.zeros(batch, kv_heads, dtype=torch.long)
         self.tail_keys = torch.empty(batch, kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self.tail_values = torch.empty_like(self.tail_keys)
+        self.tail_values = torch.empty(batch, kv_heads, 0, self.value_dim, dtype=dtype, device=device)
         self.tail_lengths = torch.zeros(batch, dtype=torch.long)
         self.seen = torch.zeros(batch, dtype=torch.long)
         self.aligned: int | None = 0
@@ -101,7 +104,7 @@ class LayerCache:
     def append(
         self,
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         counts: Int[Tensor, " batch"] | None,
     ) -> None:
         """Adds new tokens to the tail.
@@ -178,9 +181,9 @@ class LayerCache:
         old, new = source[~from_tail], source[from_tail] - kept
         for name in ("keys", "values"):
             packed, tail = getattr(self, name), getattr(self, f"tail_{name}")
-            fresh = torch.empty(source.shape[0], self.head_dim, dtype=packed.dtype, device=packed.device)
+            fresh = packed.new_empty(source.shape[0], packed.shape[1])
             fresh[~from_tail] = packed[old]
-            fresh[from_tail] = tail.reshape(-1, self.head_dim)[new]
+            fresh[from_tail] = tail.reshape(-1, packed.shape[1])[new]
             setattr(self, name, fresh)
         self.positions = positions.to(torch.int32)
         self.state = {name: state[name] for name in self.state}

@@ -18,7 +18,10 @@ from torch import Tensor
 from namm.attention import additive, attend_part, join_parts
 from namm.cache import TAIL_BLOCK, LayerCache, grow, write_rows
 from namm.eager import EagerAttention
+from namm.errors import AttachError
+from namm.local import attend_local, within_reach
 from namm.policies.base import Policy
+from namm.rules import PLAIN, AttentionRule, sink_part
 from namm.tokens import TokenRecord
 from namm.update import update_layer
 
@@ -52,9 +55,11 @@ class LayerMemory:
         policy: Policy,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         first_sequence: int,
         tokens: TokenRecord,
         depth: int | None,
+        rule: AttentionRule = PLAIN,
     ) -> None:
         """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape
@@ -63,6 +68,9 @@ class LayerMemory:
         self.tokens, self.depth = tokens, depth
         self.only_prompt = policy.selection.schedule == "prompt"
         self.interval = None if self.only_prompt else policy.selection.interval
+        self.rule = rule
+        if self.interval is None and not self.only_prompt and rule.local is not None:
+            self.interval = rule.local.interval
         self.group = query.shape[1] // kv_heads
         self.scale = 1.0
         self.updates = 0
@@ -71,7 +79,9 @@ class LayerMemory:
         self.most_slots = 0
         self.call_peak = (0, 0)
         self.watchers: list[Callable[[KeptTokens], None]] = []
-        self.cache = LayerCache(batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval)
+        self.cache = LayerCache(
+            batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval, value.shape[3]
+        )
         self.head_state = {
             name: torch.zeros(batch, kv_heads, *shape, device=key.device)
             for name, shape in policy.head_state_shapes().items()
@@ -80,18 +90,24 @@ class LayerMemory:
         self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
         self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
         chunk = policy.eager_chunk
+        if chunk is not None and not (rule.is_plain and value.shape[3] == head_dim):
+            raise AttachError(
+                f"Layer {index}: the released attention is plain and its values are as wide as its keys; found "
+                f"{rule} and widths {head_dim}, {value.shape[3]}. Use policy 'namm' on this model."
+            )
         self.eager = EagerAttention(batch, chunk, policy.observes_attention) if chunk is not None else None
 
     def attend(
         self,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         padding: Bool[Tensor, "batch tokens"] | None,
         scale: float,
-    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        rule: AttentionRule = PLAIN,
+    ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """See :meth:`Memory.attend`."""
-        self.scale = scale
+        self.scale, self.rule = scale, rule
         self.call_peak = (0, 0)
         out = self._attend_columns(query, key, value, padding)
         if self.only_prompt:
@@ -102,9 +118,9 @@ class LayerMemory:
         self,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         padding: Bool[Tensor, "batch tokens"] | None,
-    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+    ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """The call's tokens, wherever a row is padded."""
         if padding is None or bool(padding.all()):
             return self._attend_aligned(query, key, value, None)
@@ -120,9 +136,9 @@ class LayerMemory:
         self,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         counts: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+    ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """Cuts the call wherever a sequence completes an interval; row b holds ``counts[b]`` tokens, then nothing."""
         pieces = []
         start, tokens = 0, query.shape[2]
@@ -170,9 +186,9 @@ class LayerMemory:
         self,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         counts: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+    ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """Tokens that stay within the interval: stored, then attended with the kept part and the tail."""
         cache = self.cache
         starts, aligned = cache.tail_lengths, cache.aligned
@@ -181,11 +197,17 @@ class LayerMemory:
             return self.eager.attend(cache, query, starts, self.scale)
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
-        out, log_sum = self._attend_tail(query, folded, starts, aligned)
-        if cache.layout.longest:
-            kept_out, kept_sum = cache.layout.attend(folded, cache.keys, cache.values, self.scale)
-            out, log_sum = join_parts(out, log_sum, kept_out, kept_sum)
-        out = out.reshape(query.shape)
+        rule = self.rule
+        if within_reach(rule, cache):
+            out, log_sum = self._attend_tail(query, folded, starts, aligned)
+            if cache.layout.longest:
+                kept = cache.layout.attend(folded, cache.keys, cache.values, self.scale, rule.softcap)
+                out, log_sum = join_parts(out, log_sum, *kept)
+        else:
+            out, log_sum = attend_local(cache, folded, starts, self.group, self.scale, rule)
+        if rule.sinks is not None:
+            out, log_sum = join_parts(out, log_sum, *sink_part(rule.sinks, out, self.group))
+        out = out.reshape(*query.shape[:3], cache.value_dim)
         if self.policy.observes_attention and (self.interval is not None or self.only_prompt):
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
@@ -205,25 +227,27 @@ class LayerMemory:
             starts: Tokens of the interval before these.
             first: The same, where all sequences have equally many.
         """
-        cache, tokens = self.cache, query.shape[2]
+        cache, tokens, softcap = self.cache, query.shape[2], self.rule.softcap
         if first is None:
             slot = torch.arange(int(starts.max()) + tokens)
             asker = starts[:, None] + torch.arange(tokens)
             mask = (slot[None, None] <= asker[:, :, None])[:, None].repeat(1, 1, self.group, 1).to(cache.device)
             stop = slot.shape[0]
-            return attend_part(folded, cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop], self.scale, mask)
+            held = (cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop])
+            return attend_part(folded, *held, self.scale, mask, softcap=softcap)
         if tokens <= FEW_TOKENS:
             stop = first + tokens
             bias = None if tokens == 1 else _causal(tokens, first, self.group, query.dtype, cache.device)
-            return attend_part(folded, cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop], self.scale, bias)
+            held = (cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop])
+            return attend_part(folded, *held, self.scale, bias, softcap=softcap)
         before = (cache.tail_keys[:, :, :first], cache.tail_values[:, :, :first])
         fresh = (cache.tail_keys[:, :, first : first + tokens], cache.tail_values[:, :, first : first + tokens])
         key, value = (t.repeat_interleave(self.group, dim=1) if self.group > 1 else t for t in fresh)
-        out, log_sum = attend_part(query, key, value, self.scale, causal=True)
-        out, log_sum = out.reshape(folded.shape), log_sum.reshape(folded.shape[:3])
+        out, log_sum = attend_part(query, key, value, self.scale, causal=True, softcap=softcap)
+        out, log_sum = out.reshape(*folded.shape[:3], cache.value_dim), log_sum.reshape(folded.shape[:3])
         if first == 0:
             return out, log_sum
-        return join_parts(out, log_sum, *attend_part(folded, *before, self.scale))
+        return join_parts(out, log_sum, *attend_part(folded, *before, self.scale, softcap=softcap))
 
     def _buffer(
         self,

@@ -9,6 +9,7 @@ by layer gives what feeding the whole model in chunks would give.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +20,18 @@ from namm.errors import AttachError
 from namm.layer import KeptTokens, LayerMemory
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
+from namm.rules import PLAIN, AttentionRule
 from namm.tokens import TokenRecord
+
+
+class Beside(Protocol):
+    """State that sequences have beside the memory, such as that of a hybrid model's recurrent layers."""
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keeps these rows of the batch, in this order."""
+
+    def nbytes(self) -> int:
+        """Bytes allocated now."""
 
 
 class Memory:
@@ -31,6 +43,7 @@ class Memory:
         parts: Memories that the batch was split into; empty for a batch that was not.
         identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
             depend on its row; None numbers them from 0.
+        beside: What else must follow when rows leave or are copied; None for most models.
     """
 
     def __init__(self, policy: Policy, depth: int | None = None) -> None:
@@ -49,6 +62,7 @@ class Memory:
         self.watchers: list[Callable[[KeptTokens], None]] = []
         self.first_sequence = 0
         self.identities: Int[Tensor, " batch"] | None = None
+        self.beside: Beside | None = None
         self._is_part = False
 
     def reset(self) -> None:
@@ -80,19 +94,21 @@ class Memory:
         layer: int,
         query: Float[Tensor, "batch query_heads tokens head_dim"],
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
-        value: Float[Tensor, "batch kv_heads tokens head_dim"],
+        value: Float[Tensor, "batch kv_heads tokens value_dim"],
         padding: Bool[Tensor, "batch tokens"] | None = None,
         scale: float | None = None,
-    ) -> Float[Tensor, "batch query_heads tokens head_dim"]:
+        rule: AttentionRule = PLAIN,
+    ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """Stores the new tokens and attends causally over all that is kept, these included.
 
         Args:
             layer: Index of the calling layer.
             query: New queries, positions already encoded; query heads of one KV head lie together.
             key: New keys, positions already encoded.
-            value: New values, as wide as the keys.
+            value: New values; they may be wider or narrower than the keys.
             padding: True for real tokens. Others are never stored, and their output is zero.
             scale: Factor on the logits; ``head_dim ** -0.5`` by default.
+            rule: What this layer does beyond plain causal attention; its reach is that of the layer's first call.
 
         Raises:
             AttachError: Shapes that do not fit each other or the sequences held.
@@ -101,7 +117,7 @@ class Memory:
         self._check_whole()
         if layer not in self.layers:
             self.layers[layer] = LayerMemory(
-                layer, self.policy, query, key, self.first_sequence, self.tokens, self.depth
+                layer, self.policy, query, key, value, self.first_sequence, self.tokens, self.depth, rule
             )
             if self.identities is not None:
                 self.layers[layer].sequences = self.identities.cpu()
@@ -112,7 +128,9 @@ class Memory:
                 f"Layer {layer} holds {held.cache.batch} sequences and was called with {query.shape[0]}; "
                 "call memory.reset() before a new batch, or memory.select_sequences() when rows leave."
             )
-        out = held.attend(query, key, value, padding, query.shape[-1] ** -0.5 if scale is None else scale)
+        if held.rule.local != rule.local:
+            raise AttachError(f"Layer {layer} began with a reach of {held.rule.local} and now asks for {rule.local}.")
+        out = held.attend(query, key, value, padding, query.shape[-1] ** -0.5 if scale is None else scale, rule)
         self.peaks.note(self.first_sequence, layer, held)
         return out
 
@@ -139,7 +157,13 @@ class Memory:
         return torch.cat(held) if held else torch.zeros(0, dtype=torch.long)
 
     def slots(self) -> Int[Tensor, "batch layers kv_heads"]:
-        """Slots held now."""
+        """Slots held now.
+
+        Raises:
+            AttachError: Layers have different numbers of KV heads; :meth:`report` lists each layer by itself.
+        """
+        if len({layer.cache.kv_heads for layers in self._held() for layer in layers.values()}) > 1:
+            raise AttachError("Layers of this model differ in their number of KV heads; read memory.report().slots.")
         held = [torch.stack([layers[i].cache.slots() for i in sorted(layers)], dim=1) for layers in self._held()]
         return torch.cat(held) if held else torch.zeros(0, 0, 0, dtype=torch.long)
 
@@ -178,10 +202,13 @@ class Memory:
             layer.select(rows.cpu())
             if identities is not None:
                 layer.sequences = identities.cpu()
+        if self.beside is not None and self.layers:
+            self.beside.select(rows)
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
-        return MemoryReport.of(self.policy.name, self._held(), self.peaks)
+        beside = 0 if self.beside is None else self.beside.nbytes()
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside)
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""
@@ -196,13 +223,14 @@ def _check_shapes(layer: int, query: Tensor, key: Tensor, value: Tensor) -> None
     """Raises AttachError for heads, widths or lengths that do not fit."""
     fits = (
         query.dim() == key.dim() == value.dim() == 4
-        and key.shape == value.shape
+        and key.shape[:3] == value.shape[:3]
         and query.shape[0] == key.shape[0]
         and query.shape[2:] == key.shape[2:]
         and query.shape[1] % key.shape[1] == 0
     )
     if not fits:
+        found = ", ".join(str(list(tensor.shape)) for tensor in (query, key, value))
         raise AttachError(
-            f"Layer {layer}: expected query [batch, groups * kv_heads, tokens, head_dim] and key, value "
-            f"[batch, kv_heads, tokens, head_dim], found {list(query.shape)}, {list(key.shape)}, {list(value.shape)}."
+            f"Layer {layer}: expected query [batch, groups * kv_heads, tokens, head_dim], key [batch, kv_heads, "
+            f"tokens, head_dim] and value [batch, kv_heads, tokens, value_dim], found {found}."
         )

@@ -57,31 +57,32 @@ class Layout:
         self,
         query: Float[Tensor, "batch kv_heads queries head_dim"],
         keys: Float[Tensor, "packed head_dim"],
-        values: Float[Tensor, "packed head_dim"],
+        values: Float[Tensor, "packed value_dim"],
         scale: float,
-    ) -> tuple[Float[Tensor, "batch kv_heads queries head_dim"], Float[Tensor, "batch kv_heads queries"]]:
+        softcap: float | None = None,
+    ) -> tuple[Float[Tensor, "batch kv_heads queries value_dim"], Float[Tensor, "batch kv_heads queries"]]:
         """Output over each head's own tokens, all of which every query sees, and the log-sum-exp of its logits."""
         if self.is_even:
-            rectangle = (*self.shape, self.longest, self.head_dim)
-            return attend_part(query, keys.view(rectangle), values.view(rectangle), scale)
+            key, value = (packed.view(*self.shape, self.longest, packed.shape[1]) for packed in (keys, values))
+            return attend_part(query, key, value, scale, softcap=softcap)
         rows = query.flatten(0, 1).unsqueeze(1)  # [heads, 1, queries, head_dim]
         parts = []
         for some in self.groups:
-            rectangle = (some.mask.shape[0], 1, some.mask.shape[3], self.head_dim)
+            rectangle = (some.mask.shape[0], 1, some.mask.shape[3], -1)
             key, value = (packed.index_select(0, some.index).view(rectangle) for packed in (keys, values))
-            parts.append(attend_part(rows[some.heads], key, value, scale, some.mask))
+            parts.append(attend_part(rows[some.heads], key, value, scale, some.mask, softcap=softcap))
         start = 0
         for head, length in enumerate(self.lengths if not self.groups else ()):
             mine = rows[head : head + 1]
             if length:
                 key, value = (packed[None, None, start : start + length] for packed in (keys, values))
-                parts.append(attend_part(mine, key, value, scale))
+                parts.append(attend_part(mine, key, value, scale, softcap=softcap))
             else:
                 nothing = torch.full(mine.shape[:3], -torch.inf, device=mine.device)
-                parts.append((torch.zeros_like(mine), nothing))
+                parts.append((mine.new_zeros(*mine.shape[:3], values.shape[1]), nothing))
             start += length
         out, log_sum = (torch.cat(part) for part in zip(*parts, strict=True))
-        return out.view_as(query), log_sum.view(query.shape[:3])
+        return out.view(*query.shape[:3], -1), log_sum.view(query.shape[:3])
 
     def _spans(self, device: torch.device) -> Iterator[tuple[int, int]]:
         """First and last-but-one head of each group: as many as fit; a GPU gains nothing from small ones."""

@@ -74,8 +74,19 @@ class MemoryReport:
     evicted: int
     """Tokens evicted, counted per layer, head and sequence."""
 
+    layers: list[int] = field(default_factory=list)
+    """Index in the model of each layer of the lists above; layers without attention are missing."""
+
+    reach: list[str | None] = field(default_factory=list)
+    """How far back each layer looks; None for all that is kept. What is out of reach is freed whatever the policy."""
+
+    beside_bytes: int = 0
+    """Bytes of recurrent layers' states: of fixed size, and no policy's business."""
+
     @classmethod
-    def of(cls, policy: str, parts: Sequence[Mapping[int, LayerMemory]], peaks: Peaks) -> MemoryReport:
+    def of(
+        cls, policy: str, parts: Sequence[Mapping[int, LayerMemory]], peaks: Peaks, beside_bytes: int = 0
+    ) -> MemoryReport:
         """The report of the layers of a memory, or of each part of one."""
         every = [layer for layers in parts for layer in layers.values()]
         held = sum(int(layer.cache.slots().sum()) for layer in every)
@@ -96,6 +107,9 @@ class MemoryReport:
             peak_state_bytes=peaks.state_bytes,
             updates=max((layer.updates for layer in every), default=0),
             evicted=sum(layer.evicted for layer in every),
+            layers=indices,
+            reach=[None if parts[0][i].rule.local is None else str(parts[0][i].rule.local) for i in indices],
+            beside_bytes=beside_bytes,
         )
 
     def __str__(self) -> str:
@@ -105,9 +119,12 @@ class MemoryReport:
             f"keys and values {_mib(self.cache_bytes)} now, {_mib(self.peak_cache_bytes)} at the peak; "
             f"policy state {_mib(self.state_bytes)} now, {_mib(self.peak_state_bytes)} at the peak",
         ]
-        for index, (heads, peak) in enumerate(zip(self.slots, self.peak_slots, strict=True)):
+        if self.beside_bytes:
+            lines.append(f"recurrent states {_mib(self.beside_bytes)}, of fixed size, which no policy governs")
+        for index, heads, peak, reach in zip(self.layers, self.slots, self.peak_slots, self.reach, strict=True):
             now = " ".join(f"{slots:.0f}" for slots in heads)
-            lines.append(f"layer {index}: slots per KV head {now} (peak {peak})")
+            limit = f", {reach}" if reach else ""
+            lines.append(f"layer {index}: slots per KV head {now} (peak {peak}{limit})")
         return "\n".join(lines)
 
 

@@ -39,6 +39,9 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
     tail_positions = (tail_start + torch.arange(interval, device=cache.device)).expand(-1, cache.kv_heads, -1)
     in_tail = torch.ones_like(tail_positions, dtype=torch.bool)
     valid = torch.cat([in_kept, in_tail], dim=2)
+    if layer.rule.local is not None:  # what no later token can see is let go, whatever the policy says
+        seen = cache.seen.to(cache.device)[:, None, None]
+        valid &= layer.rule.local.visible(seen, torch.cat([kept_positions, tail_positions], dim=2))
     positions = torch.cat([kept_positions, tail_positions], dim=2).masked_fill_(~valid, -1)
 
     kept_state = {name: packed[index] for name, packed in cache.state.items()}
@@ -130,8 +133,11 @@ def _observe(
         span: slice,
         causal_from: int | None,
     ) -> None:
-        columns = attention.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from)
-        asked = Asked(pick(positions[:, :, span]), askers, before_interval, begun)
+        rule, token = layer.rule, pick(positions[:, :, span])
+        columns = attention.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from, rule.softcap)
+        if rule.local is not None:
+            columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
+        asked = Asked(token, askers, before_interval, begun)
         before = {name: pick(tensor[:, :, span]) for name, tensor in state.items()}
         for name, tensor in layer.policy.observe(columns, before, asked).items():
             if everyone:

@@ -78,7 +78,7 @@ class TokenView:
     keys: Callable[[], Float[Tensor, "batch kv_heads slots head_dim"]]
     """Gathers the cached keys, for policies that judge by them."""
 
-    values: Callable[[], Float[Tensor, "batch kv_heads slots head_dim"]]
+    values: Callable[[], Float[Tensor, "batch kv_heads slots value_dim"]]
     """Gathers the cached values, likewise."""
 
     token_ids: Callable[[], Int[Tensor, "batch kv_heads slots"]]

@@ -13,12 +13,11 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
 )
 
 from modalities import attach
+from modalities.huggingface import IMPLEMENTATION, cache_of
+from modalities.tiny_models import tiny_model
 from namm import NAMM
 from namm.errors import AttachError
 from namm.policies import make_policy
@@ -164,18 +163,69 @@ def test_a_decision_transformers_encoder_is_driven_token_by_token() -> None:
         pass
 
 
-def refused() -> list[tuple[PreTrainedModel, str]]:
-    mistral = MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=8,
-    )  # fmt: skip
-    return [(MistralForCausalLM(mistral), "sliding_window")]
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("bloom", "own code"),  # adds its position biases itself
+        ("diffllama", "two attentions in one layer"),
+        ("doge", "mask of its own"),
+        ("deepseek_v32", "DynamicIndexedLayer"),
+        ("recurrent_gemma", "state outside the cache"),
+        ("mamba", "nothing to forget"),
+        ("minimax", "cache of its own"),
+        ("prophetnet", "encoder"),
+        ("openai-gpt", "cannot cache"),
+    ],
+)
+def test_models_that_would_be_silently_wrong_are_refused(family: str, reason: str) -> None:
+    model = tiny_model(family)
+    ids = torch.arange(10, 30)[None]
+    with pytest.raises(AttachError, match=reason), attach(model, make_policy("full")):
+        model(input_ids=ids)
+    assert model.config._attn_implementation != IMPLEMENTATION
 
 
-@pytest.mark.parametrize(("model", "word"), refused())
-def test_models_that_would_be_silently_wrong_are_refused(model: PreTrainedModel, word: str) -> None:
-    with pytest.raises(AttachError, match=word), attach(model.eval(), NAMM()):
-        model(torch.ones(1, 20, dtype=torch.long))
+def test_a_model_of_another_mask_is_refused_whoever_makes_the_mask() -> None:
+    ids = torch.arange(10, 30)[None]
+    bidirectional = tiny_model("llama")
+    bidirectional.config.is_causal = False
+    with pytest.raises(AttachError, match="neither causal"), attach(bidirectional, NAMM()):
+        bidirectional(ids)
+    model = tiny_model("llama")
+    with attach(model, NAMM()), pytest.raises(AttachError, match="mask of its own"):
+        model(ids, attention_mask=torch.zeros(1, 1, 20, 20))
+    model.train().model.layers[0].self_attn.attention_dropout = 0.1
+    with attach(model, NAMM()), pytest.raises(AttachError, match=r"model.eval\(\)"):
+        model(ids)
+
+
+def test_a_model_called_past_the_attachment_is_refused() -> None:
+    model = tiny_model("llama")
+    with attach(model, NAMM()), pytest.raises(AttachError, match="past the attached model"):
+        model.model(torch.arange(10, 30)[None])
+
+
+def test_recurrent_layers_refuse_padding_between_the_tokens_of_a_row() -> None:
+    model = tiny_model("jamba")
+    ids, mask = torch.arange(10, 26).view(2, 8), torch.ones(2, 12, dtype=torch.long)
+    mask[1, 8:10] = 0
+    with attach(model, make_policy("full")) as memory:
+        cache = cache_of(model(ids, attention_mask=mask[:, :8], use_cache=True))
+        with pytest.raises(AttachError, match="rows of equal length"):
+            model(ids[:, :4], attention_mask=mask, past_key_values=cache)
+    assert memory.report().beside_bytes > 0
+
+
+def test_copied_rows_take_their_recurrent_state_along() -> None:
+    """A memory forked past the cache object (prompts that share a beginning) would leave it behind."""
+    model = tiny_model("jamba")
+    ids = torch.arange(10, 34).view(2, 12)
+    with torch.no_grad(), attach(model, make_policy("full")) as memory:
+        whole = model(torch.cat([ids[[1, 1]], torch.tensor([[40], [41]])], 1)).logits[:, -1]
+        cache = cache_of(model(ids, use_cache=True))
+        memory.select_sequences(torch.tensor([1, 1]))
+        forked = model(torch.tensor([[40], [41]]), past_key_values=cache).logits[:, -1]
+    torch.testing.assert_close(forked, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_foreign_caches_and_double_attachment_are_refused() -> None:

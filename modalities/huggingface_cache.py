@@ -1,0 +1,204 @@
+"""What transformers sees of a Memory: a Cache that answers positions in columns seen, and passes new tokens on.
+
+Layers with attention hand their keys and values to the memory. Recurrent layers of hybrid models (Mamba, linear
+attention, convolutions) keep a state of fixed size, which is transformers' own and stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, cache_utils
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
+
+from namm.errors import AttachError
+from namm.memory import Memory
+
+
+class MemoryCacheLayer(CacheLayerMixin):
+    """Counts columns (padding included, as position arithmetic wants it); the memory holds the tensors."""
+
+    is_croppable = False
+
+    def __init__(self, is_sliding: bool = False) -> None:
+        super().__init__()
+        self.is_sliding = is_sliding
+        self.columns = 0
+
+    @property
+    def keys(self) -> Tensor:
+        """Refused: no tensor holds the keys of all heads.
+
+        Raises:
+            AttachError: Always.
+        """
+        raise AttachError(
+            "The model reads cached keys or values past its attention, where those that were forgotten are missing."
+        )
+
+    @keys.setter
+    def keys(self, value: Tensor | None) -> None:
+        """Set to None by the base class."""
+
+    values = keys
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
+        """Nothing to prepare."""
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Passes the new keys and values on; the attention function stores them."""
+        self.is_initialized = True
+        self.columns += key_states.shape[-2]
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Columns seen."""
+        return self.columns
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that the 2-D padding mask covers, and where they begin."""
+        return self.columns + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """No limit (the name before 5.23)."""
+        return -1
+
+
+class StateAndMemoryLayer(LinearAttentionLayer, MemoryCacheLayer):
+    """A layer that has both: a recurrent state, which is transformers' own, and attention, which is the memory's."""
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, stock: LinearAttentionLayer, is_sliding: bool) -> None:
+        MemoryCacheLayer.__init__(self, is_sliding)
+        states = getattr(stock, "number_of_states", None)
+        LinearAttentionLayer.__init__(self, **({} if states is None else {"number_of_states": states}))
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Of the recurrent state; attention has nothing to prepare."""
+        LinearAttentionLayer.lazy_initialization(self, *args, **kwargs)
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+
+class MemoryCache(Cache):
+    """One memory behind the layers of one model.
+
+    Attributes:
+        memory: Holds the tokens of all layers with attention.
+        pending: Layers whose new tokens have been handed over and not yet attended, with their number.
+    """
+
+    def __init__(self, memory: Memory, config: PreTrainedConfig) -> None:
+        """A cache for a model of this configuration.
+
+        Raises:
+            AttachError: A layer keeps its past in a way that a Memory does not know.
+        """
+        super().__init__(layers=_layers(config))
+        self.config, self.memory = config, memory
+        self.pending: dict[int, int] = {}
+        memory.beside = self
+        if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
+            raise AttachError(
+                f"No layer of {type(config).__name__} keeps keys and values (all are recurrent): nothing to forget."
+            )
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep a state of fixed size."""
+        return any(isinstance(layer, LinearAttentionLayer) for layer in self.layers)
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether any recurrent layer has left its state here."""
+        return self.nbytes() > 0
+
+    def begin(self) -> None:
+        """Forgets everything: new sequences follow."""
+        self.memory.reset()
+        self.layers = _layers(self.config)
+        self.pending = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Notes whose tokens they are and passes them on."""
+        layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        if not isinstance(layer, MemoryCacheLayer) or layer_idx in self.pending:
+            what = "has stored new tokens twice" if layer is not None else "was not expected to store any"
+            raise AttachError(f"Layer {layer_idx} {what} without attending through transformers' attention interface.")
+        self.pending[layer_idx] = key_states.shape[-2]
+        return layer.update(key_states, value_states)
+
+    def reset(self) -> None:
+        """The same as :meth:`begin`."""
+        self.begin()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search: rows are copied and dropped."""
+        self.memory.select_sequences(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows."""
+        self.memory.select_sequences(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row."""
+        self.memory.select_sequences(torch.arange(self.memory.seen.shape[0]).repeat_interleave(repeats))
+
+    def select(self, rows: Tensor) -> None:
+        """The memory keeps these rows: recurrent states follow."""
+        for layer in self.layers:
+            if isinstance(layer, LinearAttentionLayer):
+                LinearAttentionLayer.reorder_cache(layer, rows)
+
+    def nbytes(self) -> int:
+        """Bytes of recurrent states."""
+        recurrent = [layer for layer in self.layers if isinstance(layer, LinearAttentionLayer)]
+        states = [state for layer in recurrent for kind in (layer.conv_states, layer.recurrent_states)
+                  for state in (kind.values() if isinstance(kind, dict) else [kind])]  # fmt: skip
+        return sum(state.nbytes for state in states if state is not None)
+
+    def crop(self, *_: Any, **__: Any) -> None:
+        """Refused: what an update has judged cannot be taken back."""
+        raise AttachError("A Memory cannot be cropped; use decoding without assistant models or rollbacks.")
+
+
+def _layers(config: PreTrainedConfig) -> list[Any]:
+    """Transformers' own layers for a configuration, those that hold keys and values replaced by the memory's."""
+    kept_as_they_are = (LinearAttentionLayer, getattr(cache_utils, "DummyLayer", LinearAttentionLayer))
+    layers: list[Any] = []
+    for index, stock in enumerate(DynamicCache(config=config).layers):
+        kind = type(stock)
+        if kind in (DynamicLayer, DynamicSlidingWindowLayer):
+            layers.append(MemoryCacheLayer(stock.is_sliding))
+        elif kind in (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer):
+            layers.append(StateAndMemoryLayer(stock, stock.is_sliding))
+        elif kind in kept_as_they_are:
+            layers.append(stock)
+        else:
+            raise AttachError(
+                f"Layer {index} keeps its past in a {kind.__name__}, which stores more than keys and values (an index, "
+                "compressed blocks); a Memory knows plain keys and values and recurrent states."
+            )
+    return layers
