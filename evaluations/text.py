@@ -63,6 +63,12 @@ class TextConfig:
     lengths: tuple[int, ...] = (4096,)
     """Context lengths of benchmarks that make contexts or come in lengths (ruler, niah, babilong)."""
 
+    prompt_set: str = "yarn_mistral"
+    """Which of a benchmark's prompts, where it has several sets (infinitebench: yarn_mistral, gpt4, claude2)."""
+
+    depths: tuple[int, ...] = (0, 25, 50, 75, 100)
+    """Where the needle of niah lies, in percent of the context."""
+
     samples: int | None = None
     """Prompts a task and length, where a benchmark makes them. Default: as many as its source."""
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evaluations.tasks.text import Benchmark, TextItem
+from evaluations.tasks.text.truncation import cut_middle
 from evaluations.text_run.exams import Exam, ExamPrompts, Grade
 from modalities.prompts import Prompt
 from modalities.reading import Answer
@@ -158,8 +159,7 @@ class BenchmarkExam(Exam):
                     f"Prompt {item.id!r} of {self.name} has {len(ids)} tokens, and {limit} fit beside its answer; this "
                     "benchmark cuts nothing: pass a larger --window or shorter contexts."
                 )
-            half = limit // 2
-            text, cut = self._decode(ids[:half]) + self._decode(ids[-half:]), True
+            text, cut = cut_middle(item.prompt, self.tokenizer, limit)[0], True
         if self._wraps:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True

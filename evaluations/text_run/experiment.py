@@ -122,7 +122,9 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
         tasks=tasks or default_tasks(config.model),
         context_tokens=config.context_tokens,
         prompts=prompts,
-        benchmark=BenchmarkOptions(config.data, config.templates, config.lengths, config.samples),
+        benchmark=BenchmarkOptions(
+            config.data, config.templates, config.lengths, config.samples, config.prompt_set, config.depths
+        ),
         window=config.window,
         chat_template=config.chat_template,
         limit=config.limit,

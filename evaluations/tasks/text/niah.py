@@ -54,8 +54,7 @@ class Niah(Benchmark):
         self, task: str, tokenizer: PreTrainedTokenizerBase, limit: int | None = None, seed: int = 0
     ) -> Sequence[TextItem]:
         """Prompts of every length, depth and needle, in this order; `limit` is of each length and depth."""
-        samples = SAMPLES if self.options.samples is None else self.options.samples
-        count = samples if limit is None else min(limit, samples)
+        count = self._samples if limit is None else min(limit, self._samples)
         items: list[TextItem] = []
         for length in self.options.lengths:
             room, most = length - MAX_NEW_TOKENS, -1
@@ -94,6 +93,7 @@ class Niah(Benchmark):
             "chat_template": True,
             "versions": {},
             "lengths": list(self.options.lengths),
+            "samples": self._samples,
             "depths": list(self.options.depths),
             "haystack": self._haystack.name,
             "sha256": {"haystack": self._haystack.sha256},
@@ -105,6 +105,10 @@ class Niah(Benchmark):
         text = " ".join(insert_at(sentences, [NEEDLE.format(key=key, value=value)], [depth]))
         context = INSTRUCTION + text
         return context + QUESTION.format(key=key), len(context), value
+
+    @property
+    def _samples(self) -> int:
+        return SAMPLES if self.options.samples is None else self.options.samples
 
     @cached_property
     def _haystack(self) -> Haystack:

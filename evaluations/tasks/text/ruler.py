@@ -48,8 +48,7 @@ class Ruler(Benchmark):
         self, task: str, tokenizer: PreTrainedTokenizerBase, limit: int | None = None, seed: int = 0
     ) -> Sequence[TextItem]:
         """Prompts that fill each of `lengths`, the answer's tokens included; see `Benchmark.items`."""
-        samples = SAMPLES if self.options.samples is None else self.options.samples
-        count = samples if limit is None else min(limit, samples)
+        count = self._samples if limit is None else min(limit, self._samples)
         return [
             item for length in self.options.lengths for item in self._of_length(task, tokenizer, length, count, seed)
         ]
@@ -78,6 +77,7 @@ class Ruler(Benchmark):
             "chat_template": True,
             "versions": package_versions(("lm_eval",) if wording == "lm_eval" else ()),
             "lengths": list(self.options.lengths),
+            "samples": self._samples,
             "wording": "own" if wording is None else str(wording),
             "haystack": haystack,
             "sha256": digests,
@@ -157,6 +157,10 @@ class Ruler(Benchmark):
 
     def _questions(self, task: str) -> QuestionSet:
         return read_questions(task, question_file(task, self._folder))
+
+    @property
+    def _samples(self) -> int:
+        return SAMPLES if self.options.samples is None else self.options.samples
 
     @cached_property
     def _wording(self) -> Wording:

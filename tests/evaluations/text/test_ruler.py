@@ -175,6 +175,13 @@ def test_the_wording_is_read_from_the_harness_or_from_ruler_s_scripts(tmp_path: 
         items_of("vt", templates=tmp_path)
 
 
+@pytest.mark.parametrize(("name", "task"), [("ruler", "vt"), ("niah", "sweep")])
+def test_how_many_prompts_are_made_is_part_of_the_protocol(name: str, task: str) -> None:
+    """Else rows of two prompts would be taken for rows of twenty."""
+    few, many = (make_benchmark(name, lengths=(512,), samples=count).protocol(task) for count in (2, 20))
+    assert few != many
+
+
 def test_a_length_without_room_is_told() -> None:
     with pytest.raises(
         DataError, match=r"the shortest prompt of cwe at length 512, found 392; choose a greater length"
