@@ -15,7 +15,7 @@ from namm.compat import read_released
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies import POLICIES, PRESETS, Policy, Selection, make_policy
 
-SHIPPED = Path(checkpoints.__file__).parent / "namm" / "text-v1"
+SHIPPED = Path(checkpoints.__file__).parent / "namm" / "text-v2"
 STATISTICS = {"namm:source": "source", "namm:sequence": "sequence"}
 """A NAMM that names whose feature statistics it reads. The target's own need a pass over its data first."""
 GIVEN_APART = {"self", "selection", "namm", "target_statistics", "population", "candidate"}

@@ -49,7 +49,8 @@ from namm.policies.base import Selection
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
 POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
 DEFAULT_POLICIES = (
-    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "oldest",
+    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff",
+    "oldest",
 )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ class RLConfig:
     dataset: str | None = None
     """State statistics for checkpoints that lack them: D4RL HDF5 file, D4RL name (hopper-medium) or Minari id."""
 
-    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v1"
+    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v2"
     """Folder of the NAMM."""
 
     policy: tuple[str, ...] = DEFAULT_POLICIES

@@ -43,7 +43,7 @@ class TextConfig:
     model: str = str(SHIPPED / "text" / "recall-llama")
     """A folder or Hub id of a causal language model."""
 
-    namm: Path = SHIPPED / "namm" / "text-v1"
+    namm: Path = SHIPPED / "namm" / "text-v2"
     """Folder of the NAMM."""
 
     policy: tuple[str, ...] = ("full", "namm:source", *RIVALS, f"window{ALLOCATED}", f"random{ALLOCATED}")

@@ -381,5 +381,5 @@ def test_a_damaged_last_line_costs_one_row_and_is_said(command, tmp_path, capsys
 
 def test_defaults_name_what_is_shipped():
     config = RLConfig()
-    assert config.namm.parts[-3:] == ("checkpoints", "namm", "text-v1")
+    assert config.namm.parts[-3:] == ("checkpoints", "namm", "text-v2")
     assert config.interval == 48

@@ -149,4 +149,5 @@ def test_two_commands_at_once_in_one_folder_play_every_cell_once(options, alone,
     outputs = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert results(tmp_path / "rl") == alone
-    assert sum("report  " in output for output in outputs) == 1  # one of them draws the tables
+    # one of them draws the tables; one that starts when the other has ended draws them again
+    assert any("report  " in output for output in outputs)
