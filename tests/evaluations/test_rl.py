@@ -73,14 +73,15 @@ def test_a_whole_experiment_writes_rows_tables_and_a_report(command, tmp_path, c
     rows = rows_of(tmp_path / "rl")
     policies = {row["policy"] for row in rows}
     assert policies == {
-        *("native window", "full", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "oldest"),
+        *("native window", "full", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff"),
+        "oldest",
         *("namm (source)", "namm (target)", "namm (sequence)"),
     }
     assert len(rows) == 2 * len(policies)
     for name in ("report.html", "summary.md", "config.json"):
         assert (tmp_path / "rl" / name).stat().st_size > 100
     output = capsys.readouterr().out
-    assert "[24/24]" in output
+    assert "[26/26]" in output
     assert "report.html" in output
     reset_seeds = {row["policy"]: [e["reset_seed"] for e in row["episodes"]] for row in rows if row["seed"] == 1}
     assert len({tuple(seeds) for seeds in reset_seeds.values()}) == 1
