@@ -94,7 +94,7 @@ class TextRunner:
         if spec.is_namm and self.namm is not None:
             acts |= {"namm_sha256": self.namm.sha256()}
         if spec.label == "namm:target":
-            acts |= {"calibration": self.statistics.described()}
+            acts |= {"calibration": self.statistics.described(self.model, self.options.interval)}
         identity = {
             "modality": "text",
             **self.facts,

@@ -27,6 +27,7 @@ from evaluations.tracking import Media, Tracker
 from modalities.rope import NTKRope
 from namm.config import check_interval
 from namm.errors import ConfigError
+from namm.policies import PRESETS
 
 if TYPE_CHECKING:
     from evaluations.text import TextConfig
@@ -99,6 +100,14 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     sized = config.budget is not None or config.kept_fraction is not None
     policies, match = parse_policies(config.policy, config.match, sized)
+    chunk = PRESETS["namm:released"][1]["eager_chunk"]
+    if TextPolicy("namm:released") in policies and (
+        config.schedule == "prompt" or any(interval % chunk for interval in config.intervals)
+    ):
+        raise ConfigError(
+            f"namm:released reads in chunks of {chunk} and updates in between, found --schedule {config.schedule} and "
+            f"--intervals {list(config.intervals)}; pass --intervals 512 as released, or namm:source."
+        )
     for spec in policies:
         most = spec.protected_first + config.protect_last
         if config.budget is not None and spec.label != "full" and config.budget < max(1, most):

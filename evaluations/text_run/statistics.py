@@ -20,7 +20,7 @@ from namm.errors import ConfigError
 from namm.features import FeatureStatistics
 
 ROWS, TOKENS = 8, 1024
-"""Stretches of text that are read, and their length."""
+"""Stretches of text that are read, and their length, where the model can place so many tokens."""
 
 
 @dataclass
@@ -30,9 +30,10 @@ class TargetStatistics:
     tokenizer: PreTrainedTokenizerBase | None
     _found: FeatureStatistics | None = field(default=None, repr=False)
 
-    def described(self) -> dict[str, Any]:
+    def described(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
         """What they are measured on, for a row."""
-        return {"text": "Python's standard library, validation documents", "rows": ROWS, "tokens": TOKENS}
+        tokens = _stretch(model, interval)
+        return {"text": "Python's standard library, validation documents", "rows": ROWS, "tokens": tokens}
 
     @torch.inference_mode()
     def of(self, model: PreTrainedModel, namm: NAMM | None, interval: int) -> FeatureStatistics:
@@ -46,7 +47,7 @@ class TargetStatistics:
                 raise ConfigError("namm:target reads text to measure the model's statistics: it needs a tokenizer.")
             calibration = Calibration(namm, interval, model.config.get_text_config().num_hidden_layers)
             with attach(model, calibration):
-                for ids in self._rows(max(TOKENS, interval)):
+                for ids in self._rows(_stretch(model, interval)):
                     model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
             self._found = calibration.statistics()
         return self._found
@@ -65,3 +66,9 @@ class TargetStatistics:
                     break
                 rows.append([])
         return [row for row in rows if len(row) == tokens]
+
+
+def _stretch(model: PreTrainedModel, interval: int) -> int:
+    """Tokens of a stretch: as many as the model places, and at least one update's."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or TOKENS
+    return max(interval, min(TOKENS, most))

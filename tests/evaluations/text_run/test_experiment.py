@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from evaluations import text
 from evaluations.text import TextConfig
@@ -17,6 +18,8 @@ from evaluations.text_run.experiment import play_experiment
 from evaluations.text_run.kept import kept_of
 from evaluations.text_run.plan import NAMES, TextPolicy, parse_policies
 from evaluations.text_run.setup import task_names
+from evaluations.text_run.statistics import TargetStatistics
+from namm import NAMM
 from namm.errors import ConfigError, UnknownNameError
 from namm.policies import POLICIES
 
@@ -162,3 +165,16 @@ def test_names_of_policies_and_tasks(config: TextConfig) -> None:
         parse_policies(("window",), None, False)
     with pytest.raises(ConfigError, match="@heads take the size of a NAMM"):
         parse_policies(("window@heads",), None, True)
+
+
+def test_the_targets_own_statistics_are_measured_on_as_much_as_it_can_place(model_folder: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=838, n_embd=16, n_layer=1, n_head=2, n_positions=150)).eval()
+    statistics = TargetStatistics(AutoTokenizer.from_pretrained(model_folder))
+    assert statistics.described(model, 32)["tokens"] == 150
+    found = statistics.of(model, NAMM(), 32)
+    assert bool((found.of_layer(0)[1] > 0).any())
+
+
+def test_the_released_arithmetic_needs_its_own_interval(config: TextConfig) -> None:
+    with pytest.raises(ConfigError, match="--intervals 512"):
+        played(replace(config, policy=("full", "namm:released")))
