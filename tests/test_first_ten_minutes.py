@@ -32,7 +32,10 @@ def test_the_example_answers_reports_and_draws(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "new" / "kept.png"
-    assert example.main(["--prompt-tokens", "150", "--new-tokens", "5", "--picture", str(picture)]) == 0
+    assert (
+        example.main(["--prompt-tokens", "150", "--interval", "48", "--new-tokens", "5", "--picture", str(picture)])
+        == 0
+    )
     told = capsys.readouterr().out
     assert re.search(r"policy namm: kept \d+\.\d% of 154 tokens, 3 updates", told)
     assert Image.open(picture).size[0] > 500
