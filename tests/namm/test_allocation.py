@@ -111,6 +111,10 @@ def test_a_pyramid_needs_to_know_its_layers() -> None:
     memory = Memory(make_policy("pyramidkv", interval=16, budget=8))
     with pytest.raises(AttachError, match="depth=LAYERS"):
         memory.attend(0, *random_qkv(1, 1, 1, 32, 8, seed=0))
+    knowing = Memory(memory.policy, depth=2)
+    for part in knowing.split([1, 1]):
+        part.attend(1, *random_qkv(1, 1, 1, 32, 8, seed=0))
+    assert knowing.slots().flatten().tolist() == [4, 4]  # the window; 4 / 20 of a slot beside it are none
     for wrong in ({"steepness": 0.5}, {"safeguard": 1.5}):
         with pytest.raises(ConfigError):
             make_policy("h2o", budget=8, **wrong)

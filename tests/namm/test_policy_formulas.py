@@ -166,7 +166,7 @@ def test_keydiff_keeps_keys_unlike_the_mean_of_those_held(qkv: tuple[Tensor, ...
         assert kept(memory)[head] == [held[i] for i in best([-value for value in alike], 8)]
 
 
-@pytest.mark.parametrize("recovery", [0.05, 0.3, 0.6, 0.8, 0.99])
+@pytest.mark.parametrize("recovery", [0.05, 0.3, 0.6, 0.8, 0.91, 0.99])
 def test_fastgen_gives_each_head_the_cheapest_cache_that_recovers_its_attention(
     qkv: tuple[Tensor, ...], recovery: float
 ) -> None:
