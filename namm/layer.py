@@ -69,8 +69,9 @@ class LayerMemory:
         self.only_prompt = policy.selection.schedule == "prompt"
         self.interval = None if self.only_prompt else policy.selection.interval
         self.rule = rule
-        if self.interval is None and not self.only_prompt and rule.local is not None:
-            self.interval = rule.local.interval
+        self.only_releases = False
+        if self.interval is None and not self.only_prompt:
+            self._only_release()
         self.group = query.shape[1] // kv_heads
         self.scale = 1.0
         self.updates = 0
@@ -172,7 +173,13 @@ class LayerMemory:
         self.updates = 1
         self.update_seconds += time.perf_counter() - began
         self.only_prompt = False
+        self._only_release()
         self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
+
+    def _only_release(self) -> None:
+        """From now on the policy judges nothing; a layer of bounded reach still lets go what is out of it."""
+        if self.rule.local is not None:
+            self.only_releases, self.interval = True, self.rule.local.interval
 
     def _fullest(self, left: Int[Tensor, " batch"] | None) -> int:
         """Most tokens of the interval that a sequence holds which is still given some."""
@@ -208,7 +215,8 @@ class LayerMemory:
         if rule.sinks is not None:
             out, log_sum = join_parts(out, log_sum, *sink_part(rule.sinks, out, self.group))
         out = out.reshape(*query.shape[:3], cache.value_dim)
-        if self.policy.observes_attention and (self.interval is not None or self.only_prompt):
+        judges = self.only_prompt or (self.interval is not None and not self.only_releases)
+        if self.policy.observes_attention and judges:
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
 

@@ -49,7 +49,7 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         name: packed.new_zeros(cache.batch, cache.kv_heads, interval, *packed.shape[1:])
         for name, packed in cache.state.items()
     }
-    if layer.policy.observes_attention:
+    if layer.policy.observes_attention and not layer.only_releases:
         observe = _observe if layer.eager is None else _observe_rows
         observe(layer, rows, index, kept_state, tail_state, kept_positions, tail_positions)
     state = {}
@@ -72,10 +72,7 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         values=lambda: pick(torch.cat([cache.values[index], cache.tail_values[:, :, :interval]], dim=2)),
         token_ids=lambda: layer.tokens.at(rows, view.positions),
     )
-    scores = layer.policy.score(view)
-    for name, written in view.head_state.items():
-        layer.head_state[name][rows] = written
-    kept = layer.policy.selection.keep(scores, view.positions, view.valid, view.seen, view.layer, layer.depth)
+    kept = view.valid if layer.only_releases else _judged(layer, rows, view)
     if everyone:
         survivors = kept
     else:
@@ -94,6 +91,14 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         {name: tensor[survivors] for name, tensor in state.items()},
         complete,
     )
+
+
+def _judged(layer: LayerMemory, rows: Int[Tensor, " rows"], view: TokenView) -> Bool[Tensor, "rows kv_heads slots"]:
+    """What the policy and its selection rule keep of the judged sequences."""
+    scores = layer.policy.score(view)
+    for name, written in view.head_state.items():
+        layer.head_state[name][rows] = written
+    return layer.policy.selection.keep(scores, view.positions, view.valid, view.seen, view.layer, layer.depth)
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:

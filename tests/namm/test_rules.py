@@ -96,6 +96,22 @@ def test_a_bounded_layer_frees_by_itself_where_the_policy_never_updates() -> Non
     assert int(memory.slots().max()) < 16 + 11
 
 
+@pytest.mark.parametrize("name", ["snapkv", "window"])
+def test_a_bounded_layer_frees_by_itself_after_a_prompt_that_is_judged_once(name: str) -> None:
+    """It grew by every decoded token, and the policy must not judge a second time."""
+    query, key, value = drawn()
+    rule, prompt = RULES["window"], 30
+    memory, out = Memory(make_policy(name, budget=5, schedule="prompt")), []
+    for piece in (slice(0, prompt), *(slice(at, at + 1) for at in range(prompt, TOKENS))):
+        out.append(memory.attend(0, *(part[:, :, piece] for part in (query, key, value)), rule=rule))
+    assert int(memory.slots().max()) < 16 + 11
+    assert memory.report().evicted == 2 * KV_HEADS * (10 - 5)  # of the ten that the prompt's last window leaves
+    # from the eleventh new token on nothing of the prompt is in reach: attention is that of the plain window
+    wanted = weights(query, key, rule) @ value.repeat_interleave(HEADS // KV_HEADS, 1)
+    later = slice(prompt + 10, None)
+    torch.testing.assert_close(torch.cat(out, 2)[:, :, later], wanted[:, :, later], atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_policies_see_the_attention_that_was_paid(name: str) -> None:
     query, key, value = drawn()
