@@ -32,7 +32,7 @@
 
   const headName = (example) => {
     const value = Number(slider.value);
-    if (value === 0) return `all ${example.layers * example.heads} heads: the darker, the more of them hold the token`;
+    if (value === 0) return `all ${example.layers * example.heads} heads: the stronger, the more of them hold the token`;
     const head = value - 1;
     return `layer ${Math.floor(head / example.heads)}, head ${head % example.heads}`;
   };
@@ -65,7 +65,9 @@
     });
     return make('article', { className: policy.namm ? 'kept-card namm' : 'kept-card' },
       make('h4', {}, policy.policy, make('small', {}, ` ${policy.score} · ${percent}% kept`)),
-      make('p', { className: policy.right ? 'kept-answer right' : 'kept-answer' }, policy.answer || '(no answer)'),
+      ...(policy.answer || example.expected
+        ? [make('p', { className: policy.right ? 'kept-answer right' : 'kept-answer' }, policy.answer || '(no answer)')]
+        : []),
       prompt);
   };
   const draw = () => {
@@ -77,7 +79,8 @@
     const example = data[Number(chooser.value)];
     slider.max = example.layers * example.heads;
     slider.value = Math.min(Number(slider.value), Number(slider.max));
-    asked.replaceChildren(make('span', {}, 'Asked: ', make('code', {}, example.question.trim() || 'what follows')),
+    const label = example.expected ? 'Asked: ' : 'Scored: ';
+    asked.replaceChildren(make('span', {}, label, make('code', {}, example.question.trim() || 'what follows')),
       ...(example.expected ? [make('span', {}, ' Right: ', make('code', {}, example.expected))] : []));
     chips.replaceChildren(...example.policies.map((policy) => {
       const box = make('input', { type: 'checkbox', checked: shown.has(policy.policy) });

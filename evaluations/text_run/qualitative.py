@@ -19,7 +19,7 @@ import numpy as np
 from evaluations.harness import write_atomically
 from evaluations.rows import Row, trials
 from evaluations.sections.base import Report
-from evaluations.summary import TargetSummary
+from evaluations.summary import LOG_LIKELIHOOD, TargetSummary
 from evaluations.text_run.kept import kept_of
 
 PAGE_BYTES = 12_000_000
@@ -38,8 +38,9 @@ def section(report: Report) -> str:
     missing = f" {left_out} more examples would not fit on this page; their rows have them." if left_out else ""
     return (
         "<section><h2>What is kept, in the text</h2><p>The same prompt under every policy: its answer, and the context "
-        "with the tokens that were still held when the question came. Faded tokens were evicted. Without the slider a "
-        "token is the darker the more (layer, KV head) pairs hold it; the slider walks through them one by one."
+        "with the tokens that were still held when the question came. Faded tokens were evicted. With the slider at "
+        "its left, a token's colour is the stronger the more (layer, KV head) pairs hold it; further on, it walks "
+        "through them one by one."
         f"{escape(missing)}</p><div id='kept'></div><noscript>This part needs JavaScript.</noscript>"
         f"{_scripts(examples)}</section>"
     )
@@ -107,7 +108,7 @@ def _example(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _policy(row: Row) -> dict[str, Any]:
     trace = row["trace"]
     trial = next(trial for trial in trials(row) if trial["id"] == trace["id"])
-    score = f"{trial['score']:.0f}" if abs(trial["score"]) >= 1 or trial["score"] == 0 else f"{trial['score']:.2f}"
+    score = f"{trial['score']:.{3 if row['score_name'] == LOG_LIKELIHOOD else 1}f}"
     return {
         "policy": row["policy"],
         "namm": row["policy"].startswith("namm"),

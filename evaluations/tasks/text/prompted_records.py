@@ -128,7 +128,8 @@ class PromptedRecords(Benchmark):
         name = self.prompt_name(task)
         if name not in table:
             raise DataError(
-                f"{path}: expected a prompt template for {name!r}, found those of {', '.join(table) or '-'}"
+                f"{path}: expected a prompt template for {name!r}, found those of {', '.join(table) or '-'}; "
+                "copy that file from its source, or pass another folder as templates"
             )
         template = Template(table[name], f"{path} ({name})")
         if template.fill({"context": "", "input": "", "dataset": ""})[1] is None:

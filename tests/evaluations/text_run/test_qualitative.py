@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from evaluations.summary import LOG_LIKELIHOOD
 from evaluations.text import TextConfig
 from evaluations.text_run.experiment import play_experiment
 from evaluations.text_run.kept import decoder, kept_of, packed, pieces
@@ -47,6 +48,14 @@ def test_the_page_of_a_run_holds_its_tokens_and_nothing_in_them_is_markup(row: d
     assert page.count("</script>") == 2
     assert not re.search(r"""(src|href)=['"]?http""", page)
     assert example_page([{**row, "trace": None}], tmp_path) is None
+
+
+def test_scores_on_the_cards_tell_policies_apart_as_the_tables_do(row: dict, tmp_path: Path) -> None:
+    """Log-likelihoods of -2.524 and -2.617 were both shown as -2 or -3."""
+    for name, score, shown in ((LOG_LIKELIHOOD, -2.5241, "-2.524"), ("word F1", 33.333, "33.3")):
+        graded = [{**prompt, "score": score} for prompt in row["prompts"]]
+        page = (example_page([{**row, "score_name": name, "prompts": graded}], tmp_path) or Path()).read_text()
+        assert f'"score":"{name} {shown}"' in page
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
