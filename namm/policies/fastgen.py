@@ -1,9 +1,10 @@
 """FastGen: every head gets the cheapest kind of cache that recovers its attention (arXiv 2310.01801).
 
 At its first update (the prompt's, under ``schedule="prompt"``) a head is profiled: special tokens; those and
-punctuation; those and the tokens of most attention so far; those and the newest; everything. The first of these that
-would have recovered the wanted share of attention is the head's from then on. Without ids of special tokens and
-punctuation (:func:`modalities.token_kinds.token_kinds`) the first token alone is special and nothing is punctuation.
+punctuation; those and the tokens of most attention so far; those and the newest; everything (the paper's equation 2).
+The first of these, so the smallest, that would have recovered the wanted share of attention (its equation 1, in the
+words of section 4.1) is the head's from then on. Without ids of special tokens and punctuation
+(:func:`modalities.token_kinds.token_kinds`) the first token alone is special and nothing is punctuation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FastGen(Policy):
         frequent: float = 0.3,
         local: float = 0.3,
     ) -> None:
-        """What a head's cache must recover, and how large its parts are.
+        """What a head's cache must recover, and how large its parts are: the paper's sections 4.1 and 5.1.
 
         Args:
             selection: The shared selection rule.

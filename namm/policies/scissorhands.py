@@ -1,11 +1,13 @@
 """Scissorhands: tokens that were important stay important, and importance is counted (arXiv 2305.17118).
 
-Over a history of queries it is counted how often a token got less attention than the average token the query saw;
-tokens with the highest counts go. The newest tokens count as always important. The paper evicts half the budget at a
-time whenever the cache is full; here as many go at an update as the interval brought.
+Section 4.1 and Algorithm 2: over a history of queries it is counted how often a token got less attention than the
+average; tokens with the highest counts go, the newest count as never below it. The paper evicts half the buffer when it
+is full, which is ``interval=N, budget=N`` here; another interval evicts as many as it brought.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,25 +23,35 @@ class Scissorhands(Policy):
     name = "scissorhands"
     observes_attention = True
 
-    def __init__(self, selection: Selection, history: int = 400, recent: int = 10) -> None:
-        """A history and a recent window; the defaults are the paper's.
+    def __init__(
+        self,
+        selection: Selection,
+        history: int = 400,
+        recent: int = 10,
+        average: Literal["seen", "step"] = "seen",
+    ) -> None:
+        """A history and a recent window, as long as in the paper's experiments, and what an average token gets.
 
         Args:
             selection: The shared selection rule.
             history: Last queries over which is counted. More than an interval are rounded up to whole ones.
             recent: Newest tokens whose count is taken as 0.
+            average: "seen" for one part in as many tokens as the query saw, "step" for Algorithm 2's 1/t: one part in
+                as many as there have been up to the update, evicted ones too.
 
         Raises:
-            ConfigError: A history without queries, or fewer than no recent tokens.
+            ConfigError: A history without queries, fewer than no recent tokens, or another average.
         """
         super().__init__(selection)
         if history < 1 or recent < 0:
             raise ConfigError(
                 f"Expected a history of 1 query or more and 0 recent tokens or more, found {history} and {recent}."
             )
+        if average not in ("seen", "step"):
+            raise ConfigError(f"The average is that of 'seen' tokens or of the 'step', found {average!r}.")
         at_once = selection.schedule == "prompt" or selection.interval is None
         self.intervals = 1 if at_once else -(-history // selection.interval)
-        self.history, self.recent = history, recent
+        self.history, self.recent, self.average = history, recent, average
         self.observed_queries = history if self.intervals == 1 else None
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -47,8 +59,9 @@ class Scissorhands(Policy):
         return {"counts": (self.intervals,)}
 
     def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
-        """Queries that saw the token and gave it less than one part in as many as they saw."""
-        average = (1.0 - 1e-5) / asked.visible  # a query that saw one token gave it 1, give or take rounding
+        """Queries that saw the token and gave it less than the average."""
+        tokens = asked.visible if self.average == "seen" else (asked.queries[:, -1:] + 1)[:, None, None]
+        average = (1.0 - 1e-5) / tokens  # a query that saw one token gave it 1, give or take rounding
         low = (columns < average) & (asked.distance >= 0)
         return {"counts": torch.cat([state["counts"][..., 1:], low.float().sum(-1, keepdim=True)], dim=-1)}
 
@@ -58,4 +71,4 @@ class Scissorhands(Policy):
 
     def describe(self) -> dict[str, object]:
         """Facts for a row."""
-        return {**super().describe(), "history": self.history, "recent": self.recent}
+        return {**super().describe(), "history": self.history, "recent": self.recent, "average": self.average}

@@ -153,6 +153,37 @@ def test_scissorhands_averages_over_what_a_query_could_see(qkv: tuple[Tensor, ..
         assert memory.scores[2][head].tolist() == [*(-float(count) for count in low), 0.0]
 
 
+def test_scissorhands_compares_with_the_step_when_asked(qkv: tuple[Tensor, ...]) -> None:
+    """Algorithm 2: one part in as many tokens as there have been up to the update, whatever was evicted since."""
+    policy = make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="step")
+    assert policy.describe()["average"] == "step"
+    memory = scores_of(policy, qkv)
+    first = Memory(make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="step"))
+    first.attend(0, *(t[:, :, :32] for t in qkv))
+    held = [[*head, *range(32, TOKENS)] for head in kept(first)]
+    attended = attention(*qkv[:2], held)
+    for head in range(KV_HEADS):
+        low = [
+            sum(float(attended[head, now, token]) < 1 / TOKENS for now in range(max(32, token), TOKENS))
+            for token in held[head][:-1]
+        ]
+        assert memory.scores[2][head].tolist() == [*(-float(count) for count in low), 0.0]
+
+
+def test_scissorhands_drops_half_of_a_full_buffer_and_never_its_recent_tokens(qkv: tuple[Tensor, ...]) -> None:
+    """The paper's drop amount: a buffer of 2N tokens is an interval and a budget of N."""
+    flat = (torch.zeros_like(qkv[0]), *qkv[1:])  # all tokens get the same attention: nothing is ever below average
+    for given in (qkv, flat):
+        memory, sizes = Memory(make_policy("scissorhands", interval=16, budget=16, recent=5), depth=1), []
+        for token in range(TOKENS):
+            memory.attend(0, *(t[:, :, token : token + 1] for t in given))
+            sizes.append([len(head) for head in kept(memory)])
+            if token % 16 == 15:
+                assert all(set(range(token - 4, token + 1)) <= set(head) for head in kept(memory))
+        assert max(map(max, sizes)) == 31
+        assert all(size == [16] * KV_HEADS for size in sizes[15::16])
+
+
 def test_keydiff_keeps_keys_unlike_the_mean_of_those_held(qkv: tuple[Tensor, ...]) -> None:
     memory = scores_of(make_policy("keydiff", interval=16, budget=8, protected_last=0), qkv)
     first = Memory(make_policy("keydiff", interval=16, budget=8, protected_last=0))
