@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.recipes.text_v2_judge import EARLIER, OURS, JudgeConfig, clearly_ahead
+from checkpoints.recipes.text_v2_judge import AT_BUDGET, AT_HEADS, AT_SIZE, EARLIER, OURS, JudgeConfig
 from evaluations.estimates import Estimate
 from evaluations.evolve import EvolveConfig
 from evaluations.harness import file_sha256, write_atomically
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from checkpoints.recipes.text_v2 import Stage
 
 COMMAND = "python checkpoints/recipes/text_v2.py"
+AGAIN = "again.json"
+"""Beside weights that one run of the command did not make: what such a run came to, and sha256 of those weights."""
 Line = dict[str, Any]
 
 
@@ -76,7 +78,7 @@ def write_card(
         "4172 numbers, evolved on text alone (recall tasks on the shipped `checkpoints/text/recall-llama`); no other",
         f"model, modality or reward was ever seen. Made again by `{COMMAND}`.",
         "",
-        *_how(runs, stages, choice, least_score, chosen, reached, seconds),
+        *_how(runs, stages, choice, least_score, chosen, reached, seconds, origin(out / AGAIN, sha)),
         "",
         *_text(judge, table),
         "",
@@ -97,6 +99,7 @@ def _how(
     chosen: str,
     reached: Mapping[str, Mapping[str, float]],
     seconds: Mapping[str, float],
+    came: Sequence[str],
 ) -> Iterator[str]:
     yield "## How it was made"
     yield ""
@@ -118,9 +121,7 @@ def _how(
             f"| {runs[name].generations} | {stage.sigma} | {stage.seed} | {seconds[name]:.0f} |"
         )
     yield ""
-    yield "The shipped weights come of these stages, started one by one by hand; how long each ran was decided while"
-    yield "looking at validation. The first ran on an earlier state of the code than the others, and later changes"
-    yield "round differently, so the command makes a NAMM by the same rules, not the same bits."
+    yield from came
     yield ""
     yield f"Chosen on validation prompts: contexts of {_list(choice.context_tokens)} tokens, intervals"
     yield f"{_list(choice.intervals)}, no cap, {choice.validation_prompts} prompts a task and condition,"
@@ -135,6 +136,23 @@ def _how(
         )
 
 
+def origin(again: Path, sha: str) -> list[str]:
+    """Whether one run of the command made the weights, or what such a run came to that was made beside them."""
+    found = json.loads(again.read_text()) if again.exists() else {}
+    if found.get("beside") != sha:
+        return ["The command ran all of them."]
+    reached = found["validation"][found["chosen"]]
+    return [
+        "The shipped weights come of these stages, started one by one by hand; how long each ran was decided while",
+        "looking at validation. The first ran on an earlier state of the code than the others, and later changes",
+        "round differently, so the command makes a NAMM by the same rules, not the same bits. It was since run whole,",
+        f"from nothing, in {found['seconds']:,} s on one core: {found['chosen']} was chosen, with validation fitness",
+        f"{reached['fitness']:.3f}, {100 * reached['score']:.1f}% of the full cache's score and "
+        f"{100 * reached['kept']:.1f}% kept. What agrees with the shipped",
+        f"weights and what does not is in docs/evolution.md; its numbers are in `{AGAIN}`.",
+    ]
+
+
 def _text(judge: JudgeConfig, table: Sequence[Line]) -> Iterator[str]:
     overall = [line for line in table if line["task"] == "all"]
     yield "## On test prompts"
@@ -142,8 +160,11 @@ def _text(judge: JudgeConfig, table: Sequence[Line]) -> Iterator[str]:
     yield f"{judge.prompts} prompts a task and condition, from seeds and documents that neither evolution nor choice"
     yield "has seen. Rivals hold the mean number of slots that text-v2 held on the task when the question came, rounded"
     yield "up; `@heads` gives them its size in each layer and head: what is left of its lead there is its choice of"
-    yield "tokens, not of heads. Mean over tasks, 95% bootstrap intervals over prompts stratified by task; the"
-    yield "difference is paired on prompts."
+    yield "tokens, not of heads. text-v1 is there at its own size and three times at that of text-v2:"
+    yield f"`{AT_SIZE}` by the one threshold a task and condition at which it holds no fewer slots on validation"
+    yield f"prompts, heads as uneven as it likes; `{AT_BUDGET}` with its best tokens in the rivals' budget, every head"
+    yield f"alike; `{AT_HEADS}` with its best tokens in each of text-v2's heads. Mean over tasks, 95%"
+    yield "bootstrap intervals over prompts stratified by task; the difference is paired on prompts."
     yield ""
     yield "| context | interval | policy | recall | of the full cache | kept | text-v2 − policy |"
     yield "|---|---|---|---|---|---|---|"
@@ -156,15 +177,18 @@ def _text(judge: JudgeConfig, table: Sequence[Line]) -> Iterator[str]:
     yield ""
     yield "By task, recall of text-v2 and of the rival of its size that did best (`@heads` apart):"
     yield ""
-    yield "| context | interval | task | text-v2 | kept | text-v1 | kept | best rival |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"| context | interval | task | text-v2 | kept | text-v1 | kept | {AT_SIZE} | kept | best rival |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for line in (line for line in table if line["policy"] == OURS and line["task"] != "all"):
         here = _same(table, line)
         best = max((here[name] for name in judge.rivals), key=lambda rival: rival["recall"]["value"])
+        held = (
+            f"{_percent(which['recall'])} | {100 * which['kept_fraction']:.1f}%"
+            for which in (line, here[EARLIER], here[AT_SIZE])
+        )
         yield (
-            f"| {line['context_tokens']} | {line['interval']} | {line['task']} | {_percent(line['recall'])} "
-            f"| {100 * line['kept_fraction']:.1f}% | {_percent(here[EARLIER]['recall'])} "
-            f"| {100 * here[EARLIER]['kept_fraction']:.1f}% | {best['policy']} {_percent(best['recall'])} |"
+            f"| {line['context_tokens']} | {line['interval']} | {line['task']} | {' | '.join(held)} "
+            f"| {best['policy']} {_percent(best['recall'])} |"
         )
     yield ""
     yield "What the intervals say:"
@@ -190,23 +214,33 @@ def _text(judge: JudgeConfig, table: Sequence[Line]) -> Iterator[str]:
 def text_verdicts(judge: JudgeConfig, table: Sequence[Line], ours: Line) -> Iterator[str]:
     """What one condition says of text-v1, of rivals of its size on each task, and of its choice of tokens."""
     here = _same(table, ours)
-    difference, size = Estimate(**here[EARLIER]["ours_minus"]), ours["kept_fraction"] / here[EARLIER]["kept_fraction"]
-    recall = "more" if difference.low > 0 else "less" if difference.high < 0 else "not told apart"
-    yield (
-        f"against text-v1 {size:.2f}x the slots, recall {recall} ({_percent(here[EARLIER]['ours_minus'], signed=True)})"
-    )
-    close = [
-        f"{rival} on {line['task']}"
+    for name in (EARLIER, AT_SIZE, AT_BUDGET, AT_HEADS):
+        difference, size = Estimate(**here[name]["ours_minus"]), ours["kept_fraction"] / here[name]["kept_fraction"]
+        recall = "more" if difference.low > 0 else "LESS" if difference.high < 0 else "not told apart"
+        yield f"against {name} {size:.2f}x the slots, recall {recall} ({_percent(asdict(difference), signed=True)})"
+    tasks = [
+        line
         for line in table
         if line["policy"] == OURS and line["task"] != "all" and _condition(line) == _condition(ours)
-        for rival in judge.rivals
-        if not clearly_ahead(Estimate(**line["recall"]), Estimate(**_same(table, line)[rival]["recall"]))
     ]
-    yield "ahead of every rival of its size on every task" if not close else f"NOT clearly ahead of {_list(close)}"
+    groups: dict[str, list[str]] = {"BEHIND": [], "not told apart from": []}
+    for line, rival in ((line, rival) for line in tasks for rival in judge.rivals):
+        said = _said(_same(table, line)[rival])
+        if said in groups:
+            groups[said].append(f"{rival} on {line['task']}")
+    named = [f"{said} {_list(names)}" for said, names in groups.items() if names]
+    if named:
+        yield f"of rivals of its size and single tasks, {', '.join(named)}, ahead in all else"
+    else:
+        yield "ahead of every rival of its size on every task"
     for name in (f"{rival}@heads" for rival in judge.allocated):
-        left = Estimate(**here[name]["ours_minus"])
-        said = "ahead of" if left.low > 0 else "behind" if left.high < 0 else "not told apart from"
-        yield f"{said} {name} ({_percent(here[name]['ours_minus'], signed=True)})"
+        yield f"{_said(here[name])} {name} ({_percent(here[name]['ours_minus'], signed=True)})"
+
+
+def _said(line: Line) -> str:
+    """Where text-v2 stands to the policy of a line, by the paired difference."""
+    left = Estimate(**line["ours_minus"])
+    return "ahead of" if left.low > 0 else "BEHIND" if left.high < 0 else "not told apart from"
 
 
 def _control(control: Sequence[TargetSummary]) -> Iterator[str]:

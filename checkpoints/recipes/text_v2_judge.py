@@ -2,14 +2,16 @@
 
 No choice was made on any of it. On text every policy answers the same prompts, so differences are paired; rivals hold
 the mean number of slots that text-v2 held on the task when the question came (rounded up), the same in every head, or
-with `@heads` as many as it held in each layer and head.
+with `@heads` as many as it held in each layer and head. text-v1 is there at its own size and three times at text-v2's:
+its threshold raised on validation prompts (`@size`), or filling, without a threshold, the rivals' budget (`@budget`) or
+what text-v2 held in each layer and head (`@heads`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +20,17 @@ import numpy as np
 import torch
 
 import checkpoints
-from evaluations.estimates import Estimate, bootstrap
+from evaluations.estimates import bootstrap
 from evaluations.evolve import load_source
 from evaluations.harness import write_atomically
 from evaluations.rl import RLConfig
 from evaluations.rl import run as run_control
 from evaluations.rows import RowsFile
 from evaluations.summary import TargetSummary, summarise
-from evaluations.tasks.recall import TASKS, TextPrompts, get_task, test_seed
+from evaluations.tasks.recall import TASKS, TextPrompts, get_task, test_seed, validation_seed
 from modalities.text import Recall, recall
 from namm import NAMM
+from namm.errors import ConfigError
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(checkpoints.__file__).parent
 OURS, EARLIER, FULL = "text-v2", "text-v1", "full"
+AT_SIZE, AT_BUDGET, AT_HEADS = f"{EARLIER}@size", f"{EARLIER}@budget", f"{EARLIER}@heads"
 BATCH = 32
+FURTHEST, HALVINGS = 12, 10
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class JudgeConfig:
 
     test_index: int = 0
     """Which draw of test prompts."""
+
+    matching_prompts: int = 40
+    """Validation prompts a task and condition on which the earlier NAMM is brought to the size of the judged one."""
 
     rivals: tuple[str, ...] = ("window", "random", "h2o", "h2o_age", "l2_norm", "keydiff")
     """Rivals with the same size in every head."""
@@ -98,9 +106,9 @@ def _task_rows(
     """Every policy on the prompts of one task."""
     prompts = get_task(task).sample(config.prompts, tokens, test_seed(config.test_index))
 
-    def row(name: str, policy: Policy) -> dict[str, Any]:
+    def row(name: str, policy: Policy, **facts: float) -> dict[str, Any]:
         results = list(_batches(model, policy, prompts))
-        return {
+        return facts | {
             "policy": name,
             "task": task,
             "recall": [score for result in results for score in result.accuracy.tolist()],
@@ -111,14 +119,54 @@ def _task_rows(
     own = row(OURS, make_policy("namm", namm=ours, interval=interval))
     yield own
     yield row(EARLIER, make_policy("namm", namm=earlier, interval=interval))
+    threshold = _matched_threshold(config, model, ours, earlier, task, tokens, interval)
+    yield row(AT_SIZE, make_policy("namm", namm=earlier, interval=interval, threshold=threshold), threshold=threshold)
     yield row(FULL, make_policy("full"))
     unjudged = tokens % interval  # what came after the last update is the same for all
     budget = max(4, math.ceil(own["slots"] - unjudged))
     head_budgets = tuple(tuple(max(1, math.ceil(held - unjudged)) for held in layer) for layer in own["head_slots"])
+    for name, size in ((AT_BUDGET, {"budget": budget}), (AT_HEADS, {"head_budgets": head_budgets})):
+        yield row(name, make_policy("namm", namm=earlier, interval=interval, threshold=-math.inf, **size))
     for name in config.rivals:
         yield row(name, _rival(name, interval, {"budget": budget}))
     for name in config.allocated:
         yield row(f"{name}@heads", _rival(name, interval, {"head_budgets": head_budgets}))
+
+
+def _matched_threshold(
+    config: JudgeConfig, model: PreTrainedModel, ours: NAMM, earlier: NAMM, task: str, tokens: int, interval: int
+) -> float:
+    """The threshold at which the earlier NAMM holds what ours holds, on validation prompts of the task."""
+    prompts = get_task(task).sample(config.matching_prompts, tokens, validation_seed(0))
+
+    def slots(namm: NAMM, threshold: float = 0.0) -> float:
+        policy = make_policy("namm", namm=namm, interval=interval, threshold=threshold)
+        return float(torch.cat([result.slots for result in _batches(model, policy, prompts)]).mean())
+
+    return largest_holding(lambda threshold: slots(earlier, threshold), slots(ours))
+
+
+def largest_holding(held: Callable[[float], float], wanted: float) -> float:
+    """The largest threshold found, by halving, at which no fewer slots are held than wanted.
+
+    Args:
+        held: Slots at a threshold; fewer the higher it is.
+        wanted: Slots.
+
+    Raises:
+        ConfigError: No threshold has more, or none has fewer slots than wanted.
+    """
+    steps = [4.0**power for power in range(FURTHEST)]
+    low = next((threshold for threshold in (0.0, *(-step for step in steps)) if held(threshold) >= wanted), None)
+    high = next((step for step in steps if held(step) < wanted), None)
+    if low is None or high is None:
+        raise ConfigError(
+            f"No threshold within {steps[-1]:.0f} of 0 holds about {wanted} slots; ask for a size in reach."
+        )
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if held(middle) >= wanted else (low, middle)
+    return low
 
 
 def _rival(name: str, interval: int, size: dict[str, Any]) -> Policy:
@@ -152,6 +200,8 @@ def tabulate(rows: Sequence[dict[str, Any]], tokens: int, interval: int) -> list
                 "kept_fraction": float(np.mean([tasks[name]["slots"] for name in names])) / tokens,
                 "ours_minus": asdict(bootstrap(difference, seed=0)),
             }
+            if task != "all" and "threshold" in tasks[task]:
+                line["threshold"] = tasks[task]["threshold"]
             if policy == OURS and task == "all":
                 heads = np.mean([tasks[name]["head_slots"] for name in names], axis=0) / tokens
                 line["kept_by_head"] = heads.round(3).tolist()
@@ -163,8 +213,3 @@ def judge_control(config: JudgeConfig, work: Path) -> list[TargetSummary]:
     """The control targets through the harness, text-v2 in place of the default NAMM; finished rows are kept."""
     run_control(RLConfig(env=config.targets, namm=config.namm, out=work, wandb="disabled", video=False), "namm-rl")
     return summarise(list(RowsFile(work / "rows.jsonl").read_new()))
-
-
-def clearly_ahead(ours: Estimate, theirs: Estimate) -> bool:
-    """True if the intervals are apart, ours above."""
-    return ours.low > theirs.high

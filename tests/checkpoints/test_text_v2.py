@@ -12,8 +12,19 @@ import pytest
 import torch
 
 from checkpoints.recipes import text_v2
-from checkpoints.recipes.text_v2_card import control_verdict, text_verdicts
-from checkpoints.recipes.text_v2_judge import EARLIER, FULL, OURS, JudgeConfig, judge_text, tabulate
+from checkpoints.recipes.text_v2_card import AGAIN, control_verdict, origin, text_verdicts
+from checkpoints.recipes.text_v2_judge import (
+    AT_BUDGET,
+    AT_HEADS,
+    AT_SIZE,
+    EARLIER,
+    FULL,
+    OURS,
+    JudgeConfig,
+    judge_text,
+    largest_holding,
+    tabulate,
+)
 from evaluations.estimates import Estimate, PairedDifference
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.harness import file_sha256
@@ -41,7 +52,10 @@ def rows(**policies: list[float]) -> list[dict[str, Any]]:
 
 
 def table(ours: list[float], earlier: list[float], window: list[float], random: list[float]) -> list[dict[str, Any]]:
-    found = rows(text_v2=ours, text_v1=earlier, full=[1.0] * 8, window=window, h2o=[0.0] * 8, random_at_heads=random)
+    found = rows(
+        text_v2=ours, text_v1=earlier, text_v1_at_size=[0.7] * 8, text_v1_at_budget=[0.9] * 8,
+        text_v1_at_heads=[1.0] * 8, full=[1.0] * 8, window=window, h2o=[0.0] * 8, random_at_heads=random,
+    )  # fmt: skip
     return tabulate(found, tokens=100, interval=50)
 
 
@@ -61,19 +75,31 @@ def test_a_line_is_the_mean_over_tasks_and_differences_are_paired_on_prompts() -
     ("earlier", "window", "random", "said"),
     [
         (0.5, 0.1, 0.1, ["recall more", "ahead of every rival of its size on every task", "ahead of random@heads"]),
-        (1.0, 0.1, 1.0, ["recall less", "ahead of every rival of its size on every task", "behind random@heads"]),
-        (0.9, 0.9, 0.9, ["recall not told apart", "NOT clearly ahead of window on pairs, window on copy",
+        (1.0, 0.95, 1.0, ["recall LESS", "BEHIND window on pairs, window on copy, ahead in all else",
+                          "BEHIND random@heads"]),
+        (0.9, 0.9, 0.9, ["recall not told apart", "not told apart from window on pairs, window on copy, ahead in all",
                          "not told apart from random@heads"]),
     ],
 )  # fmt: skip
 def test_verdicts_follow_the_intervals(earlier: float, window: float, random: float, said: list[str]) -> None:
     lines = table([0.9] * 8, [earlier] * 8, [window] * 8, [random] * 8)
     ours = next(line for line in lines if (line["policy"], line["task"]) == (OURS, "all"))
-    verdicts = list(text_verdicts(TWO, lines, ours))
-    assert len(verdicts) == len(said)
-    for words, verdict in zip(said, verdicts, strict=True):
+    against, at_size, at_budget, at_heads, *others = text_verdicts(TWO, lines, ours)
+    for words, verdict in zip(said, [against, *others], strict=True):
         assert words in verdict
-    assert "1.00x the slots" in verdicts[0]
+    assert against.startswith("against text-v1 1.00x the slots")
+    assert at_size.startswith("against text-v1@size 1.00x the slots, recall more")
+    assert at_budget.startswith("against text-v1@budget 1.00x the slots, recall not told apart")
+    assert at_heads.startswith("against text-v1@heads 1.00x the slots, recall LESS")
+
+
+def test_a_threshold_holds_no_fewer_slots_than_wanted_wherever_it_lies() -> None:
+    for wanted in (3.0, 50.0, 90.0):  # below 0, near 0, far above
+        found = largest_holding(lambda threshold: 60.0 - threshold, wanted)
+        assert found <= 60.0 - wanted
+        assert found == pytest.approx(60.0 - wanted, abs=0.1)
+    with pytest.raises(ConfigError, match="in reach"):
+        largest_holding(lambda threshold: 5.0, 4.0)
 
 
 def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_ahead() -> None:
@@ -102,7 +128,8 @@ def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(tmp_pa
     sizes = {line["policy"]: line["kept_fraction"] for line in lines if line["task"] == "pairs"}
     assert sizes[FULL] == 1.0
     assert sizes[OURS] == sizes[EARLIER]  # the same NAMM here
-    for rival in ("window", "random@heads"):
+    assert sizes[OURS] <= sizes[AT_SIZE] < sizes[OURS] + 8 / 96  # chosen on other prompts
+    for rival in (AT_BUDGET, AT_HEADS, "window", "random@heads"):
         assert sizes[OURS] <= sizes[rival] < sizes[OURS] + 1.5 / 96
     before = (tmp_path / "96-48.json").stat().st_mtime_ns
     assert judge_text(config, tmp_path) == lines
@@ -130,6 +157,14 @@ def test_card_and_weights_agree() -> None:
     stages = json.loads(json.dumps({name: asdict(stage) for name, stage in text_v2.STAGES.items()}))
     assert card["stages"] == stages
     assert card["validation"][card["chosen"]]["score"] >= card["choice"]["least_score"]
+    assert "\n".join(origin(FOLDER / AGAIN, card["sha256"])) in readme
+
+
+def test_only_the_weights_that_were_made_by_hand_are_said_to_be(tmp_path: Path) -> None:
+    """A run that writes its weights beside the file of another was one command all the same."""
+    assert "by hand" in " ".join(origin(FOLDER / AGAIN, file_sha256(FOLDER / "model.safetensors")))
+    for path in (FOLDER / AGAIN, tmp_path / AGAIN):
+        assert origin(path, "other weights") == ["The command ran all of them."]
 
 
 @pytest.mark.slow
