@@ -3,15 +3,19 @@
 An evaluation is one candidate NAMM on one prompt: the context is read under its forgetting, then the question is asked.
 One by one (a batch of one prompt under one candidate, every token read anew, as the NAMM paper's released code does)
 is the base; it runs on this project's own memory, so the ratio is what batching gives, not a faster kernel.
-Same shipped model, prompts and candidates for all, taking turns in one process; what counts are the ratios.
+Same shipped model, prompts and candidates for all, taking turns; what counts are the ratios. On several cores evolution
+gains most from a rank a core (`torchrun`), each with its share of the candidates and one thread: measured as well.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +31,14 @@ from evaluations.tasks.recall import TextPrompts, get_task, train_seed
 from modalities.huggingface import attach
 from modalities.text import recall
 from namm import NAMM
+from namm.evolution.ranks import Ranks
 from namm.policies import make_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHIPPED = Path(checkpoints.__file__).parent
+SOURCE = str(SHIPPED / "text" / "recall-llama")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Settings:
     """Turns of each way; the median counts."""
 
     threads: int = 2
-    """Torch threads."""
+    """Torch threads of the ways in one process, and ranks of one thread each of the way in several."""
 
 
 def candidates_of(settings: Settings, namm: NAMM) -> Float[Tensor, "population params"]:
@@ -110,9 +116,45 @@ def side_by_side(
     def run() -> int:
         for some in candidates.split(part):
             fitness(some, 1, 0)
-        return settings.population * settings.prompts * len(config.tasks)
+        return len(candidates) * settings.prompts * len(config.tasks)
 
     return run
+
+
+def _rank(connection: Connection, settings: Settings, rank: Ranks, part: int, dtype: torch.dtype) -> None:
+    """The life of a rank: as often as it is told, it scores its parts of the candidates, on one thread."""
+    torch.set_num_threads(1)
+    namm = NAMM.from_pretrained(settings.namm)
+    parts = candidates_of(settings, namm).split(part)
+    model = load_source(SOURCE, dtype)
+    runs = [side_by_side(model, namm, parts[index], settings, part) for index in rank.share(len(parts))]
+    while connection.recv():
+        connection.send(sum(run() for run in runs))
+
+
+@contextmanager
+def ranks(settings: Settings, part: int, dtype: torch.dtype) -> Iterator[Callable[[], int]]:
+    """Processes that score one generation together, as evolution's ranks do; the callable has it done once."""
+    context = multiprocessing.get_context("spawn")
+    connections, processes = [], []
+    for number in range(settings.threads):
+        ours, theirs = context.Pipe()
+        rank = Ranks(number, settings.threads)
+        processes.append(context.Process(target=_rank, args=(theirs, settings, rank, part, dtype), daemon=True))
+        processes[-1].start()
+        connections.append(ours)
+
+    def run() -> int:
+        for connection in connections:
+            connection.send(True)
+        return sum(connection.recv() for connection in connections)
+
+    try:
+        yield run
+    finally:
+        for connection, process in zip(connections, processes, strict=True):
+            connection.send(False)
+            process.join()
 
 
 @torch.inference_mode()
@@ -139,8 +181,7 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     namm = NAMM.from_pretrained(settings.namm)
     candidates = candidates_of(settings, namm)
-    source = str(SHIPPED / "text" / "recall-llama")
-    exact, half = (load_source(source, dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, half = (load_source(SOURCE, dtype) for dtype in (torch.float32, torch.bfloat16))
     prompts = [
         get_task(name).sample(settings.prompts, settings.context_tokens, train_seed(0))
         for name in RecallFitnessConfig().tasks
@@ -154,14 +195,19 @@ def main(settings: Settings) -> None:
             for name, model in (("float32", exact), ("bfloat16", half))
         },
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for run in ways.values():
-        run()  # warm up
-    for _ in range(settings.repetitions):
-        for name, run in ways.items():
-            began = time.perf_counter()
-            evaluations = run()
-            rates[name].append(evaluations / (time.perf_counter() - began))
+    rates: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        if settings.threads > 1:
+            for part in sorted({settings.part, max(1, settings.population // settings.threads)}):
+                name = f"{part} side by side, bfloat16, {settings.threads} ranks of one thread"
+                ways[name] = stack.enter_context(ranks(settings, part, torch.bfloat16))
+        for run in ways.values():
+            run()  # warm up
+        for _ in range(settings.repetitions):
+            for name, run in ways.items():
+                began = time.perf_counter()
+                evaluations = run()
+                rates.setdefault(name, []).append(evaluations / (time.perf_counter() - began))
     typical = {name: statistics.median(found) for name, found in rates.items()}
     base = max(typical["one by one, float32"], typical["one by one, bfloat16"])
     print(

@@ -2,18 +2,22 @@
 
 The base is how transformers' own example evaluates: one environment, the newest K = 20 steps encoded anew for every
 action. Against it stand many environments in one batch with a cache that is full, a window, or under the shipped NAMM,
-stepped in this process and by simulator processes. Ways take turns within a repetition and what counts are the ratios
-within one run. Printed beside them: what simulator, matrix products and agent would allow if every core were always
-busy, and whether a step stays as fast as an episode gets long.
+stepped in this process, by simulator processes, and by a worker a core, each with its share of the environments and all
+of the work on them (`evaluations/rl.py --workers 2 --lanes 1`). Ways take turns within a repetition and what counts are
+the ratios within one run. Printed beside them: what simulator, matrix products and agent would allow if every core were
+always busy, and whether a step stays as fast as an episode gets long.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,7 @@ from namm import NAMM, Memory
 from namm.policies import Policy, make_policy
 
 SHIPPED = Path(checkpoints.__file__).parent
+HOPPER = SHIPPED / "control" / "hopper-medium-expert"
 INTERVAL, PROTECTED, WINDOW = 48, 3, 48
 LATENCY_WINDOW = 100
 
@@ -90,15 +95,58 @@ def example(control: ControlModel, steps: int) -> float:
 
 
 def play(
-    control: ControlModel, policy: Policy | None, environments: int, steps: int, simulators: SimulatorPool | int
+    control: ControlModel,
+    policy: Policy | None,
+    environments: int,
+    steps: int,
+    simulators: SimulatorPool | int,
+    lanes: int = 2,
 ) -> tuple[Rollout, float]:
     """A rollout, and the slots per head at its end."""
     memory = None if policy is None else Memory(policy)
     agent = WindowAgent(control) if memory is None else IncrementalAgent(control, memory=memory)
     target = control.facts.target_return or 3600.0
     seeds = range(environments)
-    played = rollout(agent, control.facts.env_id, seeds, target, max_steps=steps, simulators=simulators)
+    env_id = control.facts.env_id
+    played = rollout(agent, env_id, seeds, target, max_steps=steps, simulators=simulators, lanes=lanes)
     return played, 60.0 if memory is None else float(memory.slots().float().mean())
+
+
+def _work(connection: Connection, environments: int, steps: int) -> None:
+    """A worker's life: it plays the policies that it is told, model and simulators in turns, in one batch."""
+    torch.set_num_threads(1)
+    control, known = ControlModel.load(HOPPER), policies()
+    connection.send(None)
+    while (name := connection.recv()) is not None:
+        played, slots = play(control, known[name], environments, steps, 0, lanes=1)
+        connection.send((played.steps / (played.agent_seconds + played.env_seconds), slots))
+
+
+@contextmanager
+def working(number: int, environments: int, steps: int) -> Iterator[Callable[[str], tuple[float, float]]]:
+    """Processes that share the environments; the callable plays a policy and gives steps a second of all, and slots."""
+    context = multiprocessing.get_context("spawn")
+    connections, processes = [], []
+    for _ in range(number):
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=_work, args=(theirs, environments // number, steps), daemon=True))
+        processes[-1].start()
+        connections.append(ours)
+    for connection in connections:
+        connection.recv()
+
+    def run(name: str) -> tuple[float, float]:
+        for connection in connections:
+            connection.send(name)
+        told = [connection.recv() for connection in connections]
+        return sum(rate for rate, _ in told), told[0][1]
+
+    try:
+        yield run
+    finally:
+        for connection, process in zip(connections, processes, strict=True):
+            connection.send(None)
+            process.join()
 
 
 def products(control: ControlModel, rows: int) -> float:
@@ -151,12 +199,18 @@ def throughput(control: ControlModel, arguments: argparse.Namespace, threads: in
             for workers in (False, True) if environments >= 16 else (False,):
                 label = "auto" if workers and arguments.simulators is None else arguments.simulators if workers else 0
                 ways[f"{environments} | {name} | {label}"] = as_batch(policy, environments, workers)
-    found: dict[str, list[tuple[float, float, Rollout | None]]] = {name: [] for name in ways}
-    with SimulatorPool(arguments.simulators) as pool:
+    found: dict[str, list[tuple[float, float, Rollout | None]]] = {}
+    with SimulatorPool(arguments.simulators) as pool, ExitStack() as stack:
+        cores = _cores()
+        for environments in (number for number in arguments.environments if number >= 8 * cores > 8):
+            shared = stack.enter_context(working(cores, environments, arguments.steps))
+            for name in policies():
+                label = f"{environments} | {name} | 0, {cores} workers of {environments // cores}"
+                ways[label] = lambda _, shared=shared, name=name: (*shared(name), None)
         rollout(WindowAgent(control), control.facts.env_id, range(64), 3600.0, max_steps=1, simulators=pool)
         for _ in range(arguments.repetitions):
             for name, run in ways.items():
-                found[name].append(run(pool))
+                found.setdefault(name, []).append(run(pool))
     base = [max(rates) for rates in zip(*([r for r, *_ in found[n]] for n in ways if "example" in n), strict=True)]
     print("| environments | way | simulator processes | env steps / s | ratio | slots at the end |")
     print("|---|---|---|---|---|---|")
@@ -167,11 +221,15 @@ def throughput(control: ControlModel, arguments: argparse.Namespace, threads: in
     _limit(control, max(arguments.environments), found)
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _limit(
     control: ControlModel, environments: int, found: dict[str, list[tuple[float, float, Rollout | None]]]
 ) -> None:
     """What the parts would allow if every core were always busy, and how near the run came."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     way = f"{environments} | namm text-v1 (sequence) | "
     runs = [
         (name == f"{way}0", rate, played) for name in found for rate, _, played in found[name] if name.startswith(way)
@@ -235,7 +293,7 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    control = ControlModel.load(SHIPPED / "control" / "hopper-medium-expert")
+    control = ControlModel.load(HOPPER)
     throughput(control, arguments, threads)
     latency(control, arguments.latency_environments, arguments.latency_steps)
 

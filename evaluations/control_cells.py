@@ -88,6 +88,7 @@ class ControlRunner:
         namm: Attached by the namm policies; None where none of them runs.
         trace_seed: The seed whose first episode is recorded in detail.
         simulators: Processes that step the environments, or a pool of them; they change no row.
+        lanes: Parts that a large batch is divided into (:func:`modalities.rollout.rollout`).
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class ControlRunner:
         namm: NAMM | None,
         trace_seed: int,
         simulators: SimulatorPool | int = 0,
+        lanes: int = 2,
     ) -> None:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
-        self.trace_seed, self.simulators = trace_seed, simulators
+        self.trace_seed, self.simulators, self.lanes = trace_seed, simulators, lanes
         self._target_statistics: FeatureStatistics | None = None
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
@@ -120,6 +122,8 @@ class ControlRunner:
             acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
+        if self.lanes != 2:
+            acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold, and no other row is a point of a curve
         identity = {
@@ -195,6 +199,7 @@ class ControlRunner:
             on_start=None if observer is None else observer.start,
             max_steps=self.target.max_steps,
             simulators=self.simulators,
+            lanes=self.lanes,
         )
 
     @staticmethod

@@ -25,6 +25,7 @@ class ControlSetup:
     threads: int
     trace_seed: int
     simulators: int | None = 0
+    lanes: int = 2
 
     def load(self, index: int = 0) -> dict[str, ControlRunner]:
         """A runner for every target, by name.
@@ -42,6 +43,6 @@ class ControlSetup:
         namm = None if self.namm is None else NAMM.from_pretrained(self.namm).to(device)
         pool = SimulatorPool(self.simulators)  # its processes end with the runners, or with this process
         return {
-            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed, pool)
+            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed, pool, self.lanes)
             for target, control in found
         }

@@ -40,6 +40,7 @@ from evaluations.devices import check_device
 from evaluations.harness import Results
 from evaluations.tracking import Mode, Tracker
 from modalities.control import find_checkpoint
+from modalities.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
@@ -112,6 +113,10 @@ class RLConfig:
     simulators: int | None = None
     """Processes that step the environments while the model acts; 0: none. Default: spare cores, for large batches."""
 
+    lanes: int = 2
+    """Parts of a large batch that take turns, so that simulators overlap with the model. 1 is faster with --workers,
+    one a core; its rows are its own, for another size of batch rounds otherwise."""
+
     threads: int = 1
     """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
 
@@ -168,6 +173,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
         threads=config.threads,
         trace_seed=config.seeds[0],
         simulators=_simulators(config),
+        lanes=config.lanes,
     )
     runners = setup.load()
     resolved = {**asdict(config), "config": None}
@@ -248,6 +254,7 @@ def _check(config: RLConfig) -> list[PolicySpec]:
         value = getattr(config, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
+    check_lanes(config.lanes)
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     if config.curve and "full" not in [spec.name for spec in specs]:

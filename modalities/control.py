@@ -268,7 +268,7 @@ class IncrementalAgent:
             agent.reset(size)
         return agents
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(
         self,
         states: Float[Tensor, "batch state"],

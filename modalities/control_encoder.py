@@ -7,15 +7,16 @@ weights, and in the last layer only the newest token goes on behind attention: n
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
 from namm.memory import Memory
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 MANY_ROWS = 16
 """From so many rows on a product is worth setting oneDNN up for."""
 
@@ -25,6 +26,23 @@ class StepEncoder:
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
+        # looked up once: a module's attributes cost more than many of the operations on them
+        self.blocks = [
+            _Block(
+                _Norm.of(block.ln_1),
+                _Product.of(block.attn.c_attn),
+                _Product.of(block.attn.c_proj),
+                _Norm.of(block.ln_2),
+                _Product.of(block.mlp.c_fc),
+                _Product.of(block.mlp.c_proj),
+                block.mlp.act,
+                block.attn.num_heads,
+                block.attn.head_dim,
+                block.attn.scaling,
+            )
+            for block in encoder.h
+        ]
+        self.last_norm = _Norm.of(encoder.ln_f)
 
     @classmethod
     def of(cls, encoder: nn.Module) -> StepEncoder | None:
@@ -62,35 +80,76 @@ class StepEncoder:
         batch, tokens, width = embedded.shape
         # every token has position 0: wpe[0] is a constant bias, and time is in the embeddings
         hidden = (embedded + self.encoder.wpe.weight[0]).view(-1, width)
-        for index, block in enumerate(self.encoder.h):
-            attention = block.attn
-            heads = (batch, tokens, attention.num_heads, attention.head_dim)
-            query, key, value = affine(attention.c_attn, _normed(block.ln_1, hidden)).split(width, dim=1)
+        for index, block in enumerate(self.blocks):
+            heads = (batch, tokens, block.heads, block.head_dim)
+            query, key, value = block.project(block.before_attention(hidden)).split(width, dim=1)
             attended = memory.attend(
                 index,
-                *(part.view(heads).transpose(1, 2) for part in (query, key, value)),
-                scale=attention.scaling,
+                query.view(heads).transpose(1, 2),
+                key.view(heads).transpose(1, 2),
+                value.view(heads).transpose(1, 2),
+                scale=block.scale,
             )
             attended = attended.transpose(1, 2)  # [batch, tokens, heads, head_dim]
-            if index == len(self.encoder.h) - 1:
+            if index == len(self.blocks) - 1:
                 attended, hidden = attended[:, -1], hidden.view(batch, tokens, width)[:, -1]
-            hidden = hidden + affine(attention.c_proj, attended.reshape(-1, width))
-            hidden = hidden + affine(
-                block.mlp.c_proj, block.mlp.act(affine(block.mlp.c_fc, _normed(block.ln_2, hidden)))
-            )
-        return _normed(self.encoder.ln_f, hidden)
+            hidden = hidden + block.join(attended.reshape(-1, width))
+            hidden = hidden + block.narrow(block.activation(block.widen(block.before_mlp(hidden))))
+        return self.last_norm(hidden)
 
 
-def affine(layer: nn.Module, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
+class _Norm(NamedTuple):
+    """A layer normalisation."""
+
+    shape: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, layer: nn.LayerNorm) -> _Norm:
+        return cls(layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+    def __call__(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        return torch.layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
+
+
+class _Product(NamedTuple):
+    """A `Conv1D`: rows times a matrix, plus a bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> _Product:
+        return cls(layer.weight, layer.bias)
+
+    def __call__(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
+        return affine(self, rows)
+
+
+class _Block(NamedTuple):
+    """One layer's operations, in order."""
+
+    before_attention: _Norm
+    project: _Product
+    join: _Product
+    before_mlp: _Norm
+    widen: _Product
+    narrow: _Product
+    activation: Callable[[Tensor], Tensor]
+    heads: int
+    head_dim: int
+    scale: float
+
+
+def affine(layer: nn.Module | _Product, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
     """Rows times a `Conv1D`'s matrix, plus its bias.
 
     oneDNN's product in fp32 is twice as fast as the default one where that does not use a processor's widest vectors.
     """
-    known = rows.device.type == "cpu" and rows.dtype == layer.weight.dtype == torch.float32
-    if known and len(rows) >= MANY_ROWS and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(rows.contiguous(), layer.weight.t(), layer.bias, "none", [], "")
-    return torch.addmm(layer.bias, rows, layer.weight)
-
-
-def _normed(layer: nn.LayerNorm, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-    return layer_norm(rows, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    weight, bias = layer.weight, layer.bias
+    known = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
+    if known and rows.shape[0] >= MANY_ROWS and HAS_ONEDNN:
+        return torch.ops.mkldnn._linear_pointwise(rows.contiguous(), weight.t(), bias, "none", [], "")
+    return torch.addmm(bias, rows, weight)

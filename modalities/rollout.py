@@ -2,8 +2,9 @@
 
 The states of live episodes are batched into one call of the agent a step; an episode that ends leaves the batch, so all
 live episodes have the same length. A large batch is acted for in two halves, its lanes: with simulators in processes of
-their own, one half is stepped while the agent acts for the other. How a batch is divided depends on its size alone, so
-the number of processes changes no result. The reset seed fixes an episode for every agent: comparisons are paired.
+their own, one half is stepped while the agent acts for the other. How a batch is divided depends on its size and on
+what is asked for, so the number of processes changes no result. The reset seed fixes an episode for every agent:
+comparisons are paired.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def rollout(
     on_start: StartObserver | None = None,
     simulators: SimulatorPool | int = 0,
     overlap: bool = True,
+    lanes: int = 2,
 ) -> Rollout:
     """Plays one episode per seed with the agent.
 
@@ -135,15 +137,18 @@ def rollout(
         simulators: Processes that step the environments, or a pool to borrow them from; 0 for none.
         overlap: Let them step one lane while the agent acts for another. Neither this nor their number changes
             anything but the time that it takes.
+        lanes: Parts that a large batch is divided into, 1 or 2. With nothing to overlap with, one is faster: fewer and
+            larger calls. Results differ by how a batch's size rounds.
 
     Raises:
         UnknownNameError: The environment is not registered.
-        ConfigError: No seed is given, or the environment does not fit.
+        ConfigError: No seed is given, the environment does not fit, or a batch cannot have so many lanes.
         DataError: The agent's action is not finite.
         SimulatorError: An environment raises, or a process that steps some of them ends.
     """
     if not seeds:
         raise ConfigError("expected at least one reset seed, found none; pass seeds such as [0, 1, 2]")
+    check_lanes(lanes)
     with ExitStack() as stack:
         camera = LocalSimulators(env_id, env_kwargs, seeds, render=True) if record else None
         if camera is not None:
@@ -153,13 +158,20 @@ def rollout(
         else:
             envs = stack.enter_context(SimulatorPool(simulators)).simulators(env_id, env_kwargs, seeds)
         stack.callback(envs.close)
-        play = _Play(agent, envs, target_return, on_step, max_steps, overlap, camera, record_every)
+        sizes = lane_sizes(len(seeds), lanes)
+        play = _Play(agent, envs, target_return, on_step, max_steps, overlap, camera, record_every, sizes)
         return play.run(on_start)
 
 
-def lane_sizes(episodes: int) -> list[int]:
+def check_lanes(lanes: int) -> None:
+    """Raises ConfigError unless a batch can be divided into so many lanes."""
+    if lanes not in (1, 2):
+        raise ConfigError(f"expected 1 or 2 lanes, found {lanes}; 2 overlap with simulator processes, 1 is one batch")
+
+
+def lane_sizes(episodes: int, lanes: int = 2) -> list[int]:
     """How a batch is divided: into two halves, or not at all where they would be small."""
-    if episodes < 2 * SMALLEST_LANE:
+    if lanes == 1 or episodes < 2 * SMALLEST_LANE:
         return [episodes]
     return [episodes - episodes // 2, episodes // 2]
 
@@ -185,10 +197,11 @@ class _Play:
         overlap: bool,
         camera: LocalSimulators | None,
         record_every: int,
+        sizes: Sequence[int],
     ) -> None:
         self.agent, self.envs, self.target_return, self.on_step = agent, envs, target_return, on_step
         self.max_steps, self.overlap = max_steps, overlap
-        self.camera, self.record_every = camera, record_every
+        self.camera, self.record_every, self.sizes = camera, record_every, sizes
         self.totals = np.zeros(len(envs.seeds))
         self.finished: list[Any] = [None] * len(envs.seeds)
         self.frames: list[Any] = []
@@ -221,7 +234,7 @@ class _Play:
     def _lanes(self) -> list[_Lane]:
         """The batch, in as many lanes as it and the agent allow."""
         episodes = len(self.envs.seeds)
-        sizes = lane_sizes(episodes)
+        sizes = self.sizes
         with self._acting():
             if len(sizes) > 1 and isinstance(self.agent, SplittableAgent):
                 agents = self.agent.split(sizes)

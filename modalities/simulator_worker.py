@@ -1,5 +1,9 @@
 """Environments that are stepped one after the other, in this process or in a worker that is told over a connection.
 
+Gymnasium's hopper, half-cheetah and walker spend a quarter of a step in Python around MuJoCo. Where they are exactly as
+Gymnasium made them, each is stepped with MuJoCo's own call and the arithmetic around it is done for all at once,
+in the same order and types: bit for bit what their `step` gives.
+
 As a worker (`python simulator_worker.py FILE_DESCRIPTOR`) this file is run and not imported: it loads Gymnasium and no
 torch, so a worker starts in half a second. It answers messages in order and ends when its connection does, so it can
 outlive the process that started it by one step at most.
@@ -9,13 +13,21 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+STOCK = {
+    f"gymnasium.envs.mujoco.{robot}_v{version}.{name}": (robot, version)
+    for robot, name in (("hopper", "HopperEnv"), ("half_cheetah", "HalfCheetahEnv"), ("walker2d", "Walker2dEnv"))
+    for version in (4, 5)
+}
+"""Environments whose step is known here, by the full name of their class."""
 
 
 class EpisodeFailedError(Exception):
@@ -42,6 +54,7 @@ class Environments:
         except BaseException:
             self.close()
             raise
+        self.robots = StockRobots(self.open) if StockRobots.know(self.open.values()) else None
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """Starts every episode; states as float32 [episodes, state], and what each reset tells."""
@@ -51,12 +64,16 @@ class Environments:
                 state, info = env.reset(seed=int(seed))
             states.append(state)
             infos.append(info)
+        if self.robots is not None:
+            self.robots.elapsed = dict.fromkeys(self.open, 0)
         return np.stack(states).astype(np.float32), infos
 
     def step(
         self, episodes: Sequence[int], actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bool | None]]:
         """Steps these episodes, each by its row of the actions; gives the fields of `simulators.Stepped`."""
+        if self.robots is not None:
+            return self.robots.step(episodes, actions)
         states, rewards, ended, successes = [], np.zeros(len(episodes)), np.zeros(len(episodes), dtype=bool), []
         for row, episode in enumerate(episodes):
             with _blaming(episode):
@@ -71,6 +88,98 @@ class Environments:
         for env in self.open.values():
             env.close()
         self.open.clear()
+
+
+class StockRobots:
+    """Gymnasium's own robots, stepped without its Python; `elapsed` counts each one's steps since its reset.
+
+    Args:
+        environments: One an episode, all made alike; see `know`.
+    """
+
+    def __init__(self, environments: Mapping[int, gym.Env]) -> None:
+        self.inner = {episode: env.unwrapped for episode, env in environments.items()}
+        self.elapsed = dict.fromkeys(environments, 0)
+        self.one = next(iter(self.inner.values()))
+        self.robot, self.version = STOCK[_full_name(self.one)]
+        limits = [
+            wrapper._max_episode_steps
+            for wrapper in _wrappers(next(iter(environments.values())))
+            if type(wrapper) is TimeLimit
+        ]
+        self.limit = min(limits, default=None)
+        # the arrays are MuJoCo's own memory, so these views follow the simulation
+        self.views = {
+            e: (inner.data, inner.data.ctrl, inner.data.qpos, inner.data.qvel) for e, inner in self.inner.items()
+        }
+
+    @staticmethod
+    def know(environments: Iterable[gym.Env]) -> bool:
+        """True where every environment is a known class in Gymnasium's usual wrappers, and nothing is drawn."""
+        usual = TimeLimit, OrderEnforcing, PassiveEnvChecker
+        return all(
+            _full_name(env.unwrapped) in STOCK
+            and "step" not in vars(env.unwrapped)
+            and env.render_mode != "human"
+            and all(type(wrapper) in usual for wrapper in _wrappers(env))
+            for env in environments
+        )
+
+    def step(
+        self, episodes: Sequence[int], actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bool | None]]:
+        """See `Environments.step`."""
+        from mujoco import mj_step
+
+        one, count = self.one, len(episodes)
+        positions, velocities = np.empty((count, one.model.nq)), np.empty((count, one.model.nv))
+        before, over = np.empty(count), np.zeros(count, dtype=bool)
+        if actions.shape[1:] != (one.model.nu,):
+            raise EpisodeFailedError(episodes[0], f"an action of {actions.shape[1:]}, expected ({one.model.nu},)")
+        for row, episode in enumerate(episodes):
+            data, control, position, velocity = self.views[episode]
+            before[row] = position[0]
+            control[:] = actions[row]
+            try:
+                mj_step(one.model, data, one.frame_skip)
+            except Exception as error:
+                raise EpisodeFailedError(episode, f"{type(error).__name__}: {error}") from error
+            positions[row], velocities[row] = position, velocity
+            self.elapsed[episode] += 1
+            over[row] = self.elapsed[episode] == self.limit
+        rewards = one._forward_reward_weight * ((positions[:, 0] - before) / one.dt)
+        cost = one._ctrl_cost_weight * np.sum(np.square(actions), axis=1)
+        seen = velocities
+        if self.robot != "half_cheetah":
+            healthy = self._healthy(positions, velocities)
+            counted = healthy | one._terminate_when_unhealthy if self.version == 4 else healthy
+            rewards = rewards + counted * one._healthy_reward
+            over |= ~healthy & one._terminate_when_unhealthy
+            seen = np.clip(velocities, -10, 10)
+        first = 1 if one._exclude_current_positions_from_observation else 0
+        states = np.concatenate([positions[:, first:], seen], axis=1).astype(np.float32)
+        return states, rewards - cost, over, [None] * count
+
+    def _healthy(self, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+        one = self.one
+        height, angle = positions[:, 1], positions[:, 2]
+        fine = (one._healthy_z_range[0] < height) & (height < one._healthy_z_range[1])
+        fine &= (one._healthy_angle_range[0] < angle) & (angle < one._healthy_angle_range[1])
+        if self.robot == "hopper":
+            low, high = one._healthy_state_range
+            rest = np.concatenate([positions, velocities], axis=1)[:, 2:]
+            fine &= np.all((low < rest) & (rest < high), axis=1)
+        return fine
+
+
+def _wrappers(env: gym.Env) -> Iterator[gym.Wrapper]:
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+
+
+def _full_name(env: gym.Env) -> str:
+    return f"{type(env).__module__}.{type(env).__qualname__}"
 
 
 @contextmanager

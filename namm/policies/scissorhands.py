@@ -28,7 +28,7 @@ class Scissorhands(Policy):
         selection: Selection,
         history: int = 400,
         recent: int = 10,
-        average: Literal["seen", "step"] = "seen",
+        average: Literal["seen", "step"] = "step",
     ) -> None:
         """A history and a recent window, as long as in the paper's experiments, and what an average token gets.
 
@@ -36,8 +36,8 @@ class Scissorhands(Policy):
             selection: The shared selection rule.
             history: Last queries over which is counted. More than an interval are rounded up to whole ones.
             recent: Newest tokens whose count is taken as 0.
-            average: "seen" for one part in as many tokens as the query saw, "step" for Algorithm 2's 1/t: one part in
-                as many as there have been up to the update, evicted ones too.
+            average: "step" for Algorithm 2's 1/t: one part in as many tokens as there have been up to the update,
+                evicted ones too; "seen" for one part in as many as the query saw.
 
         Raises:
             ConfigError: A history without queries, fewer than no recent tokens, or another average.

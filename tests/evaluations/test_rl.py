@@ -233,6 +233,20 @@ def test_simulator_processes_change_no_row(command, tmp_path):
         assert row["metrics"] | {"ms_per_env_step": 0} == other["metrics"] | {"ms_per_env_step": 0}
 
 
+def test_one_batch_in_place_of_two_lanes_is_another_row_with_the_same_memory(command, tmp_path):
+    """Sixteen episodes at once round otherwise than eight twice; what each lane count asks of a memory is one thing."""
+    for lanes in (1, 2):
+        options = ("--policy", "window", "--budget", 12, "--episodes", 8, "--max-steps", 20, "--lanes", lanes)
+        assert main(command(*options, "--out", tmp_path / str(lanes))) == 0
+    one, two = rows_of(tmp_path / "1"), rows_of(tmp_path / "2")
+    assert len(one) == len(two) == 2
+    for row, other in zip(one, two, strict=True):
+        assert row["key"] != other["key"]
+        assert [e["slots_mean"] for e in row["episodes"]] == [e["slots_mean"] for e in other["episodes"]]
+        returns = [[e["return"] for e in r["episodes"]] for r in (row, other)]
+        assert returns[0] == pytest.approx(returns[1], rel=1e-2)
+
+
 def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys):
     assert main(command("--policy", "full", "--interval", 64)) == 0
     capsys.readouterr()
@@ -262,6 +276,7 @@ def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys)
         (("--episodes", "0"), "--episodes"),
         (("--seeds", "1", "1"), "--seeds"),
         (("--workers", "0"), "--workers must be 1 or more"),
+        (("--lanes", "3"), "1 or 2 lanes, found 3"),
         (("--threads", "0"), "--threads must be 1 or more"),
         (("--curve", "-1"), "--curve must be 0 or more"),
         (("--curve", "5", "--policy", "namm", "window"), "needs full"),

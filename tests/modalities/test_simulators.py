@@ -94,18 +94,19 @@ def test_workers_and_overlap_change_nothing(control, pool, kind):  # noqa: F811
         assert all(len(live) == len(slots) for _, live, slots, *_ in seen)
 
 
-def test_a_memory_in_two_lanes_keeps_what_one_batch_keeps(control, monkeypatch):  # noqa: F811
+def test_a_memory_in_two_lanes_keeps_what_one_batch_keeps(control):  # noqa: F811
     """Identities go on from lane to lane, or the random policy would draw the first lane's numbers again."""
     _, seen, report = play(control, "memory")
-    monkeypatch.setattr("modalities.rollout.SMALLEST_LANE", EPISODES)
-    _, whole, whole_report = play(control, "memory")
+    _, whole, whole_report = play(control, "memory", lanes=1)
     assert [step[1:4] for step in seen[:20]] == [step[1:4] for step in whole[:20]]
     assert report.updates == whole_report.updates
-    assert len(lane_sizes(EPISODES)) == 1
 
 
-def test_lanes_depend_on_the_batch_alone():
+def test_lanes_depend_on_the_batch_and_what_is_asked_alone(fragile):
     assert [lane_sizes(episodes) for episodes in (1, 15, 16, 17, 64)] == [[1], [15], [8, 8], [9, 8], [32, 32]]
+    assert lane_sizes(64, lanes=1) == [64]
+    with pytest.raises(ConfigError, match="1 or 2 lanes, found 3"):
+        rollout(ConstantAgent(0.1), fragile, [5], 0.0, lanes=3)
 
 
 def test_what_episodes_tell_comes_through(fragile, pool):

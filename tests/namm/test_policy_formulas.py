@@ -123,7 +123,7 @@ def test_tova_averages_over_the_heads_that_hold_a_token(qkv: tuple[Tensor, ...])
 @pytest.mark.parametrize("history", [10, 16, 40])
 def test_scissorhands_counts_attention_below_the_average(qkv: tuple[Tensor, ...], history: int) -> None:
     """A history of 40 queries is three intervals of 16."""
-    policy = make_policy("scissorhands", interval=16, threshold=-1e9, history=history, recent=3)
+    policy = make_policy("scissorhands", interval=16, threshold=-1e9, history=history, recent=3, average="seen")
     memory = scores_of(policy, qkv)
     attended = attention(*qkv[:2])
     counted = history if history <= 16 else 48
@@ -139,9 +139,9 @@ def test_scissorhands_counts_attention_below_the_average(qkv: tuple[Tensor, ...]
 
 def test_scissorhands_averages_over_what_a_query_could_see(qkv: tuple[Tensor, ...]) -> None:
     """After an eviction the average token has a larger share."""
-    policy = make_policy("scissorhands", interval=16, budget=6, history=16, recent=1)
+    policy = make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="seen")
     memory = scores_of(policy, qkv)
-    first = Memory(make_policy("scissorhands", interval=16, budget=6, history=16, recent=1))
+    first = Memory(make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="seen"))
     first.attend(0, *(t[:, :, :32] for t in qkv))
     held = [[*head, *range(32, TOKENS)] for head in kept(first)]
     attended = attention(*qkv[:2], held)
@@ -153,12 +153,12 @@ def test_scissorhands_averages_over_what_a_query_could_see(qkv: tuple[Tensor, ..
         assert memory.scores[2][head].tolist() == [*(-float(count) for count in low), 0.0]
 
 
-def test_scissorhands_compares_with_the_step_when_asked(qkv: tuple[Tensor, ...]) -> None:
+def test_scissorhands_compares_with_the_step(qkv: tuple[Tensor, ...]) -> None:
     """Algorithm 2: one part in as many tokens as there have been up to the update, whatever was evicted since."""
-    policy = make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="step")
+    policy = make_policy("scissorhands", interval=16, budget=6, history=16, recent=1)
     assert policy.describe()["average"] == "step"
     memory = scores_of(policy, qkv)
-    first = Memory(make_policy("scissorhands", interval=16, budget=6, history=16, recent=1, average="step"))
+    first = Memory(make_policy("scissorhands", interval=16, budget=6, history=16, recent=1))
     first.attend(0, *(t[:, :, :32] for t in qkv))
     held = [[*head, *range(32, TOKENS)] for head in kept(first)]
     attended = attention(*qkv[:2], held)
