@@ -20,6 +20,10 @@ MAIN = ("deepseek_v3", "gemma2", "gpt_oss", "jamba", "llama4_text", "opt", "qwen
 """One of each kind: latent attention, capped logits and windows, sinks, recurrent layers, chunks, learned positions."""
 
 
+WIDESPREAD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "opt")
+"""Those that most users attach to."""
+
+
 @pytest.mark.parametrize("family", MAIN)
 def test_a_family_conforms(family: str) -> None:
     verdict = examine(subject_of(tiny_model(family)))
@@ -55,7 +59,7 @@ def test_a_verdict_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"keep-all equals stock", "generate() equals stock"} <= {c.name for c in verdict.checks if not c.passed}
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", WIDESPREAD)
 def test_half_precision_equals_stock_to_its_rounding(family: str) -> None:
     model = tiny_model(family).to(torch.bfloat16)
     subject = subject_of(model)
@@ -69,7 +73,7 @@ def test_half_precision_equals_stock_to_its_rounding(family: str) -> None:
     assert apart.mean() <= 1.5 * rounding.mean()
 
 
-@pytest.mark.parametrize(("family", "chunk"), [("llama", 32), ("gemma2", 7), ("llama4_text", 7)])
+@pytest.mark.parametrize(("family", "chunk"), [*((f, 7) for f in WIDESPREAD), ("llama", 32), ("llama4_text", 7)])
 def test_chunked_prefill_generates_what_stock_does(family: str, chunk: int) -> None:
     model = tiny_model(family)
     ids, mask = prompts(subject_of(model))
@@ -79,7 +83,7 @@ def test_chunked_prefill_generates_what_stock_does(family: str, chunk: int) -> N
         assert torch.equal(model.generate(ids, prefill_chunk_size=chunk, **options), stock)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "jamba"])
+@pytest.mark.parametrize("family", [*WIDESPREAD, "jamba"])
 def test_turns_of_a_conversation_reuse_the_cache(family: str) -> None:
     """As transformers documents it: all tokens so far, and the cache of the last output."""
     model = tiny_model(family)
