@@ -204,12 +204,28 @@ class _CacheInPlace:
                 f"{given.get_seq_length()} tokens; what it holds was never seen by the attached memory."
             )
         self.attached.begin_call()
+        arguments = self.signature.bind_partial(*args, **kwargs).arguments
+        self._check_nothing_is_hidden(arguments.get("attention_mask"))
         if self.cache.memory.policy.reads_tokens:
-            self._tell_tokens(module, self.signature.bind_partial(*args, **kwargs).arguments)
+            self._tell_tokens(module, arguments)
         place = list(self.signature.parameters).index(self.name)
         if place < len(args):
             return (*args[:place], self.cache, *args[place + 1 :]), kwargs
         return args, {**kwargs, self.name: self.cache}
+
+    def _check_nothing_is_hidden(self, mask: Any) -> None:
+        """A mask must show just those earlier tokens that the memory was given as real ones."""
+        seen, past = self.cache.memory.seen, self.cache.get_seq_length()
+        if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[0] != seen.shape[0] or mask.shape[1] <= past:
+            return
+        shown = mask[:, :past].bool().sum(1).cpu()
+        if not torch.equal(shown, seen):
+            raise AttachError(
+                f"Expected an attention_mask that shows the {seen.tolist()} tokens of each row seen so far, found "
+                f"{shown.tolist()}: a memory cannot hide what it was given as real, or show what was padding. Pass the "
+                "mask that earlier calls had, with the new columns behind; generate() without one takes every "
+                "pad_token_id in its input for padding."
+            )
 
     def _tell_tokens(self, module: nn.Module, arguments: dict[str, Any]) -> None:
         """Tells the memory which tokens the call is about."""

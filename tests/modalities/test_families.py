@@ -92,7 +92,13 @@ def test_turns_of_a_conversation_reuse_the_cache(family: str) -> None:
         text, cache = torch.arange(10, 30)[None], {}
         for turn in range(3):
             output = model.generate(
-                text, **cache, max_new_tokens=6, do_sample=False, pad_token_id=0, return_dict_in_generate=True
+                text,
+                **cache,
+                attention_mask=torch.ones_like(text),
+                max_new_tokens=6,
+                do_sample=False,
+                pad_token_id=0,
+                return_dict_in_generate=True,
             )
             name = next(name for name in CACHE_NAMES if hasattr(output, name))
             cache = {name: getattr(output, name)}

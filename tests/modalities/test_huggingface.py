@@ -127,6 +127,22 @@ def test_positions_count_tokens_seen_and_turns_continue() -> None:
     torch.testing.assert_close(chunks, whole, atol=2e-5, rtol=1e-4)
 
 
+def test_a_mask_that_hides_what_the_memory_holds_is_refused() -> None:
+    """What was real in an earlier call cannot become padding in a later one, nor the other way round."""
+    model, ids, mask = llama(), torch.arange(12)[None].repeat(2, 1), torch.ones(2, 12, dtype=torch.long)
+    mask[1, :3] = 0
+    for place, found in (((0, 5), "12, 10"), ((1, 1), "13, 11")):
+        with attach(model, make_policy("window", interval=16, budget=8)):
+            output = model(ids, attention_mask=mask, use_cache=True)
+            changed = torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], dim=1)
+            more = {"input_ids": ids[:, :1], "past_key_values": output.past_key_values}
+            model(**more, attention_mask=changed)
+            changed = torch.cat([changed, torch.ones(2, 1, dtype=torch.long)], dim=1)
+            changed[place] ^= 1
+            with pytest.raises(AttachError, match=rf"shows the \[13, 10\] tokens.*found \[{found}\]"):
+                model(**more, attention_mask=changed)
+
+
 def test_beam_search_carries_the_memory_along() -> None:
     model = llama()
     inputs = prompts([30])
