@@ -9,7 +9,6 @@ gains most from a rank a core (`torchrun`), each with its share of the candidate
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 import tyro
 from jaxtyping import Float
+from processes import spawned
 from torch import Tensor
 
 import checkpoints
@@ -128,33 +128,23 @@ def _rank(connection: Connection, settings: Settings, rank: Ranks, part: int, dt
     parts = candidates_of(settings, namm).split(part)
     model = load_source(SOURCE, dtype)
     runs = [side_by_side(model, namm, parts[index], settings, part) for index in rank.share(len(parts))]
-    while connection.recv():
+    connection.send(None)
+    while connection.recv() is not None:
         connection.send(sum(run() for run in runs))
 
 
 @contextmanager
 def ranks(settings: Settings, part: int, dtype: torch.dtype) -> Iterator[Callable[[], int]]:
     """Processes that score one generation together, as evolution's ranks do; the callable has it done once."""
-    context = multiprocessing.get_context("spawn")
-    connections, processes = [], []
-    for number in range(settings.threads):
-        ours, theirs = context.Pipe()
-        rank = Ranks(number, settings.threads)
-        processes.append(context.Process(target=_rank, args=(theirs, settings, rank, part, dtype), daemon=True))
-        processes[-1].start()
-        connections.append(ours)
+    each = [(settings, Ranks(number, settings.threads), part, dtype) for number in range(settings.threads)]
+    with spawned(_rank, each) as connections:
 
-    def run() -> int:
-        for connection in connections:
-            connection.send(True)
-        return sum(connection.recv() for connection in connections)
+        def run() -> int:
+            for connection in connections:
+                connection.send(part)
+            return sum(connection.recv() for connection in connections)
 
-    try:
         yield run
-    finally:
-        for connection, process in zip(connections, processes, strict=True):
-            connection.send(False)
-            process.join()
 
 
 @torch.inference_mode()

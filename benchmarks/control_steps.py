@@ -11,7 +11,6 @@ always busy, and whether a step stays as fast as an episode gets long.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from processes import spawned
 
 import checkpoints
 from modalities.control import ControlModel, IncrementalAgent, WindowAgent
@@ -125,28 +125,15 @@ def _work(connection: Connection, environments: int, steps: int) -> None:
 @contextmanager
 def working(number: int, environments: int, steps: int) -> Iterator[Callable[[str], tuple[float, float]]]:
     """Processes that share the environments; the callable plays a policy and gives steps a second of all, and slots."""
-    context = multiprocessing.get_context("spawn")
-    connections, processes = [], []
-    for _ in range(number):
-        ours, theirs = context.Pipe()
-        processes.append(context.Process(target=_work, args=(theirs, environments // number, steps), daemon=True))
-        processes[-1].start()
-        connections.append(ours)
-    for connection in connections:
-        connection.recv()
+    with spawned(_work, [(environments // number, steps)] * number) as connections:
 
-    def run(name: str) -> tuple[float, float]:
-        for connection in connections:
-            connection.send(name)
-        told = [connection.recv() for connection in connections]
-        return sum(rate for rate, _ in told), told[0][1]
+        def run(name: str) -> tuple[float, float]:
+            for connection in connections:
+                connection.send(name)
+            told = [connection.recv() for connection in connections]
+            return sum(rate for rate, _ in told), told[0][1]
 
-    try:
         yield run
-    finally:
-        for connection, process in zip(connections, processes, strict=True):
-            connection.send(None)
-            process.join()
 
 
 def products(control: ControlModel, rows: int) -> float:
