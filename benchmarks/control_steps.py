@@ -28,6 +28,7 @@ from modalities.control import ControlModel, IncrementalAgent, WindowAgent
 from modalities.control_encoder import affine
 from modalities.rollout import Rollout, SimulatorPool, make_env, rollout
 from namm import NAMM, Memory
+from namm.padded import Store
 from namm.policies import Policy, make_policy
 
 SHIPPED = Path(checkpoints.__file__).parent
@@ -101,9 +102,10 @@ def play(
     steps: int,
     simulators: SimulatorPool | int,
     lanes: int = 2,
+    store: Store = "packed",
 ) -> tuple[Rollout, float]:
     """A rollout, and the slots per head at its end."""
-    memory = None if policy is None else Memory(policy)
+    memory = None if policy is None else Memory(policy, store=store)
     agent = WindowAgent(control) if memory is None else IncrementalAgent(control, memory=memory)
     target = control.facts.target_return or 3600.0
     seeds = range(environments)
@@ -118,7 +120,7 @@ def _work(connection: Connection, environments: int, steps: int) -> None:
     control, known = ControlModel.load(HOPPER), policies()
     connection.send(None)
     while (name := connection.recv()) is not None:
-        played, slots = play(control, known[name], environments, steps, 0, lanes=1)
+        played, slots = play(control, known[name], environments, steps, 0, lanes=1, store="padded")
         connection.send((played.steps / (played.agent_seconds + played.env_seconds), slots))
 
 

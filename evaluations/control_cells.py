@@ -49,6 +49,7 @@ from modalities.rollout import Agent, EpisodeResult, Rollout, SimulatorPool, rol
 from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
+from namm.padded import Store
 from namm.policies import Policy, make_policy
 
 RESET_SEEDS = 10_000
@@ -89,6 +90,7 @@ class ControlRunner:
         trace_seed: The seed whose first episode is recorded in detail.
         simulators: Processes that step the environments, or a pool of them; they change no row.
         lanes: Parts that a large batch is divided into (:func:`modalities.rollout.rollout`).
+        store: How memories hold what is kept (:class:`namm.Memory`).
     """
 
     def __init__(
@@ -100,9 +102,10 @@ class ControlRunner:
         trace_seed: int,
         simulators: SimulatorPool | int = 0,
         lanes: int = 2,
+        store: Store = "packed",
     ) -> None:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
-        self.trace_seed, self.simulators, self.lanes = trace_seed, simulators, lanes
+        self.trace_seed, self.simulators, self.lanes, self.store = trace_seed, simulators, lanes, store
         self._target_statistics: FeatureStatistics | None = None
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
@@ -124,6 +127,8 @@ class ControlRunner:
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
+        if self.store != "packed" and spec.name != "native_window":
+            acts |= {"store": self.store}
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold, and no other row is a point of a curve
         identity = {
@@ -160,6 +165,7 @@ class ControlRunner:
                 holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
             else:
                 memory = stack.enter_context(attach(self.control.model.encoder, self._policy(unit)))
+                memory.store = self.store
                 agent = IncrementalAgent(self.control, memory=memory)
                 holdings = MemoryHoldings(memory)
             recorder = ActionRecorder(agent, None if traced is None else sum(sizes[:traced]))

@@ -12,6 +12,7 @@ from evaluations.control_targets import TargetOptions, resolve_targets
 from evaluations.devices import check_device
 from modalities.rollout import SimulatorPool
 from namm import NAMM
+from namm.padded import Store
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ControlSetup:
     trace_seed: int
     simulators: int | None = 0
     lanes: int = 2
+    store: Store = "packed"
 
     def load(self, index: int = 0) -> dict[str, ControlRunner]:
         """A runner for every target, by name.
@@ -42,7 +44,5 @@ class ControlSetup:
         found = resolve_targets(self.targets, device)
         namm = None if self.namm is None else NAMM.from_pretrained(self.namm).to(device)
         pool = SimulatorPool(self.simulators)  # its processes end with the runners, or with this process
-        return {
-            target.name: ControlRunner(target, control, self.interval, namm, self.trace_seed, pool, self.lanes)
-            for target, control in found
-        }
+        common = (self.interval, namm, self.trace_seed, pool, self.lanes, self.store)
+        return {target.name: ControlRunner(target, control, *common) for target, control in found}

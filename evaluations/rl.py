@@ -44,6 +44,7 @@ from modalities.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
+from namm.padded import Store
 from namm.policies import POLICIES
 from namm.policies.base import Selection
 
@@ -117,6 +118,10 @@ class RLConfig:
     """Parts of a large batch that take turns, so that simulators overlap with the model. 1 is faster with --workers,
     one a core; its rows are its own, for another size of batch rounds otherwise."""
 
+    store: Store = "packed"
+    """How memories hold what is kept: packed, no slot unused; or padded, short heads filled up to one rectangle, faster
+    for large batches and up to a third larger. Its rows are its own, as those of --lanes 1."""
+
     threads: int = 1
     """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
 
@@ -174,6 +179,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
         trace_seed=config.seeds[0],
         simulators=_simulators(config),
         lanes=config.lanes,
+        store=config.store,
     )
     runners = setup.load()
     resolved = {**asdict(config), "config": None}

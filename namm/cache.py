@@ -2,17 +2,20 @@
 
 Kept tokens lie in one flat buffer, sequence by sequence and head by head, oldest first, with no padding: forgetting
 frees real bytes. Tokens of the current interval, which no policy has judged yet, lie in a small dense tail. What a
-policy stores of a token (and its absolute position) is packed beside its key and moves with it.
+policy stores of a token (and its absolute position) is packed beside its key and moves with it. Where asked for, short
+heads are filled up to one rectangle with the tail instead (:mod:`namm.padded`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from namm.padded import PaddedStore
 from namm.ragged import Layout
 
 TAIL_BLOCK = 64
@@ -27,6 +30,7 @@ class LayerCache:
         tail_lengths: ``[batch]`` tokens of the current interval, on the CPU.
         seen: ``[batch]`` tokens so far, on the CPU.
         aligned: Tokens of the current interval, where all sequences have equally many; else None.
+        padded: Kept tokens and tail in one rectangle; None while kept tokens are packed in ``keys`` and ``values``.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class LayerCache:
         device: torch.device,
         largest_tail: int | None,
         value_dim: int | None = None,
+        may_pad: bool = False,
     ) -> None:
         """An empty store.
 
@@ -51,6 +56,7 @@ class LayerCache:
             device: Where everything lies.
             largest_tail: Tokens an interval can hold; None for a cache that never updates.
             value_dim: Width of a value; that of a key by default.
+            may_pad: Short heads with small intervals may be held as a rectangle.
         """
         self.kv_heads, self.head_dim, self.largest_tail = kv_heads, head_dim, largest_tail
         self.keys = torch.empty(0, head_dim, dtype=dtype, device=device)
@@ -64,6 +70,8 @@ class LayerCache:
         self.tail_lengths = torch.zeros(batch, dtype=torch.long)
         self.seen = torch.zeros(batch, dtype=torch.long)
         self.aligned: int | None = 0
+        self.may_pad = may_pad and largest_tail is not None and largest_tail <= TAIL_BLOCK
+        self.padded: PaddedStore | None = None
         self._layout: Layout | None = None
 
     @property
@@ -89,17 +97,19 @@ class LayerCache:
 
     def most_slots(self) -> int:
         """Slots in use of the head that has most."""
-        if self.aligned is not None:
-            return self.layout.longest + self.aligned
-        return int(self.slots().max())
+        if self.aligned is None:
+            return int(self.slots().max())
+        return self.aligned + (self.layout.longest if self.padded is None else self.padded.longest)
 
     def cache_bytes(self) -> int:
-        """Bytes of keys and values that are allocated, spare tail slots included."""
-        return sum(t.nbytes for t in (self.keys, self.values, self.tail_keys, self.tail_values))
+        """Bytes of keys and values that are allocated, spare tail slots and filling included."""
+        tensors = (self.tail_keys, self.tail_values) if self.padded is None else (self.padded.keys, self.padded.values)
+        return sum(tensor.nbytes for tensor in (self.keys, self.values, *tensors))
 
     def state_bytes(self) -> int:
         """Bytes of positions and per-token state."""
-        return self.positions.nbytes + sum(t.nbytes for t in self.state.values())
+        filling = 0 if self.padded is None else self.padded.hidden.nbytes
+        return self.positions.nbytes + filling + sum(t.nbytes for t in self.state.values())
 
     def append(
         self,
@@ -139,7 +149,12 @@ class LayerCache:
         room = max(slots, held + max(held // 4, TAIL_BLOCK))
         if self.largest_tail is not None:
             room = max(slots, min(room, self.largest_tail))
-        self.tail_keys, self.tail_values = (grow(t, room) for t in (self.tail_keys, self.tail_values))
+        if self.padded is None:
+            self.tail_keys, self.tail_values = (grow(t, room) for t in (self.tail_keys, self.tail_values))
+            return
+        keys, values = (grow(t, self.padded.ahead + room) for t in (self.padded.keys, self.padded.values))
+        self.padded = self.padded._replace(keys=keys, values=values)
+        self.tail_keys, self.tail_values = self.padded.tails()
 
     def offsets(self) -> Int[Tensor, "batch kv_heads"]:
         """Where each head's kept slots begin in the packed buffers."""
@@ -155,36 +170,61 @@ class LayerCache:
         missing = (longest - self.lengths).to(self.device)[..., None]
         slot = torch.arange(longest, device=self.device)
         index = self.offsets().to(self.device)[..., None] + (slot - missing).clamp_min(0)
-        return index.clamp_max(max(0, self.keys.shape[0] - 1)), slot >= missing
+        return index.clamp_max(max(0, self.positions.shape[0] - 1)), slot >= missing
+
+    def kept(
+        self,
+        name: Literal["keys", "values"],
+        index: Int[Tensor, "batch kv_heads slots"],
+        span: slice = slice(None),
+        rows: Int[Tensor, " rows"] | None = None,
+    ) -> Float[Tensor, "rows kv_heads some width"]:
+        """Keys or values of kept slots, padded at the old end.
+
+        Args:
+            name: Which of the two.
+            index: From :meth:`packed_index`.
+            span: Some of its slots.
+            rows: Some of the sequences; None for all.
+        """
+        if self.padded is None:
+            wanted = index[:, :, span]
+            return getattr(self, name)[wanted if rows is None else wanted[rows]]
+        ahead = self.padded.ahead
+        held = getattr(self.padded, name)[:, :, ahead - index.shape[2] : ahead][:, :, span]
+        return held if rows is None else held[rows]
 
     def replace(
         self,
-        source: Int[Tensor, " survivors"],
-        lengths: Int[Tensor, "batch kv_heads"],
+        index: Int[Tensor, "batch kv_heads slots"],
+        survivors: Bool[Tensor, "batch kv_heads slots_and_interval"],
         positions: Int[Tensor, " survivors"],
         state: Mapping[str, Tensor],
         updated: Bool[Tensor, " batch"],
     ) -> None:
-        """Makes the survivors of an update the new packed store and empties the tail of the updated sequences.
+        """Makes the survivors of an update the new store and empties the tail of the updated sequences.
 
         The tail keeps its room: see :meth:`free_tail`.
 
         Args:
-            source: Where each survivor's key lies now: in the packed buffer, or, counted from its end, in the tail.
-            lengths: Survivors of each head.
-            positions: Their absolute positions.
+            index: From :meth:`packed_index`.
+            survivors: Which of those slots, and of the interval's behind them, stay.
+            positions: Their absolute positions, head after head.
             state: Their state.
             updated: Sequences whose tail was judged.
         """
-        kept = self.keys.shape[0]
-        from_tail = source >= kept
-        old, new = source[~from_tail], source[from_tail] - kept
-        for name in ("keys", "values"):
-            packed, tail = getattr(self, name), getattr(self, f"tail_{name}")
-            fresh = packed.new_empty(source.shape[0], packed.shape[1])
-            fresh[~from_tail] = packed[old]
-            fresh[from_tail] = tail.reshape(-1, packed.shape[1])[new]
-            setattr(self, name, fresh)
+        lengths = survivors.sum(-1).cpu()
+        source, tail_source = self._sources(index, survivors)
+        if self.may_pad and PaddedStore.suits(lengths, tail_source.shape[2], self.keys):
+            keys, values = self._rows("keys"), self._rows("values")
+            self.padded = PaddedStore.of(keys, values, lengths, source, tail_source)
+            self.tail_keys, self.tail_values = self.padded.tails()
+            self.keys, self.values = self.keys[:0].clone(), self.values[:0].clone()
+        else:
+            self.keys, self.values = self._taken("keys", source), self._taken("values", source)
+            if self.padded is not None:
+                self.padded = None
+                self.tail_keys, self.tail_values = self.tail_keys.clone(), self.tail_values.clone()
         self.positions = positions.to(torch.int32)
         self.state = {name: state[name] for name in self.state}
         self.lengths = lengths
@@ -192,8 +232,46 @@ class LayerCache:
         self.tail_lengths = torch.where(updated, 0, self.tail_lengths)
         self._align()
 
+    def _sources(
+        self,
+        index: Int[Tensor, "batch kv_heads slots"],
+        survivors: Bool[Tensor, "batch kv_heads slots_and_interval"],
+    ) -> tuple[Int[Tensor, " survivors"], Int[Tensor, "batch kv_heads room"]]:
+        """Where survivors, head after head, and all slots of the tail lie: see :meth:`_rows`."""
+        room = torch.arange(self.tail_keys.shape[2], device=self.device)
+        head = torch.arange(self.batch * self.kv_heads, device=self.device).view(self.batch, self.kv_heads, 1)
+        if self.padded is not None:
+            tail = head * self.padded.keys.shape[2] + self.padded.ahead + room
+            kept = tail[:, :, :1] + torch.arange(-index.shape[2], 0, device=self.device)
+        else:
+            tail = self.keys.shape[0] + head * room.shape[0] + room
+            kept = index
+        every = torch.cat([kept, tail[:, :, : survivors.shape[2] - index.shape[2]]], dim=2)
+        return every[survivors], tail
+
+    def _rows(self, name: Literal["keys", "values"]) -> Float[Tensor, "rows width"]:
+        """The rectangle, or the packed buffer with the tail behind it, row by row."""
+        if self.padded is not None:
+            return getattr(self.padded, name).flatten(0, 2)
+        return torch.cat([getattr(self, name), getattr(self, f"tail_{name}").flatten(0, 2)])
+
+    def _taken(
+        self, name: Literal["keys", "values"], source: Int[Tensor, " survivors"]
+    ) -> Float[Tensor, "survivors width"]:
+        """Some of these rows; none is copied but these."""
+        if self.padded is not None:
+            return self._rows(name)[source]
+        packed, tail = getattr(self, name), getattr(self, f"tail_{name}")
+        from_tail = source >= packed.shape[0]
+        fresh = packed.new_empty(source.shape[0], packed.shape[1])
+        fresh[~from_tail] = packed[source[~from_tail]]
+        fresh[from_tail] = tail.flatten(0, 2)[source[from_tail] - packed.shape[0]]
+        return fresh
+
     def free_tail(self) -> None:
-        """Gives the tail's room back; it is empty."""
+        """Gives the tail's room back, unless it is that of a rectangle; it is empty."""
+        if self.padded is not None:
+            return
         self.tail_keys, self.tail_values = (t[:, :, :0].clone() for t in (self.tail_keys, self.tail_values))
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -201,9 +279,14 @@ class LayerCache:
         spans = torch.stack([self.lengths.sum(1).cumsum(0) - self.lengths.sum(1), self.lengths.sum(1)], dim=1)
         pieces = [torch.arange(int(start), int(start + count)) for start, count in spans[rows].tolist()]
         index = (torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long)).to(self.device)
-        self.keys, self.values, self.positions = self.keys[index], self.values[index], self.positions[index]
+        self.positions = self.positions[index]
         self.state = {name: tensor[index] for name, tensor in self.state.items()}
-        self.tail_keys, self.tail_values = (t[rows.to(t.device)] for t in (self.tail_keys, self.tail_values))
+        if self.padded is not None:
+            self.padded = self.padded.select(rows, self.lengths[rows])
+            self.tail_keys, self.tail_values = self.padded.tails()
+        else:
+            self.keys, self.values = self.keys[index], self.values[index]
+            self.tail_keys, self.tail_values = (t[rows.to(t.device)] for t in (self.tail_keys, self.tail_values))
         self.lengths, self.tail_lengths, self.seen = self.lengths[rows], self.tail_lengths[rows], self.seen[rows]
         self._layout = None
         self._align()

@@ -20,6 +20,7 @@ from namm.cache import TAIL_BLOCK, LayerCache, grow, write_rows
 from namm.eager import EagerAttention
 from namm.errors import AttachError
 from namm.local import attend_local, within_reach
+from namm.padded import Store
 from namm.policies.base import Policy
 from namm.rules import PLAIN, AttentionRule, sink_part
 from namm.tokens import TokenRecord
@@ -60,6 +61,7 @@ class LayerMemory:
         tokens: TokenRecord,
         depth: int | None,
         rule: AttentionRule = PLAIN,
+        store: Store = "packed",
     ) -> None:
         """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape
@@ -81,7 +83,15 @@ class LayerMemory:
         self.call_peak = (0, 0)
         self.watchers: list[Callable[[KeptTokens], None]] = []
         self.cache = LayerCache(
-            batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.interval, value.shape[3]
+            batch,
+            kv_heads,
+            head_dim,
+            policy.state_shapes(),
+            key.dtype,
+            key.device,
+            self.interval,
+            value.shape[3],
+            may_pad=store == "padded" and rule.local is None and policy.eager_chunk is None,
         )
         self.head_state = {
             name: torch.zeros(batch, kv_heads, *shape, device=key.device)
@@ -205,9 +215,14 @@ class LayerMemory:
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
         rule = self.rule
-        if within_reach(rule, cache):
+        if cache.padded is not None and aligned is not None and tokens <= FEW_TOKENS:
+            bias = _causal(tokens, aligned, self.group, query.dtype, cache.device)
+            out, log_sum = cache.padded.attend_all(folded, bias, self.scale, rule.softcap)
+        elif within_reach(rule, cache):
             out, log_sum = self._attend_tail(query, folded, starts, aligned)
-            if cache.layout.longest:
+            if cache.padded is not None:
+                out, log_sum = join_parts(out, log_sum, *cache.padded.attend(folded, self.scale, rule.softcap))
+            elif cache.layout.longest:
                 kept = cache.layout.attend(folded, cache.keys, cache.values, self.scale, rule.softcap)
                 out, log_sum = join_parts(out, log_sum, *kept)
         else:

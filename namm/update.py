@@ -68,8 +68,8 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         sequences=pick(layer.sequences.to(cache.device)),
         state={name: pick(tensor) for name, tensor in state.items()},
         head_state={name: tensor[rows] for name, tensor in layer.head_state.items()},
-        keys=lambda: pick(torch.cat([cache.keys[index], cache.tail_keys[:, :, :interval]], dim=2)),
-        values=lambda: pick(torch.cat([cache.values[index], cache.tail_values[:, :, :interval]], dim=2)),
+        keys=lambda: pick(torch.cat([cache.kept("keys", index), cache.tail_keys[:, :, :interval]], dim=2)),
+        values=lambda: pick(torch.cat([cache.kept("values", index), cache.tail_values[:, :, :interval]], dim=2)),
         token_ids=lambda: layer.tokens.at(rows, view.positions),
     )
     kept = view.valid if layer.only_releases else _judged(layer, rows, view)
@@ -79,14 +79,10 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         survivors = torch.cat([in_kept, ~in_tail], dim=2)
         survivors[rows] = kept
 
-    room = cache.tail_keys.shape[2]
-    head = torch.arange(cache.batch * cache.kv_heads, device=cache.device).view(cache.batch, cache.kv_heads, 1)
-    tail_source = cache.keys.shape[0] + head * room + torch.arange(interval, device=cache.device)
-    source = torch.cat([index, tail_source], dim=2)
     layer.evicted += int(view.valid.sum()) - int(kept.sum())
     cache.replace(
-        source[survivors],
-        survivors.sum(-1).cpu(),
+        index,
+        survivors,
         positions[survivors],
         {name: tensor[survivors] for name, tensor in state.items()},
         complete,
@@ -152,7 +148,7 @@ def _observe(
 
     for start in range(0, index.shape[2], block):
         span = slice(start, min(start + block, index.shape[2]))
-        fold(cache.keys[pick(index[:, :, span])], kept_state, kept_positions, span, None)
+        fold(cache.kept("keys", index, span, None if everyone else rows), kept_state, kept_positions, span, None)
     for start in range(0, interval, block):
         span = slice(start, min(start + block, interval))
         fold(pick(cache.tail_keys)[:, :, span], tail_state, tail_positions, span, span.start - first)

@@ -233,12 +233,13 @@ def test_simulator_processes_change_no_row(command, tmp_path):
         assert row["metrics"] | {"ms_per_env_step": 0} == other["metrics"] | {"ms_per_env_step": 0}
 
 
-def test_one_batch_in_place_of_two_lanes_is_another_row_with_the_same_memory(command, tmp_path):
-    """Sixteen episodes at once round otherwise than eight twice; what each lane count asks of a memory is one thing."""
-    for lanes in (1, 2):
-        options = ("--policy", "window", "--budget", 12, "--episodes", 8, "--max-steps", 20, "--lanes", lanes)
-        assert main(command(*options, "--out", tmp_path / str(lanes))) == 0
-    one, two = rows_of(tmp_path / "1"), rows_of(tmp_path / "2")
+@pytest.mark.parametrize("other", [("--lanes", 1), ("--store", "padded")])
+def test_what_rounds_otherwise_is_another_row_with_the_same_memory(command, tmp_path, other):
+    """Sixteen episodes at once in place of eight twice, kept and newest tokens in one product: the same is kept."""
+    for name, more in (("usual", ()), ("other", other)):
+        options = ("--policy", "window", "--budget", 12, "--episodes", 8, "--max-steps", 20, *more)
+        assert main(command(*options, "--out", tmp_path / name)) == 0
+    one, two = rows_of(tmp_path / "other"), rows_of(tmp_path / "usual")
     assert len(one) == len(two) == 2
     for row, other in zip(one, two, strict=True):
         assert row["key"] != other["key"]
@@ -298,6 +299,8 @@ def test_a_wrong_option_is_one_clear_message_and_exit_code_2(command, tmp_path, 
 def test_an_option_that_does_not_exist_is_refused_by_the_parser(command, capsys):
     assert main(command("--polcy", "full")) == 2
     assert "--policy" in capsys.readouterr().err
+    assert main(command("--store", "pading")) == 2
+    assert "padded" in capsys.readouterr().err
 
 
 def test_debug_mode_shows_where_an_error_comes_from(command, monkeypatch):

@@ -52,10 +52,19 @@ def kept_sets(memory: Memory, layer: int, row: int) -> list[list[int]]:
     interval=st.sampled_from([16, 32]),
     cuts=st.lists(st.integers(1, 40), max_size=3),
     heads=st.sampled_from(["ragged", "equal"]),
+    store=st.sampled_from(["packed", "padded"]),
     seed=st.integers(0, 1000),
 )
 def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
-    name: str, lengths: list[int], kv_heads: int, group: int, interval: int, cuts: list[int], heads: str, seed: int
+    name: str,
+    lengths: list[int],
+    kv_heads: int,
+    group: int,
+    interval: int,
+    cuts: list[int],
+    heads: str,
+    store: str,
+    seed: int,
 ) -> None:
     """Left-padded prefill, arbitrary chunks after it: forgetting equals masking, a batch equals its members."""
     width, most = 8, max(lengths)
@@ -63,7 +72,7 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     layer, depth = seed % 3, 3
     query, key, value = random_qkv(len(lengths), kv_heads, group, most, width, seed)
     padding = torch.arange(most)[None] >= most - torch.tensor(lengths)[:, None]
-    memory = Memory(policy, depth=depth)
+    memory = Memory(policy, depth=depth, store=store)
     bounds = sorted({min(cut, most) for cut in cuts} | {0, most})
     out = torch.cat(
         [
