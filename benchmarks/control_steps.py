@@ -3,9 +3,9 @@
 The base is how transformers' own example evaluates: one environment, the newest K = 20 steps encoded anew for every
 action. Against it stand many environments in one batch with a cache that is full, a window, or under the shipped NAMM,
 stepped in this process, by simulator processes, and by a worker a core, each with its share of the environments and all
-of the work on them (`evaluations/rl.py --workers 2 --lanes 1`). Ways take turns within a repetition and what counts are
-the ratios within one run. Printed beside them: what simulator, matrix products and agent would allow if every core were
-always busy, and whether a step stays as fast as an episode gets long.
+of the work on them, kept tokens padded (`evaluations/rl.py --workers 2 --lanes 1 --store padded`). Ways take turns
+within a repetition and what counts are the ratios within one run. Printed beside them: what simulator, matrix products
+and agent would allow if every core were always busy, and whether a step stays as fast as an episode gets long.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def throughput(control: ControlModel, arguments: argparse.Namespace, threads: in
         ratio = statistics.median(rate / reference for (rate, *_), reference in zip(runs, base, strict=True))
         rate = statistics.median(rate for rate, *_ in runs)
         print(f"| {name} | {rate:.0f} | {ratio:.1f}x | {runs[-1][1]:.0f} |", flush=True)
-    _limit(control, max(arguments.environments), found)
+    _limit(control, max(arguments.environments), arguments.steps, found)
 
 
 def _cores() -> int:
@@ -215,28 +215,24 @@ def _cores() -> int:
 
 
 def _limit(
-    control: ControlModel, environments: int, found: dict[str, list[tuple[float, float, Rollout | None]]]
+    control: ControlModel, environments: int, steps: int, found: dict[str, list[tuple[float, float, Rollout | None]]]
 ) -> None:
-    """What the parts would allow if every core were always busy, and how near the run came."""
-    cores = _cores()
-    way = f"{environments} | namm text-v1 (sequence) | "
-    runs = [
-        (name == f"{way}0", rate, played) for name in found for rate, _, played in found[name] if name.startswith(way)
-    ]
-    here = [played for is_here, _, played in runs if is_here and played]
-    apart = [rate for is_here, rate, _ in runs if not is_here]
-    if not here or not apart:
+    """What a worker's parts, measured alone, would allow if every core were always busy, and how near the run came."""
+    cores, name = _cores(), "namm text-v1 (sequence)"
+    apart = [rate for way in found if way.startswith(f"{environments} | {name} | 0, ") for rate, *_ in found[way]]
+    if not apart:
         return
-    simulator = min(played.env_seconds / played.steps for played in here)
-    agent = min(played.agent_seconds / played.steps for played in here)
-    matrix = products(control, environments // 2) / (environments // 2)
-    best = max(apart)
+    rows = environments // cores
+    alone = [play(control, policies()[name], rows, steps, 0, lanes=1, store="padded")[0] for _ in range(3)]
+    simulator = min(played.env_seconds / played.steps for played in alone)
+    agent = min(played.agent_seconds / played.steps for played in alone)
+    matrix = products(control, rows) / rows
     with_agent, with_products = cores / (simulator + agent), cores / (simulator + matrix)
     print(
-        f"\nOne core alone: simulator {1 / simulator:.0f} steps/s, agent under NAMM {1 / agent:.0f}, of which matrix "
-        f"products alone {1 / matrix:.0f}.\nWith {cores} cores always busy: {with_agent:.0f} with this agent (reached: "
-        f"{100 * best / with_agent:.0f} %), {with_products:.0f} with nothing of it but matrix products (reached: "
-        f"{100 * best / with_products:.0f} %)."
+        f"\nOne core alone, {rows} environments: simulator {1 / simulator:.0f} steps/s, agent under NAMM {1 / agent:.0f}, "
+        f"of which matrix products alone {1 / matrix:.0f}.\nWith {cores} cores always busy: {with_agent:.0f} with this "
+        f"agent (reached: {100 * max(apart) / with_agent:.0f} %), {with_products:.0f} with nothing of it but matrix "
+        f"products (reached: {100 * max(apart) / with_products:.0f} %)."
     )
 
 
