@@ -229,10 +229,11 @@ def _limit(
     matrix = products(control, rows) / rows
     with_agent, with_products = cores / (simulator + agent), cores / (simulator + matrix)
     print(
-        f"\nOne core alone, {rows} environments: simulator {1 / simulator:.0f} steps/s, agent under NAMM {1 / agent:.0f}, "
-        f"of which matrix products alone {1 / matrix:.0f}.\nWith {cores} cores always busy: {with_agent:.0f} with this "
-        f"agent (reached: {100 * max(apart) / with_agent:.0f} %), {with_products:.0f} with nothing of it but matrix "
-        f"products (reached: {100 * max(apart) / with_products:.0f} %)."
+        f"\nOne core alone, {rows} environments: simulator {1 / simulator:.0f} steps/s, agent under NAMM "
+        f"{1 / agent:.0f}, of which matrix products alone {1 / matrix:.0f}.\n"
+        f"With {cores} cores always busy: {with_agent:.0f} with this agent (reached: "
+        f"{100 * max(apart) / with_agent:.0f} %), {with_products:.0f} with nothing of it but matrix products (reached: "
+        f"{100 * max(apart) / with_products:.0f} %)."
     )
 
 

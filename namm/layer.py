@@ -9,25 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.attention import additive, attend_part, join_parts
-from namm.cache import TAIL_BLOCK, LayerCache, grow, write_rows
+from namm.attention import join_parts
+from namm.buffers import grow, write_rows
+from namm.cache import TAIL_BLOCK, LayerCache
 from namm.eager import EagerAttention
 from namm.errors import AttachError
+from namm.held import attend_held
 from namm.local import attend_local, within_reach
 from namm.padded import Store
 from namm.policies.base import Policy
 from namm.rules import PLAIN, AttentionRule, sink_part
 from namm.tokens import TokenRecord
 from namm.update import update_layer
-
-FEW_TOKENS = 8
-"""Up to so many new tokens are attended together with their interval under a mask; more have a causal kernel."""
 
 
 @dataclass(frozen=True)
@@ -215,16 +213,8 @@ class LayerMemory:
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
         rule = self.rule
-        if cache.padded is not None and aligned is not None and tokens <= FEW_TOKENS:
-            bias = _causal(tokens, aligned, self.group, query.dtype, cache.device)
-            out, log_sum = cache.padded.attend_all(folded, bias, self.scale, rule.softcap)
-        elif within_reach(rule, cache):
-            out, log_sum = self._attend_tail(query, folded, starts, aligned)
-            if cache.padded is not None:
-                out, log_sum = join_parts(out, log_sum, *cache.padded.attend(folded, self.scale, rule.softcap))
-            elif cache.layout.longest:
-                kept = cache.layout.attend(folded, cache.keys, cache.values, self.scale, rule.softcap)
-                out, log_sum = join_parts(out, log_sum, *kept)
+        if within_reach(rule, cache):
+            out, log_sum = attend_held(cache, query, folded, starts, aligned, self.scale, rule.softcap)
         else:
             out, log_sum = attend_local(cache, folded, starts, self.group, self.scale, rule)
         if rule.sinks is not None:
@@ -234,43 +224,6 @@ class LayerMemory:
         if self.policy.observes_attention and judges:
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
-
-    def _attend_tail(
-        self,
-        query: Float[Tensor, "batch query_heads tokens head_dim"],
-        folded: Float[Tensor, "batch kv_heads group_tokens head_dim"],
-        starts: Int[Tensor, " batch"],
-        first: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Causal attention over the current interval; groups folded into the query axis, as is the output.
-
-        Args:
-            query: The new queries.
-            folded: The same, those of a group's heads behind each other.
-            starts: Tokens of the interval before these.
-            first: The same, where all sequences have equally many.
-        """
-        cache, tokens, softcap = self.cache, query.shape[2], self.rule.softcap
-        if first is None:
-            slot = torch.arange(int(starts.max()) + tokens)
-            asker = starts[:, None] + torch.arange(tokens)
-            mask = (slot[None, None] <= asker[:, :, None])[:, None].repeat(1, 1, self.group, 1).to(cache.device)
-            stop = slot.shape[0]
-            held = (cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop])
-            return attend_part(folded, *held, self.scale, mask, softcap=softcap)
-        if tokens <= FEW_TOKENS:
-            stop = first + tokens
-            bias = None if tokens == 1 else _causal(tokens, first, self.group, query.dtype, cache.device)
-            held = (cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop])
-            return attend_part(folded, *held, self.scale, bias, softcap=softcap)
-        before = (cache.tail_keys[:, :, :first], cache.tail_values[:, :, :first])
-        fresh = (cache.tail_keys[:, :, first : first + tokens], cache.tail_values[:, :, first : first + tokens])
-        key, value = (t.repeat_interleave(self.group, dim=1) if self.group > 1 else t for t in fresh)
-        out, log_sum = attend_part(query, key, value, self.scale, causal=True, softcap=softcap)
-        out, log_sum = out.reshape(*folded.shape[:3], cache.value_dim), log_sum.reshape(folded.shape[:3])
-        if first == 0:
-            return out, log_sum
-        return join_parts(out, log_sum, *attend_part(folded, *before, self.scale, softcap=softcap))
 
     def _buffer(
         self,
@@ -337,13 +290,3 @@ class LayerMemory:
             self.queries[rows.to(self.queries.device)],
             self.log_sums[rows.to(self.queries.device)],
         )
-
-
-@lru_cache(maxsize=64)
-def _causal(
-    tokens: int, before: int, group: int, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "1 1 group_tokens slots"]:
-    """Additive mask of a few new tokens over those before them and themselves; every layer asks for the same one."""
-    with torch.inference_mode(False):  # a later caller may want gradients through the same mask
-        visible = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
-        return additive(visible, dtype).repeat(group, 1)[None, None]
