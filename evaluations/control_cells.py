@@ -164,8 +164,7 @@ class ControlRunner:
                 agent: Agent = WindowAgent(self.control)
                 holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
             else:
-                memory = stack.enter_context(attach(self.control.model.encoder, self._policy(unit)))
-                memory.store = self.store
+                memory = stack.enter_context(attach(self.control.model.encoder, self._policy(unit), store=self.store))
                 agent = IncrementalAgent(self.control, memory=memory)
                 holdings = MemoryHoldings(memory)
             recorder = ActionRecorder(agent, None if traced is None else sum(sizes[:traced]))

@@ -53,7 +53,7 @@ def cache_of(output: Any) -> Cache:
 
 
 @contextmanager
-def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Iterator[Memory]:
+def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packed", **options: Any) -> Iterator[Memory]:
     """Lets a policy govern a model's KV cache for the length of a ``with`` block.
 
     Inside it, ``generate()`` and plain forward calls of the model (or of the submodule given, such as a Decision
@@ -63,6 +63,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     Args:
         model: A decoder whose layers use transformers' attention interface.
         policy: A policy, or a NAMM to be used at its checkpoint's interval with the released selection rule.
+        store: How the memory holds what is kept, "packed" or "padded" (:class:`namm.Memory`).
         options: For a NAMM: options of :func:`namm.policies.make_policy` (``interval``, ``statistics``, ...).
 
     Yields:
@@ -77,7 +78,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, **options: Any) -> Ite
     elif options:
         raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
     decoder = _decoder(model)
-    memory = Memory(policy)
+    memory = Memory(policy, store=store)
     attached = Attached(memory, MemoryCache(memory, decoder.config))
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)

@@ -19,7 +19,7 @@ from modalities import attach
 from modalities.huggingface import IMPLEMENTATION, cache_of
 from modalities.tiny_models import tiny_model
 from namm import NAMM
-from namm.errors import AttachError
+from namm.errors import AttachError, UnknownNameError
 from namm.policies import make_policy
 
 VOCABULARY = 61
@@ -149,6 +149,24 @@ def test_beam_search_carries_the_memory_along() -> None:
     stock = model.generate(**inputs, max_new_tokens=10, num_beams=3, do_sample=False)
     with attach(model, make_policy("full", interval=16)):
         assert torch.equal(model.generate(**inputs, max_new_tokens=10, num_beams=3, do_sample=False), stock)
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_a_padded_store_generates_what_a_packed_one_does(build: type) -> None:
+    """Left-padded prompts whose updates fall on different steps, and beams that copy and drop rows."""
+    model = build()
+    namm = NAMM(flat=torch.randn(4172, generator=torch.Generator().manual_seed(5)) * 0.3)
+    given = {"interval": 16, "protected_last": 4, "statistics": "sequence"}
+    for lengths, beams in ([40, 23, 33], 1), ([30], 3):
+        asked = {**prompts(lengths), "max_new_tokens": 40, "do_sample": False, "num_beams": beams}
+        with attach(model, namm, **given) as packed:
+            expected = model.generate(**asked)
+        with attach(model, namm, store="padded", **given) as padded:
+            assert torch.equal(model.generate(**asked), expected)
+        assert any(layer.cache.padded is not None for layer in padded.layers.values())
+        assert torch.equal(padded.slots(), packed.slots())
+    with pytest.raises(UnknownNameError, match="padded"), attach(model, namm, store="paded"):
+        pass
 
 
 def test_a_decision_transformers_encoder_is_driven_token_by_token() -> None:
