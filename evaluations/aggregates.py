@@ -3,7 +3,8 @@
 A task is an array (seeds, episodes) of scores; a run is one seed, its score the mean of its episodes. Every interval
 is a percentile bootstrap that keeps tasks fixed (they are the strata) and, inside each, draws seeds and then episodes
 of each drawn seed. With one value a seed that is exactly rliable's resampling; with episodes it is wider, because three
-resampled seeds alone cover too little (docs/statistics.md has the simulation). Tasks weigh the same.
+resampled seeds alone cover too little (docs/statistics.md has the simulation). Tasks weigh the same. Where several
+trials are about one document, documents are drawn in place of trials (`evaluations.clusters`).
 
 Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (2021), sections 3 and 4.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluations.clusters import Clustered, Task
 from evaluations.estimates import (
     RESAMPLES,
     Estimate,
@@ -57,7 +59,7 @@ def optimality_gap(runs: Runs, target: float = 100.0) -> np.ndarray:
 
 
 def aggregate(
-    tasks: Sequence[np.ndarray], seed: int, statistic: Statistic = mean_of_tasks, resamples: int = RESAMPLES
+    tasks: Sequence[Task], seed: int, statistic: Statistic = mean_of_tasks, resamples: int = RESAMPLES
 ) -> Estimate:
     """A statistic of the runs of several tasks with its stratified bootstrap interval.
 
@@ -73,12 +75,12 @@ def aggregate(
     checked = _checked(tasks)
     generator = np.random.default_rng(seed)
     draws = statistic([resampled_runs(task, resamples, generator) for task in checked])
-    value = float(statistic([task.mean(axis=1) for task in checked]))
+    value = float(statistic([scores_of(task).mean(axis=1) for task in checked]))
     return percentile_interval(value, draws, known=_several(checked))
 
 
 def probability_of_improvement(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int, resamples: int = RESAMPLES
+    first: Sequence[Task], second: Sequence[Task], seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
     """Probability that an episode of `first` scores above one of `second`, mean over tasks; a tie counts half.
 
@@ -100,38 +102,38 @@ def probability_of_improvement(
     generator = np.random.default_rng(seed)
     values, draws = [], np.zeros(resamples)
     for x, y in zip(ours, theirs, strict=True):
-        difference = np.sign(x.reshape(-1, 1) - y.reshape(1, -1))
+        weights_x, weights_y = (_weights(task, resamples, generator) for task in (x, y))
+        difference = np.sign(scores_of(x).reshape(-1, 1) - scores_of(y).reshape(1, -1))
         wins = (difference + 1.0) / 2.0
         values.append(wins.mean())
-        weights_x, weights_y = (_weights(task.shape, resamples, generator) for task in (x, y))
         draws += np.einsum("rx,rx->r", weights_x, weights_y @ wins.T) / len(ours)
     return percentile_interval(float(np.mean(values)), draws, known=_several([*ours, *theirs]))
 
 
 def performance_profile(
-    tasks: Sequence[np.ndarray], thresholds: np.ndarray, seed: int, resamples: int = RESAMPLES
+    tasks: Sequence[Task], thresholds: np.ndarray, seed: int, resamples: int = RESAMPLES
 ) -> Profile:
     """Fraction of episodes that score above each threshold, mean over tasks."""
     checked = _checked(tasks)
     generator = np.random.default_rng(seed)
-    above = [(task.reshape(-1, 1) > thresholds).astype(float) for task in checked]
-    drawn = [_weights(task.shape, resamples, generator) @ flags for task, flags in zip(checked, above, strict=True)]
+    above = [(scores_of(task).reshape(-1, 1) > thresholds).astype(float) for task in checked]
+    drawn = [_weights(task, resamples, generator) @ flags for task, flags in zip(checked, above, strict=True)]
     return _profile(thresholds, np.mean([flags.mean(axis=0) for flags in above], axis=0), np.mean(drawn, axis=0))
 
 
-def average_profile(
-    tasks: Sequence[np.ndarray], thresholds: np.ndarray, seed: int, resamples: int = RESAMPLES
-) -> Profile:
+def average_profile(tasks: Sequence[Task], thresholds: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Profile:
     """Fraction of tasks whose mean score is above each threshold."""
     checked = _checked(tasks)
     generator = np.random.default_rng(seed)
     drawn = [resampled_runs(task, resamples, generator).mean(axis=1)[:, None] > thresholds for task in checked]
-    fraction = np.mean([task.mean() > thresholds for task in checked], axis=0)
+    fraction = np.mean([scores_of(task).mean() > thresholds for task in checked], axis=0)
     return _profile(thresholds, fraction, np.mean(drawn, axis=0))
 
 
-def paired_over_tasks(differences: Sequence[np.ndarray], seed: int, resamples: int = RESAMPLES) -> PairedDifference:
+def paired_over_tasks(differences: Sequence[Task], seed: int, resamples: int = RESAMPLES) -> PairedDifference:
     """Mean over tasks of paired differences, its interval, and a permutation test that flips signs inside tasks.
+
+    The differences of one document flip together; a pair is then a document.
 
     Args:
         differences: First minus second on shared episodes, one array (seeds, episodes) a task.
@@ -143,40 +145,54 @@ def paired_over_tasks(differences: Sequence[np.ndarray], seed: int, resamples: i
     """
     checked = _checked(differences)
     estimate = aggregate(checked, seed, resamples=resamples)
-    shares = np.concatenate([task.ravel() / (task.size * len(checked)) for task in checked])
+    parts = [(task.sums() if isinstance(task, Clustered) else task.ravel(), scores_of(task).size) for task in checked]
+    shares = np.concatenate([part / (size * len(checked)) for part, size in parts])
     return PairedDifference(estimate, sign_flip_p_value(shares, seed, resamples), shares.size)
 
 
-def resampled_runs(task: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+def scores_of(task: Task) -> np.ndarray:
+    """The plain scores (seeds, trials)."""
+    return task.scores if isinstance(task, Clustered) else task
+
+
+def resampled_runs(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Bootstrap draws (resamples, seeds) of the run scores of one task (seeds, episodes)."""
-    return task[_indices(task.shape, resamples, generator)].mean(axis=-1)
+    return scores_of(task)[_indices(task, resamples, generator)].mean(axis=-1)
 
 
-def _checked(tasks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    checked = [finite(task) for task in tasks]
+def _checked(tasks: Sequence[Task]) -> list[Task]:
+    checked = [finite(scores_of(task)) for task in tasks]
     if not checked or any(task.ndim != 2 or not task.size for task in checked):
         raise DataError(
             "Tasks must be arrays (seeds, episodes) with at least one score, found shapes "
             f"{[task.shape for task in checked]}; seeds of one target need equally many episodes."
         )
-    return checked
+    return [
+        Clustered(scores, task.documents) if isinstance(task, Clustered) else scores
+        for scores, task in zip(checked, tasks, strict=True)
+    ]
 
 
-def _several(tasks: Sequence[np.ndarray]) -> bool:
-    """A task of one score tells nothing about its spread, and so neither does any sum it is part of."""
-    return all(task.size > 1 for task in tasks)
+def _several(tasks: Sequence[Task]) -> bool:
+    """A task of one score (or document) tells nothing about its spread, and so neither does any sum it is part of."""
+    return all((task.documents.max() if isinstance(task, Clustered) else task.size - 1) > 0 for task in tasks)
 
 
-def _indices(shape: tuple[int, int], resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _indices(task: Task, resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Drawn seeds (resamples, seeds, 1), and the episodes drawn of each (resamples, seeds, episodes)."""
-    seeds, episodes = shape
+    seeds, episodes = scores_of(task).shape
+    if isinstance(task, Clustered):
+        drawn = task.indices(resamples, generator).reshape(resamples, seeds, episodes)
+        nothing = np.zeros_like(drawn)
+        return (nothing[:, :, :1], drawn) if seeds == 1 else (drawn, nothing)
     drawn = generator.integers(seeds, size=(resamples, seeds, 1))
     return drawn, generator.integers(episodes, size=(resamples, seeds, episodes))
 
 
-def _weights(shape: tuple[int, int], resamples: int, generator: np.random.Generator) -> np.ndarray:
+def _weights(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """(resamples, seeds * episodes): the share of each episode in a resample; rows sum to one."""
-    seeds, episodes = _indices(shape, resamples, generator)
+    seeds, episodes = _indices(task, resamples, generator)
+    shape = scores_of(task).shape
     size = shape[0] * shape[1]
     flat = (seeds * shape[1] + episodes).reshape(resamples, -1) + size * np.arange(resamples)[:, None]
     return np.bincount(flat.ravel(), minlength=size * resamples).reshape(resamples, size) / size

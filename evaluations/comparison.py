@@ -21,6 +21,7 @@ from evaluations.aggregates import (
     paired_over_tasks,
     probability_of_improvement,
 )
+from evaluations.clusters import Task, mapped
 from evaluations.estimates import Estimate, PairedDifference, holm
 from evaluations.summary import BOOTSTRAP_SEED, PolicySummary, TargetSummary, differences
 
@@ -70,7 +71,7 @@ class Entry:
         """True for what NAMM is compared with at equal size."""
         return not self.is_namm and not self.is_reference
 
-    def tasks(self) -> list[np.ndarray]:
+    def tasks(self) -> list[Task]:
         """Scores as one array (seeds, episodes) a target."""
         return [policy.scores() for policy in self.by_target.values()]
 
@@ -118,7 +119,10 @@ def _aggregates(by_target: dict[str, PolicySummary], targets: Sequence[TargetSum
     references = [target.reference.score.value if target.reference else 0.0 for target in targets]
     relative = None
     if min(references) > 0:
-        scaled = [100.0 * scores / reference for scores, reference in zip(tasks, references, strict=True)]
+        scaled = [
+            mapped(scores, lambda values, reference=reference: 100.0 * values / reference)
+            for scores, reference in zip(tasks, references, strict=True)
+        ]
         relative = aggregate(scaled, BOOTSTRAP_SEED)
     sizes = []
     for target in targets:

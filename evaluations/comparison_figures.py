@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from evaluations.aggregates import Profile, average_profile, performance_profile
+from evaluations.aggregates import Profile, average_profile, performance_profile, scores_of
 from evaluations.comparison import CONTENDER, Comparison, Entry
 from evaluations.estimates import Estimate
 from evaluations.figures import INK, STYLE, colour_map
@@ -97,7 +97,7 @@ def _profiles(comparison: Comparison, profile: Callable[..., Profile], label: st
 
 
 def _thresholds(entries: Sequence[Entry]) -> np.ndarray:
-    scores = np.concatenate([task.ravel() for entry in entries for task in entry.tasks()])
+    scores = np.concatenate([scores_of(task).ravel() for entry in entries for task in entry.tasks()])
     return np.linspace(min(0.0, float(scores.min())), float(scores.max()), THRESHOLDS)
 
 

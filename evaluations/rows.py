@@ -37,6 +37,11 @@ def trial_id(trial: Trial) -> Any:
     return trial["id"] if "id" in trial else trial["reset_seed"]
 
 
+def document_of(row: Row, trial: Trial) -> Any:
+    """What a trial is about, where others of its row are about the same; None where it stands alone."""
+    return None if "document" not in trial else (row["seed"], trial["document"])
+
+
 class UnfinishedError(NammError):
     """Something broke on the way, such as a full disk; finished rows are kept and the same command continues."""
 

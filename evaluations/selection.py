@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.rows import Row, trial_id, trials
+from evaluations.rows import Row, Trial, document_of, trial_id, trials
 
 HELD_OUT = "namm (held out)"
 """Label of the cross-fitted NAMM."""
+
+Fold = tuple[int, int | None]
+"""A seed, and which half of its episodes; None for all."""
 
 
 def held_out(variants: Sequence[Sequence[Row]]) -> list[Row] | None:
@@ -32,9 +35,9 @@ def held_out(variants: Sequence[Sequence[Row]]) -> list[Row] | None:
     by_variant = [{row["seed"]: row for row in rows} for rows in variants]
     seeds = sorted(set.intersection(*(set(rows) for rows in by_variant)))
     if len(seeds) > 1:
-        folds = [(seed, slice(None)) for seed in seeds]
-    elif seeds and min(len(trials(rows[seeds[0]])) for rows in by_variant) > 1:
-        folds = [(seeds[0], slice(half, None, 2)) for half in (0, 1)]
+        folds: list[Fold] = [(seed, None) for seed in seeds]
+    elif seeds and all(_part(rows[seeds[0]], 1) for rows in by_variant):
+        folds = [(seeds[0], half) for half in (0, 1)]
     else:
         return None
     parts = []
@@ -42,7 +45,7 @@ def held_out(variants: Sequence[Sequence[Row]]) -> list[Row] | None:
         others = [other for other in folds if other != fold]
         seed, part = fold
         winner = max(by_variant, key=lambda rows: _merit(rows, others))[seed]
-        parts.append((seed, winner, trials(winner)[part]))
+        parts.append((seed, winner, _part(winner, part)))
     return [_joined(list(group)) for _, group in groupby(parts, key=lambda part: part[0])]
 
 
@@ -52,8 +55,20 @@ def declared(rows: Sequence[Row]) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-def _merit(rows: dict[int, Row], folds: Sequence[tuple[int, slice]]) -> tuple[float, float]:
-    episodes = [episode for seed, part in folds for episode in trials(rows[seed])[part]]
+def _part(row: Row, half: int | None) -> list[Trial]:
+    """The trials of a row, or every second one, all about one document together."""
+    numbers: dict[Any, int] = {}
+    found = []
+    for place, trial in enumerate(trials(row)):
+        document = document_of(row, trial)
+        number = numbers.setdefault(("alone", place) if document is None else document, len(numbers))
+        if half is None or number % 2 == half:
+            found.append(trial)
+    return found
+
+
+def _merit(rows: dict[int, Row], folds: Sequence[Fold]) -> tuple[float, float]:
+    episodes = [episode for seed, half in folds for episode in _part(rows[seed], half)]
     return float(np.mean([e["score"] for e in episodes])), -float(np.mean([e.get("slots_mean") or 0 for e in episodes]))
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluations.aggregates import aggregate, interquartile_mean_of_runs, paired_over_tasks
+from evaluations.clusters import Task, clustered, mapped
 from evaluations.comparability import Comparability
 from evaluations.estimates import Estimate, PairedDifference, holm, success_rate
-from evaluations.rows import Row, trial_id, trials
+from evaluations.rows import Row, document_of, trial_id, trials
 from evaluations.selection import declared, held_out
 
 REFERENCES = ("native window", "full")
@@ -79,7 +80,7 @@ class PolicySummary:
         asked = self.rows[0]["memory"]["asked_to_evict"]
         return bool(asked) and not any(row["metrics"].get("evicted") for row in self.rows)
 
-    def scores(self, name: str = "score") -> np.ndarray:
+    def scores(self, name: str = "score") -> Task:
         """What every trial scored, or another of its values, as (seeds, trials)."""
         return trial_values(self.rows, name)
 
@@ -210,27 +211,31 @@ def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySumma
         policy=policy,
         rows=ordered,
         score=_scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
-        interquartile=aggregate([scores.reshape(-1, 1)], BOOTSTRAP_SEED, interquartile_mean_of_runs),
+        interquartile=aggregate(
+            [mapped(scores, lambda values: values.reshape(-1, 1))], BOOTSTRAP_SEED, interquartile_mean_of_runs
+        ),
         returns=aggregate([trial_values(ordered, "return")], BOOTSTRAP_SEED) if has_return else None,
         success=success,
     )
 
 
-def differences(first: PolicySummary, second: PolicySummary) -> np.ndarray | None:
+def differences(first: PolicySummary, second: PolicySummary) -> Task | None:
     """First minus second on the trials that both were given, as (seeds, trials); None where they share none."""
     theirs = {row["seed"]: row for row in second.rows}
-    found = []
+    found, documents = [], []
     for row in first.rows:
         if row["seed"] in theirs:
             other = {trial_id(trial): trial["score"] for trial in trials(theirs[row["seed"]])}
-            shared = [t["score"] - other[trial_id(t)] for t in trials(row) if trial_id(t) in other]
-            found += [shared] if shared else []
-    return rectangle(found) if found else None
+            shared = [trial for trial in trials(row) if trial_id(trial) in other]
+            found += [[trial["score"] - other[trial_id(trial)] for trial in shared]] if shared else []
+            documents += [document_of(row, trial) for trial in shared]
+    return clustered(rectangle(found), documents) if found else None
 
 
-def trial_values(rows: Sequence[Row], name: str) -> np.ndarray:
+def trial_values(rows: Sequence[Row], name: str) -> Task:
     """One value of every trial as (seeds, trials)."""
-    return rectangle([[float(trial[name]) for trial in trials(row)] for row in rows])
+    values = rectangle([[float(trial[name]) for trial in trials(row)] for row in rows])
+    return clustered(values, [document_of(row, trial) for row in rows for trial in trials(row)])
 
 
 def rectangle(values: Sequence[Sequence[float]]) -> np.ndarray:

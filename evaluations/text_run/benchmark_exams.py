@@ -6,6 +6,7 @@ it is asked for and the benchmark itself uses one, and of a prompt that does not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,13 @@ SHORTEST = 16
 """Fewest tokens of a prompt that a window must leave room for."""
 LOOK_BACK = 8
 """Last tokens that are searched for what ends an answer."""
+
+
+def documents_of(items: Sequence[TextItem]) -> tuple[int | None, ...]:
+    """A number for every document that more than one prompt is about; None for the others."""
+    asked = Counter(item.document for item in items)
+    numbers = {text: number for number, text in enumerate(t for t, n in asked.items() if t is not None and n > 1)}
+    return tuple(None if item.document is None else numbers.get(item.document) for item in items)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class BenchmarkExam(Exam):
             tuple((place,) for place in places),
             tuple(" | ".join(item.answers) for item in items),
             {"prompts_cut": cut},
+            documents_of(items),
         )
 
     def grade(self, asked: ExamPrompts, place: int, answers: Sequence[Answer]) -> Grade:

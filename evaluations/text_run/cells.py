@@ -171,7 +171,9 @@ class TextRunner:
         for place, (name, members) in enumerate(zip(asked.ids, asked.members, strict=True)):
             given = [answers[member] for member in members]
             grade = self.exam.grade(asked, place, given)
-            graded.append({"id": name, **grade, "slots": given[0].slots, "tokens": given[0].context_tokens})
+            document = asked.documents[place] if asked.documents else None
+            about = {} if document is None else {"document": document}
+            graded.append({"id": name, **about, **grade, "slots": given[0].slots, "tokens": given[0].context_tokens})
         firsts = [answers[members[0]] for members in asked.members]
         return {
             "score": _mean(graded, "score"),

@@ -27,8 +27,8 @@ READING = (
     "Every token passes through the evicting cache, also those whose likelihood is scored. Answers are greedy.",
     "The mean over tasks is raw; “% of reference” is the normalised mean of the paper, the mean over tasks of the "
     "score divided by the full cache's. Tasks with tiny full-cache scores dominate the second, so read both.",
-    "Intervals are over prompts, of one model and one NAMM. Prompts that share a document are not independent of one "
-    "another, which the intervals do not know.",
+    "Intervals are over prompts, of one model and one NAMM. Prompts that are about one document are drawn together, "
+    "and in a paired test their signs flip together.",
     "[–] means that one score tells no interval. docs/statistics.md defines every number, docs/text.md the protocol.",
 )
 ANSWERS = 60

@@ -91,10 +91,10 @@ class BabiLong(Benchmark):
         if self._own is None:
             prompt = self._harness(task)
             text, end = prompt.fill({"input": context, "question": question}, "input")
-            return TextItem(name, text, (target,), prompt.max_new_tokens, end, groups=groups)
+            return TextItem(name, text, (target,), prompt.max_new_tokens, end, groups=groups, document=context)
         facts = {"question": question, "labels": self._labels(task)}
         text, end = self._template(task).fill({"context": context, "question": question})
-        return TextItem(name, text, (target,), OWN_MAX_NEW_TOKENS, end, facts, groups)
+        return TextItem(name, text, (target,), OWN_MAX_NEW_TOKENS, end, facts, groups, context)
 
     @cached_property
     def _source(self) -> FolderSource:

@@ -44,6 +44,10 @@ class TextItem:
     groups: Mapping[str, str | int] = field(default_factory=dict)
     """What means are also taken by, such as {"length": "0-4k"} or {"tokens": 4096, "depth": 50}."""
 
+    document: str | None = None
+    """The text that is asked about, as the data has it: questions about equal ones are not independent. None where
+    every prompt has a text of its own."""
+
 
 @dataclass(frozen=True)
 class BenchmarkOptions:

@@ -71,7 +71,8 @@ class InfiniteBench(Benchmark):
             prompt, end = template.fill(_fields(task, record))
             # a row's place is its name: nothing says that the `id` of these files is unique
             named = record.where.rsplit(":", 1)[-1].removeprefix("row ")
-            return TextItem(named, prompt, _answers(task, record), MAX_NEW_TOKENS[task], end)
+            document = record.text("context", "content", empty=False)
+            return TextItem(named, prompt, _answers(task, record), MAX_NEW_TOKENS[task], end, document=document)
 
         return source.items(build, task, split=task, limit=limit)
 

@@ -65,7 +65,8 @@ class LongBenchV2(Benchmark):
             }
             answer = record.one_of("answer", ("A", "B", "C", "D"))
             end = _end_of(template, values)
-            return TextItem(record.text("_id"), prompt, (answer,), MAX_NEW_TOKENS, end, groups=groups)
+            named, document = record.text("_id"), record.text("context")
+            return TextItem(named, prompt, (answer,), MAX_NEW_TOKENS, end, groups=groups, document=document)
 
         def belongs(record: Record) -> bool:
             return record.fields.get("domain") not in DOMAINS.values() or record.fields["domain"] == DOMAINS[task]

@@ -78,8 +78,9 @@ class PromptedRecords(Benchmark):
         return {}
 
     def _item(self, task: str, record: Record, template: Template, longest: int) -> TextItem:
+        document = record.text("context", empty=False)
         fields = {
-            "context": record.text("context", empty=False),
+            "context": document,
             # the mirror of LongBench in Parquet names its questions so
             "input": record.text("input", "question"),
             "dataset": task,
@@ -88,7 +89,7 @@ class PromptedRecords(Benchmark):
         named = record.text("_id") if record.has("_id") else record.where.rsplit(":", 1)[-1]
         facts = {"language": record.text("language") if record.has("language") else "", **self.check(task, record)}
         answers = record.texts("answers")
-        return TextItem(named, prompt, answers, longest, end, facts, self.groups(record))
+        return TextItem(named, prompt, answers, longest, end, facts, self.groups(record), document)
 
     def score(self, task: str, item: TextItem, prediction: str) -> float:
         """The best score over the reference answers."""

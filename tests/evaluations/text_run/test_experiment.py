@@ -98,6 +98,11 @@ def test_sharing_batching_and_chunks_change_nothing(config: TextConfig, longbenc
     together = played(config)
     alone = played(replace(config, out=tmp_path / "alone", share=False, batch=1, chunk=17))
     assert_same(together, alone)
+    for row in together:  # only who shares a document is marked, for intervals draw documents
+        marks = [prompt.get("document") for prompt in row["prompts"]]
+        shared = row["task"] == "longbench/qasper"
+        assert sum(mark is not None for mark in marks) == (2 if shared else 0)
+        assert len(set(marks) - {None}) == shared
 
 
 def test_a_killed_run_goes_on_at_the_batch_it_was_in(config: TextConfig, tmp_path: Path) -> None:
