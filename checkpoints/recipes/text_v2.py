@@ -98,6 +98,9 @@ class TextV2Config:
     work: Path = Path("runs/text-v2")
     """Where the evolutions and the comparisons lie."""
 
+    seed: int = 0
+    """Added to every stage's seed: another number is another NAMM by the same rules; give it another out and work."""
+
     choice: RecallFitnessConfig = field(
         default_factory=lambda: RecallFitnessConfig(
             context_tokens=(288, 640), intervals=(32, 64), price=0.12, validation_prompts=24
@@ -125,7 +128,7 @@ def evolutions(config: TextV2Config) -> dict[str, EvolveConfig]:
         runs[name] = EvolveConfig(
             out=config.work / name,
             generations=stage.generations,
-            seed=stage.seed,
+            seed=config.seed + stage.seed,
             fitness=stage.fitness,
             threads=1,
             sigma=stage.sigma,

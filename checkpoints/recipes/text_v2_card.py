@@ -118,7 +118,7 @@ def _how(
         yield (
             f"| {name} | {stage.after or 'nothing'} | {fitness.budget_fraction or 'none'} | {fitness.price} "
             f"| {_list(fitness.intervals)} | {_list(fitness.statistics)}{factors} | {fitness.prompts} "
-            f"| {runs[name].generations} | {stage.sigma} | {stage.seed} | {seconds[name]:.0f} |"
+            f"| {runs[name].generations} | {stage.sigma} | {runs[name].seed} | {seconds[name]:.0f} |"
         )
     yield ""
     yield from came
