@@ -179,7 +179,7 @@ def main(config: TextV2Config) -> None:
     table = judge_text(judge, config.work / "text")
     control = judge_control(judge, config.work / "control")
     write_card(
-        config.out, runs, STAGES, config.choice, config.least_score, chosen, reached, judge, table, control
+        config.out, runs, STAGES, config.choice, config.least_score, chosen, reached, judge, table, control, config.seed
     )  # fmt: skip
     print(f"text-v2 is {chosen}; done in {time.perf_counter() - began:.0f} s")
 

@@ -39,6 +39,7 @@ def write_card(
     judge: JudgeConfig,
     table: Sequence[Line],
     control: Sequence[TargetSummary],
+    seed: int = 0,
 ) -> None:
     """Writes both files.
 
@@ -53,12 +54,14 @@ def write_card(
         judge: How the chosen one was judged.
         table: Lines of `judge_text`.
         control: Summaries of `judge_control`.
+        seed: Added to the seed of every stage; 0 is the shipped one's.
     """
+    command = f"{COMMAND} --seed {seed}" if seed else COMMAND
     sha = file_sha256(out / "model.safetensors")
     seconds = {name: _seconds(run.out) for name, run in runs.items()}
     found = versions(("torch", "transformers", "numpy"))
     facts = {
-        "command": COMMAND,
+        "command": command,
         "sha256": sha,
         "namm_sha256": NAMM.from_pretrained(out).sha256(),
         "chosen": chosen,
@@ -73,10 +76,10 @@ def write_card(
     }
     write_atomically(out / "card.json", json.dumps(facts, indent=1) + "\n")
     lines = [
-        "# NAMM text-v2",
+        f"# NAMM text-v2, seed {seed}" if seed else "# NAMM text-v2",
         "",
         "4172 numbers, evolved on text alone (recall tasks on the shipped `checkpoints/text/recall-llama`); no other",
-        f"model, modality or reward was ever seen. Made again by `{COMMAND}`.",
+        f"model, modality or reward was ever seen. Made again by `{command}`.",
         "",
         *_how(runs, stages, choice, least_score, chosen, reached, seconds, origin(out / AGAIN, sha)),
         "",
