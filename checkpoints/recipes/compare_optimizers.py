@@ -40,7 +40,7 @@ class CompareConfig:
     arms: tuple[str, ...] = tuple(ARMS)
     """Names of arms."""
 
-    seeds: int = 3
+    seeds: int = 5
     """Evolutions of each."""
 
     generations: int = 20
