@@ -79,6 +79,26 @@ def aggregate(
     return percentile_interval(value, draws, known=_several(checked))
 
 
+def interquartile_of_trials(task: Task, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """The mean of the middle half of the trials of one task, whatever their seeds.
+
+    Args:
+        task: Scores (seeds, trials).
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+    """
+    if not isinstance(task, Clustered):
+        return aggregate([task.reshape(-1, 1)], seed, interquartile_mean_of_runs, resamples)
+    (checked,) = _checked([task])
+    order = np.argsort(checked.scores, axis=None)
+    reached = checked.counts(resamples, np.random.default_rng(seed))[:, order].cumsum(axis=1)
+    size = reached[:, -1:]
+    cut = np.floor(0.25 * size)
+    inside = np.diff(np.clip(reached, cut, size - cut), axis=1, prepend=cut) / (size - 2.0 * cut)
+    draws = inside @ checked.scores.ravel()[order]
+    return percentile_interval(float(interquartile_mean(checked.scores.ravel())), draws, known=_several([checked]))
+
+
 def probability_of_improvement(
     first: Sequence[Task], second: Sequence[Task], seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
@@ -157,7 +177,9 @@ def scores_of(task: Task) -> np.ndarray:
 
 def resampled_runs(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Bootstrap draws (resamples, seeds) of the run scores of one task (seeds, episodes)."""
-    return scores_of(task)[_indices(task, resamples, generator)].mean(axis=-1)
+    if isinstance(task, Clustered):
+        return task.runs(resamples, generator)
+    return task[_indices(task.shape, resamples, generator)].mean(axis=-1)
 
 
 def _checked(tasks: Sequence[Task]) -> list[Task]:
@@ -175,24 +197,23 @@ def _checked(tasks: Sequence[Task]) -> list[Task]:
 
 def _several(tasks: Sequence[Task]) -> bool:
     """A task of one score (or document) tells nothing about its spread, and so neither does any sum it is part of."""
-    return all((task.documents.max() if isinstance(task, Clustered) else task.size - 1) > 0 for task in tasks)
+    return all((task.count if isinstance(task, Clustered) else task.size) > 1 for task in tasks)
 
 
-def _indices(task: Task, resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _indices(shape: tuple[int, int], resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Drawn seeds (resamples, seeds, 1), and the episodes drawn of each (resamples, seeds, episodes)."""
-    seeds, episodes = scores_of(task).shape
-    if isinstance(task, Clustered):
-        drawn = task.indices(resamples, generator).reshape(resamples, seeds, episodes)
-        nothing = np.zeros_like(drawn)
-        return (nothing[:, :, :1], drawn) if seeds == 1 else (drawn, nothing)
+    seeds, episodes = shape
     drawn = generator.integers(seeds, size=(resamples, seeds, 1))
     return drawn, generator.integers(episodes, size=(resamples, seeds, episodes))
 
 
 def _weights(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """(resamples, seeds * episodes): the share of each episode in a resample; rows sum to one."""
-    seeds, episodes = _indices(task, resamples, generator)
-    shape = scores_of(task).shape
+    if isinstance(task, Clustered):
+        counts = task.counts(resamples, generator)
+        return counts / counts.sum(axis=1, keepdims=True)
+    shape = task.shape
+    seeds, episodes = _indices(shape, resamples, generator)
     size = shape[0] * shape[1]
     flat = (seeds * shape[1] + episodes).reshape(resamples, -1) + size * np.arange(resamples)[:, None]
     return np.bincount(flat.ravel(), minlength=size * resamples).reshape(resamples, size) / size

@@ -1,7 +1,8 @@
 """Prompts that ask about one document are not independent: whoever draws one draws them all.
 
-A cluster bootstrap: documents are drawn with replacement, each with all of its prompts in order, until there are as
-many prompts as in the data; the last document is cut there. So every resample is an array of the data's own shape.
+A cluster bootstrap: as many documents as there are, drawn with replacement, each with all of its prompts. Resamples
+therefore differ in their number of prompts, and every statistic is one of weighted prompts. No document is cut to keep
+the number: where one has most of the prompts that covers next to nothing.
 """
 
 from __future__ import annotations
@@ -19,38 +20,46 @@ class Clustered:
     """Scores of one task, of which some are about the same document."""
 
     scores: np.ndarray
-    """(1, trials), or (trials, 1) where each is a run of its own."""
+    """(seeds, trials)."""
     documents: np.ndarray
-    """(trials,): the number of each one's document, from 0 without a gap."""
+    """(seeds, trials): the number of each one's document, from 0 without a gap; seeds may share documents."""
 
     def __post_init__(self) -> None:
-        if self.documents.shape != (self.scores.size,) or 1 not in self.scores.shape:
+        if self.documents.shape != self.scores.shape:
             raise DataError(
-                f"Expected scores (1, trials) or (trials, 1) and a document for each, found {self.scores.shape} and "
-                f"{self.documents.shape}."
+                f"Expected a document for each of the scores {self.scores.shape}, found {self.documents.shape}."
             )
 
-    def indices(self, resamples: int, generator: np.random.Generator) -> np.ndarray:
-        """(resamples, trials): the trials of each resample."""
-        trials = self.scores.size
-        order, counts = np.argsort(self.documents, kind="stable"), np.bincount(self.documents)
-        starts = counts.cumsum() - counts
-        most = -(-trials // int(counts.min()))  # so many documents are enough whichever are drawn
-        drawn = generator.integers(len(counts), size=(resamples, most))
-        sizes = counts[drawn]
-        ends = np.minimum(sizes.cumsum(axis=1), trials)
-        # the document at a place is the first that ends behind it
-        marks = np.bincount(
-            (np.arange(resamples)[:, None] * (trials + 1) + ends).ravel(), minlength=resamples * (trials + 1)
-        )
-        which = marks.reshape(resamples, trials + 1)[:, :trials].cumsum(axis=1)
-        begins = np.take_along_axis(sizes.cumsum(axis=1) - sizes, which, axis=1)
-        first = np.take_along_axis(starts[drawn], which, axis=1)
-        return order[first + np.arange(trials) - begins]
+    @property
+    def count(self) -> int:
+        """Documents."""
+        return int(self.documents.max()) + 1
+
+    def counts(self, resamples: int, generator: np.random.Generator) -> np.ndarray:
+        """(resamples, seeds * trials): how often each trial is in a resample."""
+        return self._drawn(resamples, generator)[:, self.documents.ravel()]
+
+    def runs(self, resamples: int, generator: np.random.Generator) -> np.ndarray:
+        """(resamples, seeds): the mean of each seed; of all seeds, where none of its own documents was drawn."""
+        drawn = self._drawn(resamples, generator)
+        sums, sizes = drawn @ self._by_seed(self.scores), drawn @ self._by_seed(np.ones_like(self.scores))
+        pooled = sums.sum(axis=1, keepdims=True) / sizes.sum(axis=1, keepdims=True)
+        return np.where(sizes > 0, sums / np.maximum(sizes, 1.0), pooled)
 
     def sums(self) -> np.ndarray:
         """The sum of the scores of each document."""
-        return np.bincount(self.documents, weights=self.scores.ravel())
+        return self._by_seed(self.scores).sum(axis=1)
+
+    def _drawn(self, resamples: int, generator: np.random.Generator) -> np.ndarray:
+        """(resamples, documents): how often each document is drawn."""
+        shares = np.full(self.count, 1.0 / self.count)
+        return generator.multinomial(self.count, shares, size=resamples).astype(float)
+
+    def _by_seed(self, values: np.ndarray) -> np.ndarray:
+        """(documents, seeds): sums of one value a trial."""
+        found = np.zeros((self.count, len(values)))
+        np.add.at(found, (self.documents, np.arange(len(values))[:, None]), values)
+        return found
 
 
 Task = np.ndarray | Clustered
@@ -69,9 +78,9 @@ def clustered(scores: np.ndarray, documents: Sequence[Hashable | None]) -> Task:
     codes = [numbers.setdefault(key, len(numbers)) for key in keys]
     if len(numbers) == scores.size:
         return scores
-    return Clustered(scores.reshape(1, -1), np.array(codes))
+    return Clustered(scores, np.array(codes).reshape(scores.shape))
 
 
 def mapped(task: Task, function: Callable[[np.ndarray], np.ndarray]) -> Task:
-    """The same trials with other scores, or in another shape."""
+    """The same trials with other scores."""
     return replace(task, scores=function(task.scores)) if isinstance(task, Clustered) else function(task)

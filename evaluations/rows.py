@@ -37,9 +37,9 @@ def trial_id(trial: Trial) -> Any:
     return trial["id"] if "id" in trial else trial["reset_seed"]
 
 
-def document_of(row: Row, trial: Trial) -> Any:
-    """What a trial is about, where others of its row are about the same; None where it stands alone."""
-    return None if "document" not in trial else (row["seed"], trial["document"])
+def document_of(trial: Trial) -> Any:
+    """What a trial is about, which others of its task may be about as well; None where it is not known."""
+    return trial.get("document")
 
 
 class UnfinishedError(NammError):

@@ -60,7 +60,7 @@ def _part(row: Row, half: int | None) -> list[Trial]:
     numbers: dict[Any, int] = {}
     found = []
     for place, trial in enumerate(trials(row)):
-        document = document_of(row, trial)
+        document = document_of(trial)
         number = numbers.setdefault(("alone", place) if document is None else document, len(numbers))
         if half is None or number % 2 == half:
             found.append(trial)

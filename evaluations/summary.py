@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluations.aggregates import aggregate, interquartile_mean_of_runs, paired_over_tasks
-from evaluations.clusters import Task, clustered, mapped
+from evaluations.aggregates import aggregate, interquartile_of_trials, paired_over_tasks
+from evaluations.clusters import Task, clustered
 from evaluations.comparability import Comparability
 from evaluations.estimates import Estimate, PairedDifference, holm, success_rate
 from evaluations.rows import Row, document_of, trial_id, trials
@@ -211,9 +211,7 @@ def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySumma
         policy=policy,
         rows=ordered,
         score=_scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
-        interquartile=aggregate(
-            [mapped(scores, lambda values: values.reshape(-1, 1))], BOOTSTRAP_SEED, interquartile_mean_of_runs
-        ),
+        interquartile=interquartile_of_trials(scores, BOOTSTRAP_SEED),
         returns=aggregate([trial_values(ordered, "return")], BOOTSTRAP_SEED) if has_return else None,
         success=success,
     )
@@ -225,17 +223,17 @@ def differences(first: PolicySummary, second: PolicySummary) -> Task | None:
     found, documents = [], []
     for row in first.rows:
         if row["seed"] in theirs:
-            other = {trial_id(trial): trial["score"] for trial in trials(theirs[row["seed"]])}
+            other = {trial_id(trial): trial for trial in trials(theirs[row["seed"]])}
             shared = [trial for trial in trials(row) if trial_id(trial) in other]
-            found += [[trial["score"] - other[trial_id(trial)] for trial in shared]] if shared else []
-            documents += [document_of(row, trial) for trial in shared]
+            found += [[trial["score"] - other[trial_id(trial)]["score"] for trial in shared]] if shared else []
+            documents += [document_of(trial) or document_of(other[trial_id(trial)]) for trial in shared]
     return clustered(rectangle(found), documents) if found else None
 
 
 def trial_values(rows: Sequence[Row], name: str) -> Task:
     """One value of every trial as (seeds, trials)."""
     values = rectangle([[float(trial[name]) for trial in trials(row)] for row in rows])
-    return clustered(values, [document_of(row, trial) for row in rows for trial in trials(row)])
+    return clustered(values, [document_of(trial) for row in rows for trial in trials(row)])
 
 
 def rectangle(values: Sequence[Sequence[float]]) -> np.ndarray:

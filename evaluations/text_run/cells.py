@@ -8,7 +8,8 @@ Beside the keys of evaluations/harness.py a row holds:
                 tokens_seen, bytes_mean and state_bytes_mean (then, per prompt), bytes_peak and state_bytes_peak,
                 prefill_seconds, decode_seconds, policy_seconds (a part of both; null on a GPU), decoded_tokens,
                 prompts_cut, and the means of whatever else is graded (nats_per_token, token_accuracy)
-    prompts     id, score, slots, tokens, and what else is graded
+    prompts     id, document (a short name of the text it is about, where others may be about the same), score, slots,
+                tokens, and what else is graded
     memory      asked_to_evict, role (reference, free, matched, given), matched_to, asked, settings of the policy
     protocol    how prompts were made and answered
     trace       one prompt, what was kept of it and what was answered (evaluations/text_run/kept.py); first seed only

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from evaluations.aggregates import aggregate, scores_of
+from evaluations.clusters import Clustered, Task, mapped
 from evaluations.estimates import Estimate, bootstrap
 from evaluations.rows import Row, trials
-from evaluations.summary import RAW_SCORES
+from evaluations.summary import BOOTSTRAP_SEED, RAW_SCORES, trial_values
 
 Line = tuple[str, str, int, int, Estimate, float, float]
 
@@ -27,13 +31,22 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
             scores, reference = _scores(found), _scores(full.get(task, []))
             fraction = sum(row["metrics"]["kept_fraction"] for row in found) / len(found)
             ratio = sum(scores) / len(scores) / (sum(reference) / len(reference)) if sum(reference) else math.nan
-            strata.append(scores)
+            strata.append(trial_values(found, "score"))
             kept.append(fraction)
             relative.append(ratio)
-            yield policy, task, tokens, interval, bootstrap([scores], seed=0), fraction, ratio
+            yield policy, task, tokens, interval, _estimate(strata[-1:]), fraction, ratio
         # drawn tasks have equally many prompts, so their pooled mean is the mean over tasks
         mean = [sum(part) / len(part) for part in (kept, relative)]
-        yield policy, "all", tokens, interval, bootstrap(strata, seed=0), *mean
+        yield policy, "all", tokens, interval, _estimate(strata), *mean
+
+
+def _estimate(tasks: Sequence[Task]) -> Estimate:
+    """Pooled mean of scores in percent, from 0 to 1; by document, where a task has several prompts about one."""
+    parts = [mapped(task, lambda scores: scores / 100.0) for task in tasks]
+    if any(isinstance(part, Clustered) for part in parts):
+        sizes = [scores_of(part).size for part in parts]
+        return aggregate(parts, BOOTSTRAP_SEED, lambda runs: np.average([r.mean(-1) for r in runs], 0, sizes))
+    return bootstrap([part.ravel().tolist() for part in parts], BOOTSTRAP_SEED)
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:

@@ -30,8 +30,8 @@ class ExamPrompts:
     """The answer that each item asks for, for people to read."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was done to make them, such as how many were cut."""
-    documents: tuple[int | None, ...] = ()
-    """Which of the graded items are about one document: the same number; None for one that is alone with its own."""
+    documents: tuple[str | None, ...] = ()
+    """Which document each of the graded items is about, the same in every run; None where each has its own."""
 
 
 class Exam(ABC):

@@ -106,8 +106,16 @@ class Ruler(Benchmark):
                 most = most_that_fits(lambda units: size(prompt(units)), room, least, what, at_most)
             text, end, context = fit(prompt, size, room, max(most, least), least, at_most)
             name, longest = f"{length}-{place}", MAX_NEW_TOKENS[_kind(task)]
-            items.append(TextItem(name, text, context.answers, longest, end, groups={"tokens": length}))
+            about, groups = self._document(task, place), {"tokens": length}
+            items.append(TextItem(name, text, context.answers, longest, end, groups=groups, document=about))
         return items
+
+    def _document(self, task: str, place: int) -> str | None:
+        """What a question is answered from: the same at every length and seed, and for its neighbours."""
+        if task not in QUESTION_FILES:
+            return None
+        found = self._questions(task)
+        return "\n\n".join(found.documents[number] for number in found.questions[place].documents)
 
     def _prompt(
         self, task: str, make: Maker, rng: np.random.Generator, units: int, length: int

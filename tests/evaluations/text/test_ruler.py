@@ -120,6 +120,18 @@ def test_questions_come_with_the_documents_that_answer_them(tmp_path: Path) -> N
     assert "Otto\nOtto lives in Kiel." in hotpot[0].prompt
 
 
+def test_questions_name_what_they_are_answered_from_at_every_length_and_seed(tmp_path: Path) -> None:
+    """The same questions are asked again there, and one paragraph is asked about several times: intervals must know."""
+    folder = ruler_folder(tmp_path)
+    squad = make_benchmark("ruler", data=folder, lengths=(1024, 2048), samples=3)
+    first, other = (squad.items("qa_1", BYTE_PAIRS, seed=seed) for seed in (0, 1))
+    assert [item.document for item in first[:3]] == [item.document for item in first[3:]]
+    assert [item.document for item in first] == [item.document for item in other]
+    assert all(item.document and item.document in item.prompt for item in first)
+    assert len({item.document for item in items_of("qa_2", data=folder)}) == 2
+    assert {item.document for item in items_of("niah_single_1")} == {None}
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from evaluations import text
+from evaluations.summary import summarise
 from evaluations.text import TextConfig
 from evaluations.text_run.experiment import play_experiment
 from evaluations.text_run.kept import kept_of
@@ -49,7 +50,9 @@ def assert_same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> No
         assert ours["metrics"].pop("head_slots") == theirs["metrics"].pop("head_slots")
         assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-4)
         for prompt, other in zip(ours.pop("prompts"), theirs.pop("prompts"), strict=True):
-            assert prompt.pop("id") == other.pop("id")
+            assert [prompt.pop(name, None) for name in ("id", "document")] == [
+                other.pop(name, None) for name in ("id", "document")
+            ]
             assert prompt == pytest.approx(other, rel=1e-4)
         ours["score"], theirs["score"] = round(ours["score"], 3), round(theirs["score"], 3)
         ours.pop("metrics"), theirs.pop("metrics")
@@ -92,17 +95,26 @@ def test_every_registered_policy_reads_every_kind_of_task_at_the_namms_size(
     assert "corpus/perplexity" in (config.out / "summary.md").read_text()
 
 
+def _unmarked(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in prompt.items() if name != "document"}
+
+
 def test_sharing_batching_and_chunks_change_nothing(config: TextConfig, longbench: Path, tmp_path: Path) -> None:
     """Two prompts share a document; alone, in chunks or side by side they are answered alike, draws included."""
     config = replace(config, tasks=("longbench/qasper", "corpus/next-line"), data=str(longbench))
     together = played(config)
     alone = played(replace(config, out=tmp_path / "alone", share=False, batch=1, chunk=17))
     assert_same(together, alone)
-    for row in together:  # only who shares a document is marked, for intervals draw documents
+    for row in together:  # what a prompt is about is told by its text, for intervals draw documents
         marks = [prompt.get("document") for prompt in row["prompts"]]
-        shared = row["task"] == "longbench/qasper"
-        assert sum(mark is not None for mark in marks) == (2 if shared else 0)
-        assert len(set(marks) - {None}) == shared
+        assert len(set(marks)) == (2 if row["task"] == "longbench/qasper" else 1)
+        assert marks[0] == marks[1]
+        assert (marks[0] is None) == (row["task"] == "corpus/next-line")
+    (asked,) = (target for target in summarise(together) if target.task == "longbench/qasper")
+    assert asked.get("window").versus_namm.pairs == 2  # documents, of three questions
+    earlier = [{**row, "prompts": [_unmarked(prompt) for prompt in row["prompts"]]} for row in together]
+    (asked,) = (target for target in summarise(earlier) if target.task == "longbench/qasper")
+    assert asked.get("window").versus_namm.pairs == 3  # rows of before are read as they were
 
 
 def test_a_killed_run_goes_on_at_the_batch_it_was_in(config: TextConfig, tmp_path: Path) -> None:
