@@ -12,45 +12,73 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
 from evaluations.rows import UnfinishedError
-from namm.errors import ConfigError, NammError, StorageError, did_you_mean
+from namm.errors import ConfigError, NammError, RankError, StorageError, did_you_mean
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 Config = TypeVar("Config", bound=Any)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a command, or one rank of it, ended."""
+
+    code: int = 0
+    """Exit code."""
+    message: str = ""
+    """What there is to say, in one line; empty where it was said or there is nothing."""
+    follows: bool = False
+    """Whether it ended only because another rank had."""
+
+
 def exit_code(work: Callable[[], object], resume: str) -> int:
-    """Does the work of a command and returns the exit code of its process.
+    """Does the work of a command, says how it ended, and returns the exit code of its process.
 
     Args:
         work: Parses the command line and does what it says.
         resume: Said to whoever interrupts, where the work does not say it better: what is kept, and how to go on.
     """
-    errors = Console(stderr=True)
+    found = ending(work, resume)
+    tell(found.message)
+    return found.code
+
+
+def ending(work: Callable[[], object], resume: str) -> Ending:
+    """Does the work of a command and returns how it ended; arguments as of `exit_code`."""
     try:
         with _terminated_like_interrupted():
             work()
     except SystemExit as exit_:  # tyro: a wrong option, or --help
-        return exit_.code if isinstance(exit_.code, int) else WRONG
+        return Ending(exit_.code if isinstance(exit_.code, int) else WRONG)
     except KeyboardInterrupt as stopped:
-        errors.print(f"\nInterrupted: {str(stopped) or resume}", markup=False, highlight=False, soft_wrap=True)
-        return INTERRUPTED
+        return Ending(INTERRUPTED, f"\nInterrupted: {str(stopped) or resume}")
     except (NammError, OSError) as error:
         expected = isinstance(error, NammError) or error.errno in NO_ROOM
-        if not expected or os.environ.get("NAMM_DEBUG") == "1":
+        if not expected or debugging():
             raise
         if not isinstance(error, NammError):
             error = UnfinishedError(f"A file could not be written: {error}; make room, the same command continues.")
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return FAILED if isinstance(error, UnfinishedError | StorageError) else WRONG
-    return 0
+        broke = isinstance(error, UnfinishedError | StorageError | RankError)
+        return Ending(FAILED if broke else WRONG, f"error: {error}", isinstance(error, RankError))
+    return Ending()
+
+
+def tell(message: str) -> None:
+    """Says how a command ended, on stderr."""
+    if message:
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (`NAMM_DEBUG=1`)."""
+    return os.environ.get("NAMM_DEBUG") == "1"
 
 
 def read_config(path: Path, kind: type[Config], paths: Sequence[str]) -> Config:

@@ -2,17 +2,21 @@
 
 Needs no gradient: every candidate of a generation reads the same prompts under its own forgetting, several side by side
 in one batch, and the search moves its mean. The mean with the best validation is what is saved in OUT/namm. A run that
-is killed continues with the same command; `torchrun` shares each generation among any number of processes.
+is killed continues with the same command; `--ranks` shares each generation among processes of this machine, `torchrun`
+among any number of machines.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -25,8 +29,9 @@ from evaluations.evolution_pictures import draw_kept, kept_map
 from evaluations.evolution_tracking import EvolutionTracker
 from evaluations.evolution_watch import PAGE, Watch
 from evaluations.evolve_config import SEARCHES, EvolveConfig, preset_config
-from evaluations.evolve_source import Source, first_namm, load_source, policy_of
+from evaluations.evolve_source import Source, check_before_ranks, first_namm, load_source, policy_of
 from evaluations.harness import write_atomically
+from evaluations.launch import Launch
 from evaluations.stages import StagedFitness
 from namm.errors import CheckpointError, ConfigError
 from namm.evolution.checkpoint import STATE_FILE, held
@@ -38,6 +43,12 @@ __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "
 
 FREE = frozenset({"out", "generations", "stages", "data", "templates", "threads", "device", "wandb", "pictures_every"})
 """Settings that may differ when a run is continued; stages may differ in the length of the last."""
+
+PLAIN: Mapping[str, bool] = MappingProxyType({"markup": False, "highlight": False, "soft_wrap": True})
+"""How lines are printed: as they are."""
+
+RESUME = "nothing is lost, the same command continues."
+"""Said to whoever interrupts before there is more to say."""
 
 
 def run(config: EvolveConfig, console: Console | None = None, ranks: Ranks | None = None) -> EvolutionResult:
@@ -137,34 +148,61 @@ class _Named:
     generations: int | None = None
 
 
-def _parse(argv: Sequence[str] | None) -> EvolveConfig:
-    """The command line over the preset that it names."""
+@dataclass(frozen=True)
+class _Command:
+    """Everything that the command line says."""
+
+    config: Annotated[EvolveConfig, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")]
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[EvolveConfig, Launch]:
+    """The command line over the preset that it names, and the processes that are to do it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     said = [name for name in arguments if name not in ("--help", "-h")]
     named, _ = tyro.cli(_Named, args=said, return_unknown_args=True, add_help=False)
     given = {name: getattr(named, name) for name in ("data", "stages", "generations") if getattr(named, name)}
-    default = preset_config(named.preset, **given)
+    default = _Command(preset_config(named.preset, **given), Launch())
     about = (__doc__ or "").partition("\n\n")[0]
-    return tyro.cli(EvolveConfig, args=arguments, default=default, description=about, prog="namm-evolve")
+    command = tyro.cli(_Command, args=arguments, default=default, description=about, prog="namm-evolve")
+    return command.config, command.launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
 
     def work() -> None:
-        config = _parse(argv)
-        with ExitStack() as stack:
-            ranks = stack.enter_context(joined())
-            console = Console() if ranks.leads else None
-            if console is not None:
-                console.print(f"Watch {config.out / PAGE} in a browser.", markup=False, highlight=False)
-            result = run(config, console, ranks)
-        if console is not None:
-            score = f"{result.best_score:+.3f}" if result.best_score is not None else "not validated"
-            said = f"Saved {config.out / 'namm'} (generation {result.best_generation}, validation {score})."
-            console.print(said, markup=False, highlight=False)
+        config, launch = _parse(argv)
+        if not launch.needed:
+            _evolve(config)
+            return
+        check_before_ranks(config, launch.ranks)
+        _check_continued(config)
+        launch.run(_evolve, config, resume=RESUME)
 
-    return exit_code(work, "nothing is lost, the same command continues.")
+    return exit_code(work, RESUME)
+
+
+def _evolve(config: EvolveConfig) -> None:
+    """Evolves as the rank that the environment says, or alone, with the leader telling of it."""
+    from transformers.utils.logging import disable_progress_bar
+
+    with joined() as ranks:
+        console = Console() if ranks.leads else None
+        if console is None:
+            disable_progress_bar()
+        else:
+            again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+            began = f"A rank died: all are started again, time {again}, from the last generation. " if again else ""
+            parts = -(-config.population // config.part)
+            idle = f"{ranks.size} ranks share {parts} parts, a smaller --part gives work to all. "
+            began += idle if ranks.size > parts else ""
+            console.print(f"{began}Watch {config.out / PAGE} in a browser.", **PLAIN)
+        result = run(config, console, ranks)
+    if console is not None:
+        score = f"{result.best_score:+.3f}" if result.best_score is not None else "not validated"
+        said = f"Saved {config.out / 'namm'} (generation {result.best_generation}, validation {score})."
+        console.print(said, **PLAIN)
 
 
 if __name__ == "__main__":

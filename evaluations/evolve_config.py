@@ -94,7 +94,7 @@ class EvolveConfig:
     """Draw candidates in opposite pairs."""
 
     part: int = 8
-    """Candidates scored in one batch, and the least that a rank of torchrun gets."""
+    """Candidates scored in one batch, and the least that a rank gets."""
 
     noise_every: int = 4
     """Generations between measurements of the fitness noise; 0 for none."""
@@ -115,10 +115,10 @@ class EvolveConfig:
     """Run the source in bfloat16 while evolving; the NAMM itself is always fp32."""
 
     threads: int | None = None
-    """Torch threads; all by default."""
+    """Torch threads of each process; by default all, and one where several ranks are started."""
 
     device: str = "cpu"
-    """Where the source runs; under torchrun `cuda` is the GPU of each rank."""
+    """Where the source runs; with several ranks `cuda` is one GPU for each."""
 
     wandb: Mode = "auto"
     """Weights & Biases: online, offline, disabled, or auto (online where somebody is logged in, else offline)."""
@@ -163,6 +163,11 @@ class EvolveConfig:
             raise ConfigError(
                 f"Stages say how long each of them is, found also generations={self.generations}; leave one out."
             )
+        for name in ("threads", "window"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"--{name}: expected at least 1, found {value}; raise it, or leave it out.")
+        if self.pictures_every < 0:
+            raise ConfigError(f"--pictures-every: expected 0 or more, found {self.pictures_every}; 0 draws none.")
         if self.more_models and any(stage.benchmarks for stage in self.course()):
             raise ConfigError(
                 "Several sources can be judged on recall tasks only; leave out more_models or benchmarks."

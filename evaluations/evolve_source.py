@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evaluations.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig
+from evaluations.devices import check_device
 from evaluations.evolve_config import EvolveConfig
 from evaluations.recall_fitness import RecallFitness, source_statistics
 from evaluations.stages import Stage
 from evaluations.tasks.recall import get_task, validation_seed
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
-from namm.errors import CheckpointError
+from namm.errors import CheckpointError, ConfigError
+from namm.evolution.checkpoint import held
 from namm.evolution.ranks import Ranks
 from namm.features import FeatureStatistics
 from namm.policies import Policy, make_policy
@@ -46,7 +48,8 @@ class Source:
     def load(config: EvolveConfig, course: Sequence[Stage]) -> Source:
         """Loads what a configuration names; a tokenizer where benchmarks need one."""
         dtype = torch.bfloat16 if config.bfloat16 else torch.float32
-        models = tuple(load_source(name, dtype, _device(config.device)) for name in (config.model, *config.more_models))
+        device = str(check_device(_device(config.device)))
+        models = tuple(load_source(name, dtype, device) for name in (config.model, *config.more_models))
         tokenizer = None
         if any(stage.benchmarks for stage in course):
             from transformers import AutoTokenizer
@@ -92,11 +95,7 @@ def policy_of(config: EvolveConfig, namm: NAMM, mean: Float[Tensor, " params"], 
 def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ranks: Ranks) -> NAMM:
     """Where the search starts: zeros and the source's statistics, or an earlier NAMM with its own."""
     device = source.model.device
-    namm_config = NAMMConfig(
-        scorer=config.scorer,
-        interval=config.fitness.intervals[0],
-        trained_statistics="+".join(dict.fromkeys(config.fitness.statistics)),
-    )
+    namm_config = _namm_config(config)
     if config.start is not None:
         earlier = NAMM.from_pretrained(config.start)
         return NAMM(namm_config, earlier.flat, earlier.statistics).to(device)
@@ -107,6 +106,38 @@ def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ra
         measured = {"mean": found.mean, "deviation": found.deviation}
     shared, _ = ranks.from_leader(measured, None)
     return with_statistics(namm, FeatureStatistics(shared["mean"], shared["deviation"])).to(device)
+
+
+def _namm_config(config: EvolveConfig, interval: int | None = None) -> NAMMConfig:
+    return NAMMConfig(
+        scorer=config.scorer,
+        interval=interval or config.fitness.intervals[0],
+        trained_statistics="+".join(dict.fromkeys(config.fitness.statistics)),
+    )
+
+
+def check_before_ranks(config: EvolveConfig, ranks: int) -> None:
+    """What can be said of a configuration without its weights, so that no process is started for a wrong one.
+
+    Raises:
+        NammError: A setting is wrong, the folder cannot be had, or a model, NAMM or device that it names is not there.
+    """
+    from transformers import AutoConfig
+
+    config.course()
+    config.search()
+    for interval in config.fitness.intervals:
+        _namm_config(config, interval)
+    if config.start is not None:
+        NAMM.from_pretrained(config.start)
+    for name in (config.model, *config.more_models):
+        _found(name, AutoConfig.from_pretrained)
+    if config.device != "cuda":
+        check_device(config.device)
+    elif (found := torch.cuda.device_count()) < ranks:
+        raise ConfigError(f"--device cuda: expected a GPU for each of {ranks} ranks, found {found}; lower --ranks.")
+    with held(config.out):
+        pass
 
 
 @torch.inference_mode()
@@ -128,13 +159,17 @@ def load_source(name: str, dtype: torch.dtype, device: str = "cpu") -> PreTraine
     """
     from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
 
+    model = _found(name, AutoModelForCausalLM.from_pretrained, dtype=dtype, use_safetensors=True)
+    return model.to(device).eval()
+
+
+def _found(name: str, read: Callable[..., Any], **options: Any) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        return read(name, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Expected a causal language model (a folder or a Hub id) at {name!r}, found none: {error}"
         ) from error
-    return model.to(device).eval()
 
 
 def _device(name: str) -> str:

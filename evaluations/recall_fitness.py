@@ -77,6 +77,9 @@ class RecallFitnessConfig:
             get_task(name)
         for mode in self.statistics:
             check_statistics_mode(mode)
+        for name in ("prompts", "validation_prompts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}; raise it.")
         if self.rescale < 0.0:
             raise ConfigError(f"rescale is a spread of 0 or more, found {self.rescale}; 0 leaves statistics alone.")
         if self.budget_fraction is not None and not 0.0 < self.budget_fraction <= 1.0:

@@ -29,6 +29,10 @@ class StorageError(CheckpointError):
     """A checkpoint could not be written, for want of room or permission; what was saved before is intact."""
 
 
+class RankError(NammError):
+    """Another process of a run ended or does not answer; what was saved is intact."""
+
+
 class DataError(NammError):
     """A dataset or results file is missing, damaged or of the wrong shape."""
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from namm.errors import ConfigError
+from namm.errors import ConfigError, RankError
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Ranks:
         """The sum over ranks, exact where all but one hold zero."""
         total = values + 0.0  # a negative zero must not depend on the number of ranks either
         if self.size > 1:
-            dist.all_reduce(total)
+            with self._answered():
+                dist.all_reduce(total)
         return total
 
     def gather(self, value: Any) -> list[Any]:
@@ -60,7 +61,8 @@ class Ranks:
         )
         longest = int(lengths.max())
         padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(padded, torch.cat([mine, torch.zeros(longest - len(mine), dtype=torch.uint8)]))
+        with self._answered():
+            dist.all_gather(padded, torch.cat([mine, torch.zeros(longest - len(mine), dtype=torch.uint8)]))
         return [
             json.loads(bytes(part[: int(length)].tolist()).decode())
             for part, length in zip(padded, lengths, strict=True)
@@ -76,7 +78,8 @@ class Ranks:
             content = bytearray(safetensors.torch.save(packed, {"scalars": json.dumps(scalars)}))
         length = int(self.sum(torch.tensor(float(len(content)), dtype=torch.float64)))
         buffer = torch.frombuffer(content, dtype=torch.uint8) if self.leads else torch.empty(length, dtype=torch.uint8)
-        dist.broadcast(buffer, 0)
+        with self._answered():
+            dist.broadcast(buffer, 0)
         if self.leads:
             return dict(tensors), scalars
         raw = buffer.numpy().tobytes()
@@ -84,6 +87,17 @@ class Ranks:
         del found[""]
         head = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         return found, json.loads(head["__metadata__"]["scalars"])
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Whether the others answered is what this rank knows of how they are."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankError(
+                f"Rank {self.rank}: expected an answer of all {self.size} ranks, found that one has ended or hangs "
+                f"({str(error).splitlines()[0]}); see what it said, then run the same command again."
+            ) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -143,49 +144,64 @@ def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[Ev
 
 
 @pytest.mark.slow
-def test_two_ranks_of_torchrun_one_of_which_is_killed_come_to_the_same_bits(
-    run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
+@pytest.mark.parametrize("launcher", ["torchrun", "--ranks"])
+def test_two_ranks_one_of_which_is_killed_come_to_the_same_bits(
+    launcher: str, run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
 ) -> None:
-    """Elastic restart: torchrun starts both again, and they go on from the last generation."""
+    """Elastic restart: both are started again, by torchrun or the command itself, and go on where they were."""
     config, _ = run
     root = Path(evolve.__file__).parents[1]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
         str(root / "evaluations" / "evolve.py"), "--model", config.model, "--out", str(tmp_path / "ranks"),
         "--stages", "pairs:2", "pairs,copy:4", "--prompts", "1", "--context-tokens", "80", "--intervals", "32",
         "--validation-prompts", "1", "--population", "8", "--part", "4", "--noise-every", "2", "--validate-every", "3",
         "--pictures-every", "2", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
     ]  # fmt: skip
+    if launcher == "torchrun":
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+        command = [*torchrun, *command]
+    else:
+        command = [*command, "--ranks", "2", "--max-restarts", "2"]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    agent = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     history = tmp_path / "ranks" / "history.jsonl"
     deadline = time.monotonic() + 180
     while not (history.exists() and history.read_bytes().count(b"\n")):
         assert agent.poll() is None, agent.communicate()[0][-2000:]
         assert time.monotonic() < deadline, "does not get on"
         time.sleep(0.01)
-    ranks = {
-        (path.parent / "environ").read_bytes().split(b"\0RANK=")[1][:1]: int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if _parent(path) == agent.pid and b"\0RANK=" in (path.parent / "environ").read_bytes()
-    }
-    os.kill(ranks[b"1"], signal.SIGKILL)
+    _, other = _ranks(agent.pid)
+    os.kill(other, signal.SIGKILL)
     said = agent.communicate(timeout=400)[0]
     assert agent.returncode == 0, said[-2000:]
     assert said.count("Watch ") == 2, "both were started again"
+    assert said.count("Saved ") == 1, "the leader alone tells"
     alone = dataclasses.replace(config, out=tmp_path / "alone", stages=("pairs:2", "pairs,copy:4"), wandb="disabled")
     evolve.run(alone)
     rows, expected = ([{**row, "seconds": 0} for row in read_rows(folder)] for folder in (history.parent, alone.out))
     assert rows == expected
     found, known = (NAMM.from_pretrained(folder / "namm") for folder in (history.parent, alone.out))
     assert found.sha256() == known.sha256()
+    differ = {
+        name
+        for name, value in json.loads((history.parent / "recipe.json").read_text()).items()
+        if json.loads((alone.out / "recipe.json").read_text())[name] != value
+    }
+    assert differ == {"out"}, "how many ranks there were is no setting of the run"
 
 
-def _parent(stat: Path) -> int:
-    try:
-        return int(stat.read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return -1
+def _ranks(launcher: int) -> list[int]:
+    """Process ids of the ranks of a launcher, which starts them in order."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (path / "cmdline").read_bytes()
+            if parent == launcher and (b"evolve.py" in words or b"spawn_main" in words):
+                found.append(int(path.name))
+    return sorted(found)
 
 
 def test_where_w_and_b_cannot_be_reached_the_run_is_kept_offline(
@@ -211,10 +227,10 @@ def test_presets_are_whole_evolutions() -> None:
     assert preset_config("paper", data=Path("somewhere")).stages == PAPER_STAGES
     assert preset_config("paper", generations=3).search().stage_ends == ()
     assert preset_config("robust").fitness.rescale > 0
-    assert evolve._parse(["--preset", "paper", "--data", "x"]).stages == PAPER_STAGES
-    assert evolve._parse(["--preset", "paper", "--prompts", "7"]).fitness.prompts == 7
-    assert evolve._parse(["--preset", "paper"]).fitness.prompts == 64
-    assert evolve._parse([]).search().search.covariance == "isotropic"
+    assert evolve._parse(["--preset", "paper", "--data", "x"])[0].stages == PAPER_STAGES
+    assert evolve._parse(["--preset", "paper", "--prompts", "7"])[0].fitness.prompts == 7
+    assert evolve._parse(["--preset", "paper"])[0].fitness.prompts == 64
+    assert evolve._parse([])[0].search().search.covariance == "isotropic"
 
 
 def test_a_disk_that_refuses_ends_the_command_with_what_to_do(
