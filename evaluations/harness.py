@@ -182,15 +182,9 @@ def run_cells(
 
 
 def file_sha256(path: Path | str) -> str:
-    """The SHA-256 of a file, or of all files of a folder in the order of their names, as hex digits."""
-    root = Path(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

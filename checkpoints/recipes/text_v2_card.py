@@ -67,7 +67,7 @@ def write_card(
         "chosen": chosen,
         "validation": {name: dict(values) for name, values in reached.items()},
         "seconds": seconds,
-        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "stages": {name: {**asdict(stage), "seed": runs[name].seed} for name, stage in stages.items()},
         "choice": {**asdict(choice), "least_score": least_score},
         "judge": {name: value for name, value in asdict(judge).items() if not isinstance(value, Path | str)},
         "test": list(table),

@@ -138,13 +138,11 @@ def test_config_is_replaced_atomically_and_leaves_no_temporary_file(tmp_path, mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json"]
 
 
-def test_checksum_of_a_folder_sees_contents_and_names(tmp_path):
-    (tmp_path / "a").write_text("1")
-    first = file_sha256(tmp_path)
-    (tmp_path / "a").write_text("2")
-    second = file_sha256(tmp_path)
-    (tmp_path / "a").rename(tmp_path / "b")
-    assert len({first, second, file_sha256(tmp_path)}) == 3
+def test_a_checksum_is_what_sha256sum_prints(tmp_path):
+    """FIPS 180-2's example: of the content alone, whatever the file is called."""
+    (tmp_path / "a.safetensors").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "a.safetensors") == expected
 
 
 def test_versions_name_what_decides_the_numbers():
