@@ -61,7 +61,8 @@ class BenchmarkFitnessConfig:
     """Fitness lost per kept fraction; none as published."""
 
     validation_share: float = 0.0
-    """Part of each task's prompts that no candidate sees and validations use; 0: validations use all, as published."""
+    """Part of each task's prompts, by whole documents, that no candidate sees and validations use; 0: validations use
+    all, as published."""
 
     validation_prompts: int | None = None
     """Most prompts a task in a validation; None for all of them."""
@@ -77,6 +78,27 @@ class BenchmarkFitnessConfig:
                 raise ConfigError(f"Benchmark fitness {name}: expected {expected}, found {getattr(self, name)}.")
 
 
+def held_back(documents: Sequence[str | None], share: float) -> tuple[int, list[int]]:
+    """How many prompts are kept from all candidates, and the prompts in an order that begins with them.
+
+    Prompts about one document stay together, so the share is reached, and passed where a document has several.
+
+    Args:
+        documents: Of each prompt; None for one that has its own.
+        share: Part of the prompts.
+    """
+    by_document: dict[object, list[int]] = {}
+    for place in np.random.default_rng(0).permutation(len(documents)).tolist():
+        document = documents[place]
+        by_document.setdefault(("alone", place) if document is None else document, []).append(place)
+    wanted, held = round(share * len(documents)), 0
+    for places in by_document.values():
+        if held >= wanted:
+            break
+        held += len(places)
+    return held, [place for places in by_document.values() for place in places]
+
+
 class _Task:
     """One task's prompts as tokens, and what the full cache scores on them."""
 
@@ -87,8 +109,7 @@ class _Task:
         self.items: Sequence[TextItem] = self.benchmark.items(self.task, tokenizer)
         self.stop: Sequence[str] = self.benchmark.protocol(self.task).get("stop", ())
         self.prompts = [self._prompt(item, config.window) for item in self.items]
-        held = round(config.validation_share * len(self.items))
-        order = np.random.default_rng(0).permutation(len(self.items)).tolist()
+        held, order = held_back([item.document for item in self.items], config.validation_share)
         self.validation = sorted(order[:held] if held else order)[: config.validation_prompts]
         self.training = sorted(order[held:])
         self.reference: dict[int, float] = {}

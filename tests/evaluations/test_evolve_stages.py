@@ -13,12 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evaluations import evolve
-from evaluations.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig
+from evaluations.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig, held_back
 from evaluations.evolution_page import write_page
 from evaluations.evolution_series import line, numbers
 from evaluations.evolution_tracking import EvolutionTracker
@@ -280,6 +281,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         longbench_folder(root, task, [longbench_row(number, task, answers=letters) for number in range(8)])
     longbench_config(root / "config", tasks, longest=4)
     return root
+
+
+def test_prompts_about_one_document_are_all_held_back_or_all_evolved_on() -> None:
+    documents = [None, "a", "b", "a", None, "b", "c", "b", "c", None]
+    for share, least in ((0.0, 0), (0.2, 2), (0.5, 5), (0.9, 9)):
+        held, order = held_back(documents, share)
+        assert sorted(order) == list(range(10))
+        assert held >= least
+        kept, seen = ({documents[place] for place in part} - {None} for part in (order[:held], order[held:]))
+        assert not kept & seen
+    plain = np.random.default_rng(0).permutation(8).tolist()
+    assert held_back([None] * 8, 0.25) == (2, plain), "what it was where each prompt has its own"
 
 
 def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, data: Path) -> None:
