@@ -122,7 +122,8 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         UnknownNameError: No such family.
     """
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UnknownNameError(f"Unknown model family {family!r}. {did_you_mean(family, family_names())}")
+        known = did_you_mean(family, family_names(), listed="docs/models.md")
+        raise UnknownNameError(f"Unknown model family {family!r}. {known}")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]]
     model_class = model_class[0] if isinstance(model_class, tuple) else model_class
     own = getattr(model_class, "config_class", None)  # the text part of a family that has others, too

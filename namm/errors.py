@@ -49,12 +49,17 @@ class MissingExtraError(NammError, ImportError):
     """An optional package is needed; the message carries the install line."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ends an error message: the closest known names, or all of them.
+MANY = 40
+"""From more known names than this on a message tells where they are, not what."""
+
+
+def did_you_mean(name: str, known: Iterable[str], listed: str = "") -> str:
+    """Ends an error message: the closest known names, then all of them, or where all of them are.
 
     Args:
         name: What the user wrote.
         known: Every accepted name.
+        listed: Where somebody can read them, such as "docs/models.md"; said where there are too many for a message.
 
     Returns:
         A sentence such as ``Did you mean 'h2o'? Known: full, h2o, window.``
@@ -62,4 +67,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{hint}Known: {', '.join(names)}."
+    if len(names) <= MANY:
+        return f"{hint}Known: {', '.join(names)}."
+    where = f"listed in {listed}" if listed else "such as " + ", ".join(difflib.get_close_matches(name, names, 6, 0.0))
+    return f"{hint}Known: {len(names)} names, {where}."

@@ -11,6 +11,7 @@ from modalities.conformance import examine, prompts, subject_of
 from modalities.huggingface import CACHE_NAMES, attach
 from modalities.survey import look_at, read_table
 from modalities.tiny_models import family_names, tiny_model
+from namm.errors import UnknownNameError
 from namm.memory import Memory
 from namm.policies import make_policy
 
@@ -133,3 +134,11 @@ def test_a_model_spread_over_devices_and_disk_is_exact(family: str, tmp_path: Pa
             devices = {layer.cache.device.type for layer in memory.layers.values()}
             assert devices == {"cpu", "cuda" if second == "cuda:0" else "cpu"}
     assert torch.equal(spread.generate(ids, **options), model.generate(ids, **options))
+
+
+def test_a_mistyped_family_of_models_is_not_answered_by_all_of_them() -> None:
+    with pytest.raises(UnknownNameError) as raised:
+        tiny_model("gemm2")
+    assert "Did you mean 'gemma2'" in str(raised.value)
+    assert "docs/models.md" in str(raised.value)
+    assert len(str(raised.value)) < 200
