@@ -195,7 +195,7 @@ def _evolve(config: EvolveConfig) -> None:
             again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
             began = f"A rank died: all are started again, time {again}, from the last generation. " if again else ""
             parts = -(-config.population // config.part)
-            idle = f"{ranks.size} ranks share {parts} parts, a smaller --part gives work to all. "
+            idle = f"{ranks.size} ranks share {parts} parts: in a new run a smaller --part gives work to all. "
             began += idle if ranks.size > parts else ""
             console.print(f"{began}Watch {config.out / PAGE} in a browser.", **PLAIN)
         result = run(config, console, ranks)

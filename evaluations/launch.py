@@ -70,7 +70,7 @@ class Launch:
 
         Args:
             work: A module's function; the environment tells it which rank it is, as under `torchrun`.
-            *arguments: What it is called with; anything that can be pickled but bare strings.
+            *arguments: What it is called with; they are pickled.
             resume: Said to whoever interrupts, where the work does not say it better.
 
         Raises:
@@ -106,12 +106,13 @@ def _launch(how: Launch, folder: Path, arguments: tuple[Any, ...]) -> list[Endin
     except ChildFailedError as error:
         [(rank, failure), *_] = error.failures.items()
         died = f"was killed ({failure.signal_name()})" if failure.exitcode < 0 else "broke (its traceback is above)"
-        restarted = f" after {how.max_restarts} restarts" if how.max_restarts else ""
+        after = f" after {how.max_restarts} restarts" if how.max_restarts else ""
         return [
             Ending(
                 FAILED,
-                f"error: expected {how.ranks} ranks to finish, found that rank {rank} {died}{restarted}. What was "
-                "saved is kept: the same command continues, and --max-restarts lets it do so by itself.",
+                f"error: expected {how.ranks} ranks to finish, found that rank {rank} {died}{after}. What was saved is "
+                "kept: the same command continues"
+                f"{'' if after else ', and --max-restarts lets it do so by itself'}.",
             )
         ]
     return [found[rank] for rank in sorted(found)]
