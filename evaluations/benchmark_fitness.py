@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluations.clusters import numbered
 from evaluations.tasks.text import Benchmark, TextItem, benchmark_tasks, make_benchmark
 from evaluations.tasks.text.truncation import cut_middle
 from modalities.prompts import Group, Prompt
@@ -87,10 +88,9 @@ def held_back(documents: Sequence[str | None], share: float) -> tuple[int, list[
         documents: Of each prompt; None for one that has its own.
         share: Part of the prompts.
     """
-    by_document: dict[object, list[int]] = {}
+    numbers, by_document = numbered(documents), dict[int, list[int]]()
     for place in np.random.default_rng(0).permutation(len(documents)).tolist():
-        document = documents[place]
-        by_document.setdefault(("alone", place) if document is None else document, []).append(place)
+        by_document.setdefault(numbers[place], []).append(place)
     wanted, held = round(share * len(documents)), 0
     for places in by_document.values():
         if held >= wanted:

@@ -66,6 +66,13 @@ Task = np.ndarray | Clustered
 """Scores (seeds, trials) of one task; clustered where trials share documents."""
 
 
+def numbered(documents: Sequence[Hashable | None]) -> list[int]:
+    """The number of each trial's document, from 0 in the order in which they appear; one that has none stands alone."""
+    numbers: dict[Hashable, int] = {}
+    keys = [("alone", place) if document is None else document for place, document in enumerate(documents)]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
 def clustered(scores: np.ndarray, documents: Sequence[Hashable | None]) -> Task:
     """The scores of a task, clustered if any two of its trials share a document.
 
@@ -73,10 +80,8 @@ def clustered(scores: np.ndarray, documents: Sequence[Hashable | None]) -> Task:
         scores: (seeds, trials).
         documents: Of each trial, seed after seed; None for one that shares its with no other.
     """
-    numbers: dict[Hashable, int] = {}
-    keys = [("alone", place) if document is None else document for place, document in enumerate(documents)]
-    codes = [numbers.setdefault(key, len(numbers)) for key in keys]
-    if len(numbers) == scores.size:
+    codes = numbered(documents)
+    if len(set(codes)) == scores.size:
         return scores
     return Clustered(scores, np.array(codes).reshape(scores.shape))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.clusters import numbered
 from evaluations.rows import Row, Trial, document_of, trial_id, trials
 
 HELD_OUT = "namm (held out)"
@@ -57,14 +58,9 @@ def declared(rows: Sequence[Row]) -> str | None:
 
 def _part(row: Row, half: int | None) -> list[Trial]:
     """The trials of a row, or every second one, all about one document together."""
-    numbers: dict[Any, int] = {}
-    found = []
-    for place, trial in enumerate(trials(row)):
-        document = document_of(trial)
-        number = numbers.setdefault(("alone", place) if document is None else document, len(numbers))
-        if half is None or number % 2 == half:
-            found.append(trial)
-    return found
+    played = trials(row)
+    numbers = numbered([document_of(trial) for trial in played])
+    return [trial for trial, number in zip(played, numbers, strict=True) if half is None or number % 2 == half]
 
 
 def _merit(rows: dict[int, Row], folds: Sequence[Fold]) -> tuple[float, float]:
