@@ -22,7 +22,7 @@ import torch
 
 from checkpoints.recipes.behaviour import choose_tiers, collect, load_snapshots
 from checkpoints.recipes.behaviour_search import ARSConfig, PPOConfig, search
-from checkpoints.recipes.control_card import save_model, versions, write_card
+from checkpoints.recipes.control_card import save_model, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, train
 from checkpoints.recipes.locomotion_card import card
 from evaluations.rows.results import write_atomically
@@ -154,7 +154,7 @@ def make_cell(cell: str, data_folder: Path, out: Path, episodes: int, data: Data
             "data": asdict(data),
             "training": asdict(CONFIG),
             "training_minutes": round(seconds / 60, 1),
-            "versions": versions(),
+            "versions": made_with("control"),
         },
     )
     sha256 = save_model(out / cell, model, facts)

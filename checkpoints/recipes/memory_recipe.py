@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from checkpoints.recipes.control_card import save_model, show, versions, write_card
+from checkpoints.recipes.control_card import save_model, show, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
 from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
@@ -138,7 +138,7 @@ def train_model(recipe: MemoryRecipe, data: Path, out: Path) -> None:
             },
             "training": asdict(recipe.config),
             "training_minutes": round(seconds / 60, 1),
-            "versions": versions(),
+            "versions": made_with("control"),
         },
     )
     save_model(out, model, facts)

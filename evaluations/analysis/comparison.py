@@ -72,7 +72,7 @@ class Entry:
         return not self.is_namm and not self.is_reference
 
     def tasks(self) -> list[Task]:
-        """Scores as one array (seeds, episodes) a target."""
+        """Scores as one array (seeds, trials) a target."""
         return [policy.scores() for policy in self.by_target.values()]
 
 
@@ -97,8 +97,8 @@ class Comparison:
 
 def compare(targets: Sequence[TargetSummary]) -> Comparison:
     """Aggregates of every policy, and NAMM against each of them."""
-    scored = [t for t in targets if t.is_percentage]
-    left_out = tuple(t.target for t in targets if not t.is_percentage)
+    scored = [t for t in targets if t.score_kind.percentage]
+    left_out = tuple(t.target for t in targets if not t.score_kind.percentage)
     names = list(dict.fromkeys(policy.policy for target in scored for policy in target.policies))
     groups = {name: {t.target: p for t in scored if (p := t.get(name))} for name in names}
     contenders = {t.target: t.contender for t in scored if t.contender}

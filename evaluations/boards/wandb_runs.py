@@ -16,7 +16,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
 
-from evaluations.boards.run_content import AXES, RunContent, run_content
+from evaluations.boards.run_content import RunContent, run_content
 from evaluations.experiment.contract import Media
 from evaluations.rows.results import Row, write_atomically
 
@@ -150,7 +150,7 @@ class Tracker:
     def _log(self, content: RunContent, media: Media) -> None:
         run = self._run
         for section in content.sections:
-            axis = AXES[section]
+            axis = content.axes[section]
             run.define_metric(axis, hidden=True)
             run.define_metric(f"{section}/*", step_metric=axis)
         for entry in content.history:

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from evaluations.analysis.summary import PolicySummary, summarise
-from evaluations.experiment.matching import Match, curve_budgets, match_budget
+from evaluations.control.sizes import curve_budgets, match_budget
+from evaluations.experiment.matching import Match
 from evaluations.rows.results import Row
 
 Role = Literal["reference", "free", "matched", "given", "curve"]

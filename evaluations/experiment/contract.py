@@ -1,7 +1,7 @@
 """What an experiment is made of, whatever it measures: units that are played, plans that name them, runners that play.
 
-The control and the text experiment share how units are claimed, played, resumed, mirrored and shown
-(evaluations/experiment/session.py, evaluations/experiment/workers.py); these are the pieces they bring.
+All experiments share how units are claimed, played, resumed, mirrored and shown (evaluations/experiment/session.py,
+evaluations/experiment/workers.py); these are the pieces that a modality brings.
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class Runner(Protocol):
 
 class Setup(Protocol):
     """What a worker process needs to know to play any unit; it is pickled."""
+
+    @property
+    def modality(self) -> str:
+        """Whose trials are played (evaluations/rows/trials.py)."""
 
     @property
     def threads(self) -> int:

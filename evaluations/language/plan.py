@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 
 from evaluations.experiment.contract import FinishedRows
-from evaluations.experiment.matching import prompt_budget
-from evaluations.rows.file import Row, trials
+from evaluations.experiment.matching import context_budget
+from evaluations.rows.file import Row
+from evaluations.rows.trials import trials
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies import POLICIES
 
@@ -157,10 +158,10 @@ class TextPlan:
         tokens = [prompt["tokens"] for row in rows for prompt in trials(row)]
         asked = float(np.mean([prompt["slots"] for row in rows for prompt in trials(row)]))
         least = spec.protected_first + self.protected_last
-        size = Size(budget=prompt_budget(asked, tokens, self.interval, least))
+        size = Size(budget=context_budget(asked, tokens, self.interval, least))
         if spec.by_head:
             own = np.mean([row["metrics"]["head_slots"] for row in rows], axis=0).tolist()
-            budgets = (tuple(prompt_budget(held, tokens, self.interval, least) for held in layer) for layer in own)
+            budgets = (tuple(context_budget(held, tokens, self.interval, least) for held in layer) for layer in own)
             size = Size(head_budgets=tuple(budgets))
         return TextUnit(self.target, spec, self.seeds, "matched", size, asked, self.match)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -17,6 +17,7 @@ from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
+from evaluations.language.trials import TRIALS
 from evaluations.rows.results import file_sha256
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
@@ -68,6 +69,7 @@ class ExamOptions:
 class TextSetup:
     """What a process needs to know to play any unit of a text experiment."""
 
+    modality: ClassVar[str] = TRIALS.modality
     model: ModelOptions
     exams: ExamOptions
     namm: Path | None

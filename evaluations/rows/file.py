@@ -21,25 +21,10 @@ from namm.errors import DataError, NammError
 
 Row = dict[str, Any]
 Trial = dict[str, Any]
-"""One thing that was scored: an episode of control, a prompt of text."""
+"""One thing that was scored; evaluations/rows/trials.py describes those of each modality."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
-
-
-def trials(row: Row) -> list[Trial]:
-    """What the score of a row is the mean of: its episodes (control) or its prompts (text)."""
-    return row["prompts"] if "prompts" in row else row["episodes"]
-
-
-def trial_id(trial: Trial) -> Any:
-    """What two policies share when they are given the same trial: its reset seed, or the prompt's name."""
-    return trial["id"] if "id" in trial else trial["reset_seed"]
-
-
-def document_of(trial: Trial) -> Any:
-    """What a trial is about, which others of its task may be about as well; None where it is not known."""
-    return trial.get("document")
 
 
 class UnfinishedError(NammError):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluations.control.plan import Plan, PolicySpec, Unit
-from evaluations.experiment.matching import curve_budgets, mean_slots
+from evaluations.control.sizes import curve_budgets, mean_slots
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SPECS = (
