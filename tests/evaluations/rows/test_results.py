@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from evaluations.rows.provenance import made_with
 from evaluations.rows.results import Cell, Results, file_sha256, run_cells, write_atomically
 from namm.errors import ConfigError, DataError
 
