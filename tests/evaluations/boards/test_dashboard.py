@@ -17,7 +17,7 @@ from evaluations.boards.panels import sections_of
 from evaluations.boards.run_content import run_content
 from evaluations.boards.workspace import workspace
 from evaluations.dashboard import main
-from evaluations.rows.trials import described
+from evaluations.rows.trials import described, registered
 from namm.errors import DataError, MissingExtraError
 from tests.evaluations.rows.made_up_rows import POLICIES, made_up_rows
 
