@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import tyro
@@ -33,22 +33,19 @@ import modalities  # noqa: F401  (before transformers: lets torchvision be impor
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
 from evaluations.commands.exit import exit_code, read_config
-from evaluations.control.config import RLConfig
+from evaluations.control.config import NAMES, RLConfig
 from evaluations.control.experiment import ControlExperiment
-from evaluations.control.plan import PROTECTED_LAST, PolicySpec
+from evaluations.control.plan import PROTECTED_LAST
 from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
+from evaluations.experiment.names import NamedPolicy, named
+from evaluations.rows.policy_names import FULL, PolicyName
 from evaluations.rows.results import Results
 from modalities.control.agents import find_checkpoint
 from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
-from namm.features import StatisticsMode
-from namm.policies import POLICIES
 from namm.policies.base import Selection
-
-STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
-POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +79,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     results = _open(config.out, console)
     setup = ControlSetup(
         targets=TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)}),
-        namm=config.namm if any(spec.name == "namm" for spec in specs) else None,
+        namm=config.namm if any(spec.is_namm for spec in specs) else None,
         device=config.device,
         interval=config.interval,
         threads=config.threads,
@@ -106,7 +103,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             specs=specs,
             seeds=config.seeds,
             budget=config.budget,
-            match=config.match,
+            match=config.match if config.match == "best" else str(PolicyName.parse(config.match)),
             curve=config.curve,
             curve_seeds=config.seeds[:2] if config.curve_seeds is None else config.curve_seeds,
             video=config.video,
@@ -124,25 +121,9 @@ def _simulators(config: RLConfig) -> int | None:
     return 0 if config.simulators is None and shared else config.simulators
 
 
-def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
-    """Policies as users name them, each once, in order.
-
-    Raises:
-        UnknownNameError: A policy, or whose statistics a NAMM uses, is not known.
-    """
-    specs: dict[PolicySpec, None] = {}
-    for name in names:
-        if name not in POLICY_NAMES:
-            raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICY_NAMES)}")
-        base, _, mode = name.partition(":")
-        modes = [mode] if mode else STATISTICS if base == "namm" else [None]
-        specs |= dict.fromkeys(PolicySpec(base, mode) for mode in modes)
-    return list(specs)
-
-
-def _check(config: RLConfig) -> list[PolicySpec]:
+def _check(config: RLConfig) -> tuple[NamedPolicy, ...]:
     """The policies, after everything that can be checked without opening a file."""
-    specs = parse_policies(config.policy)
+    specs = named(config.policy, NAMES, streams=True)
     check_interval(config.interval)
     for spec in specs:
         if not spec.is_reference and config.budget is not None:
@@ -152,20 +133,18 @@ def _check(config: RLConfig) -> list[PolicySpec]:
                 protected_first=spec.protected_first,
                 protected_last=PROTECTED_LAST,
             )
-    has_namm = any(spec.name == "namm" for spec in specs)
-    rivals = [spec.name for spec in specs if spec.needs_budget]
-    if rivals and not has_namm and config.budget is None:
+    variants = [spec.label for spec in specs if spec.is_namm]
+    rivals = [spec.label for spec in specs if spec.is_rival]
+    if rivals and not variants and config.budget is None:
         raise ConfigError(
             f"{', '.join(rivals)} need a size: pass --budget, or run a namm policy beside them to be matched to."
         )
-    variants = [f"namm:{spec.statistics}" for spec in specs if spec.name == "namm"]
-    if config.match != "best" and config.match not in variants:
+    if config.match != "best" and str(PolicyName.parse(config.match)) not in variants:
         raise UnknownNameError(
             f"--match names no NAMM of this run: {config.match!r}. {did_you_mean(config.match, ['best', *variants])}"
         )
-    for name, value in (("seeds", config.seeds), ("policy", config.policy)):
-        if not value:
-            raise ConfigError(f"--{name} must name at least one, found none.")
+    if not config.seeds:
+        raise ConfigError("--seeds must name at least one, found none.")
     for name, least in (("episodes", 1), ("max_steps", 1), ("workers", 1), ("simulators", 0), ("curve", 0)):
         value = getattr(config, name)
         if value is not None and value < least:
@@ -173,7 +152,7 @@ def _check(config: RLConfig) -> list[PolicySpec]:
     check_lanes(config.lanes)
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
-    if config.curve and "full" not in [spec.name for spec in specs]:
+    if config.curve and FULL not in [spec.label for spec in specs]:
         raise ConfigError("--curve needs full among --policy: it is where every curve ends.")
     if config.curve_seeds is not None and (not config.curve_seeds or not set(config.curve_seeds) <= set(config.seeds)):
         raise ConfigError(

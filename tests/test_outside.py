@@ -56,7 +56,7 @@ from riddles.experiment import run
 from riddles.model import LookupMachine
 verdict = examine(subject_of(LookupMachine()))
 assert verdict.conforms, verdict
-run(Path({str(tmp_path)!r}), ("window", "random"))
+run(Path({str(tmp_path)!r}), ("window", "random", "every_other(protected_first=2)"))
 from evaluations.dashboard import main
 assert main([{str(tmp_path)!r}]) == 0
 """
@@ -67,6 +67,7 @@ assert main([{str(tmp_path)!r}]) == 0
     }
     assert score["full"] == [100.0, 100.0]
     assert max(score["window"] + score["random"]) < 100.0
+    assert len(score["every_other(protected_first=2)"]) == 2  # a policy from outside, by its name and with an option
     assert all(row["metrics"]["slots_mean"] <= 20 + 16 for row in rows if row["policy"] != "full")
     page = (tmp_path / "report.html").read_text()
     for said in ("Riddles a policy: 24", "key held %", "mean slots per KV head when the riddle is asked"):
@@ -82,7 +83,11 @@ assert main([{str(tmp_path)!r}]) == 0
 
 
 def test_without_the_package_its_rows_are_refused_by_name(path: str, tmp_path: Path) -> None:
-    run(path, "-c", f"from pathlib import Path; from riddles.experiment import run; run(Path({str(tmp_path)!r}), ())")
+    run(
+        path,
+        "-c",
+        f"from pathlib import Path; from riddles.experiment import run; run(Path({str(tmp_path)!r}), ('window',))",
+    )
     from evaluations.dashboard import main
 
     assert main([str(tmp_path)]) == 2

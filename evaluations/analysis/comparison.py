@@ -24,6 +24,7 @@ from evaluations.analysis.aggregates import (
 from evaluations.analysis.clusters import Task, mapped
 from evaluations.analysis.estimates import Estimate, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, PolicySummary, TargetSummary, differences
+from evaluations.rows.policy_names import is_namm
 
 CONTENDER = "NAMM"
 """Label of the targets' contenders, taken together."""
@@ -59,7 +60,7 @@ class Entry:
     @property
     def is_namm(self) -> bool:
         """True for the contender and for every variant."""
-        return self.name.lower().startswith("namm")
+        return self.name == CONTENDER or is_namm(self.name)
 
     @property
     def is_reference(self) -> bool:

@@ -18,6 +18,7 @@ from evaluations.analysis.clusters import Task, clustered
 from evaluations.analysis.estimates import Estimate, PairedDifference, holm, success_rate
 from evaluations.analysis.variants import declared, held_out
 from evaluations.rows.file import Row, Trial
+from evaluations.rows.policy_names import is_namm
 from evaluations.rows.trials import Score, Trials, document_of, of, trial_id, trials
 
 NEGATIVE_CONTROL = "oldest"
@@ -57,7 +58,7 @@ class PolicySummary:
     @property
     def is_namm(self) -> bool:
         """True for a NAMM, whatever its statistics."""
-        return self.policy.startswith("namm")
+        return is_namm(self.policy)
 
     @property
     def is_reference(self) -> bool:

@@ -17,10 +17,8 @@ import numpy as np
 
 from evaluations.analysis.clusters import numbered
 from evaluations.rows.file import Row, Trial
+from evaluations.rows.policy_names import HELD_OUT
 from evaluations.rows.trials import document_of, of, trial_id, trials
-
-HELD_OUT = "namm (held out)"
-"""Label of the cross-fitted NAMM."""
 
 Fold = tuple[int, int | None]
 """A seed, and which half of its trials; None for all."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from evaluations.analysis.aggregates import paired_over_tasks
 from evaluations.analysis.estimates import SIGNIFICANCE, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, NEGATIVE_CONTROL, PolicySummary, TargetSummary, differences
-from evaluations.analysis.variants import HELD_OUT
+from evaluations.rows.policy_names import HELD_OUT
 
 Note = tuple[str, str]
 """(kind, sentence); kind is "warning" or "note"."""

@@ -24,6 +24,7 @@ from evaluations.analysis.summary import BOOTSTRAP_SEED, role, scaled, trial_val
 from evaluations.analysis.survival import held_at_need, in_any_head
 from evaluations.boards.panels import Panel, board_of, numbers_of, sections_of
 from evaluations.boards.run_content import run_content
+from evaluations.rows.policy_names import is_namm, with_current_names
 from evaluations.rows.results import Row
 from evaluations.rows.trials import Trials, of, trials
 from namm.errors import DataError
@@ -97,7 +98,7 @@ def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "target": first["target"],
         "env": described.environment(first),
         "policy": policy,
-        "family": "reference" if policy in described.references else "namm" if policy.startswith("namm") else "rival",
+        "family": "reference" if policy in described.references else "namm" if is_namm(policy) else "rival",
         "role": role(first),
         "budget": first["identity"].get("budget"),
         "seeds": len(rows),
@@ -210,7 +211,7 @@ def _rows(path: Path) -> list[Row]:
     rows = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = with_current_names(json.loads(line))
             rows[row["key"]] = row
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):

@@ -37,9 +37,11 @@ import numpy as np
 
 from evaluations.analysis.survival import held_when_asked
 from evaluations.control.holdings import MemoryHoldings, WindowHoldings
-from evaluations.control.plan import PROTECTED_LAST, Unit
+from evaluations.control.plan import PROTECTED_LAST, threshold
 from evaluations.control.replay import ActionRecorder, encode_actions
 from evaluations.control.retention import BatchObserver, RetentionBook
+from evaluations.experiment.contract import Unit
+from evaluations.rows.policy_names import NATIVE, former
 from evaluations.rows.results import Cell
 from evaluations.tasks.control.comparability import comparability
 from evaluations.tasks.control.d4rl import normalised_score
@@ -50,7 +52,7 @@ from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
 from namm.padded import Store
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 
 RESET_SEEDS = 10_000
 """The reset seeds of seed s are (s + 1) * RESET_SEEDS + 0, 1, 2, ..."""
@@ -118,17 +120,20 @@ class ControlRunner:
         """
         spec = unit.spec
         target, facts = self.target, self.control.facts
-        acts = {} if spec.name == "native_window" else {"interval": self.interval, "budget": unit.budget}
+        uses_cache = spec.label != NATIVE
+        acts = {} if not uses_cache else {"interval": self.interval, "budget": unit.budget}
         if not spec.is_reference:
             acts |= {"protected_first": spec.protected_first, "protected_last": PROTECTED_LAST}
-        if spec.name == "namm" and self.namm is not None:
+        if spec.is_namm and self.namm is not None:
             acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
-        if self.store != "packed" and spec.name != "native_window":
+        if self.store != "packed" and uses_cache:
             acts |= {"store": self.store}
+        if spec.name.options:
+            acts |= {"options": dict(spec.name.options)}
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold, and no other row is a point of a curve
         identity = {
@@ -144,7 +149,7 @@ class ControlRunner:
             **acts,
             **{name: versions[name] for name in ("gymnasium", "mujoco", "namm_suite")},
         }
-        return Cell(target.name, target.env_id, spec.label, seed, identity)
+        return Cell(target.name, target.env_id, spec.label, seed, identity, keyed_as=former(spec.label))
 
     def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Plays the episodes of several seeds as one batch and returns the content of each seed's row.
@@ -159,7 +164,7 @@ class ControlRunner:
         seeds = [] if unit.role == "curve" else [cell.seed for cell in cells]
         traced = seeds.index(self.trace_seed) if self.trace_seed in seeds else None
         with ExitStack() as stack:
-            if spec.name == "native_window":
+            if spec.label == NATIVE:
                 memory = None
                 agent: Agent = WindowAgent(self.control)
                 holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
@@ -186,7 +191,7 @@ class ControlRunner:
                 trace |= {"reset_seed": first, "actions": encode_actions(actions), "action_size": actions.shape[1]}
             memory_facts = {
                 "asked_to_evict": not spec.is_reference,
-                "recomputed": spec.name == "native_window",
+                "recomputed": spec.label == NATIVE,
                 **unit.facts(),
             }
             told = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
@@ -216,19 +221,17 @@ class ControlRunner:
 
     def _policy(self, unit: Unit) -> Policy:
         spec = unit.spec
-        if spec.name == "full":
-            return make_policy("full")
         options: dict[str, Any] = {
             "interval": self.interval,
             "budget": unit.budget,
             "protected_first": spec.protected_first,
             "protected_last": PROTECTED_LAST,
         }
-        if spec.name == "namm":
-            options |= {"namm": self.namm, "statistics": spec.statistics, "threshold": unit.threshold}
+        if spec.is_namm:
+            options |= {"namm": self.namm, "threshold": threshold(unit)}
         if spec.statistics == "target":
             options["target_statistics"] = self.target_statistics()
-        return make_policy(spec.name, **options)
+        return spec.make(**options)
 
     def target_statistics(self) -> FeatureStatistics | None:
         """The target's own feature statistics: a full-cache pass without labels over episodes that are never scored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evaluations.rows.policy_names import NATIVE
 from evaluations.rows.trials import Measure, Remark, Row, Score, Trials
 from evaluations.tasks.control.comparability import Comparability
 
@@ -58,7 +59,7 @@ TRIALS = Trials(
         Measure("ms_per_env_step", "ms/step", "model, memory and policy per environment step", digits=2),
     ),
     own_length=True,
-    native="native_window",
+    native=NATIVE,
     caveat=caveat,
     remarks=remarks,
     board="evaluations.control.board:BOARD",

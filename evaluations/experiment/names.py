@@ -1,7 +1,7 @@
 """Policies by name (evaluations/rows/policy_names.py): which names there are, and the policies that they stand for.
 
-A name's own options win over what an experiment decides for all of its policies; what only the experiment may decide (its
-sizes, its NAMM, its draws) is no option of a name.
+A name's own options win over what an experiment decides for all of its policies; what only the experiment may decide
+(its sizes, its NAMM, its draws) is no option of a name.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import checkpoints
+import namm
 from evaluations.rows.policy_names import BY_HEAD, FULL, NAMM, NATIVE, Option, PolicyName
-from namm import NAMM as Network
 from namm.compat import read_released
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
@@ -143,8 +143,8 @@ def named(written: Sequence[str], known: Iterable[str], streams: bool = False) -
         if name.plain not in accepted:
             if streams and name.base in POLICIES and reads_ahead(name.base):
                 raise ConfigError(
-                    f"Policy {name.base!r} reads ahead what follows, which in a stream depends on what is done; expected "
-                    "one that judges by the past."
+                    f"Policy {name.base!r} reads ahead what follows, which in a stream depends on what is done; "
+                    "expected one that judges by the past."
                 )
             raise UnknownNameError(f"Unknown policy {text!r}. {did_you_mean(name.plain, (NAMM, *accepted))}")
         _check_options(name, streams)
@@ -193,10 +193,10 @@ def policy_of(
     return make_policy(RELEASED if policy.label == RELEASED else policy.name.base, **options), rest
 
 
-def load_namm(path: str | Path | None) -> Network:
+def load_namm(path: str | Path | None) -> namm.NAMM:
     """A NAMM from a folder, a file of the released trainer, or, without a path, the shipped one."""
     place = SHIPPED if path is None else Path(path)
-    return read_released(place) if place.is_file() else Network.from_pretrained(place)
+    return read_released(place) if place.is_file() else namm.NAMM.from_pretrained(place)
 
 
 def _options_of(base: str) -> set[str]:
@@ -211,7 +211,9 @@ def _check_options(name: PolicyName, streams: bool) -> None:
     told: Mapping[str, Option] = dict(name.options)
     for key, value in told.items():
         if key in DECIDED:
-            raise ConfigError(f"{key!r} is the same for all policies of an experiment, found it in {str(name)!r}; drop it.")
+            raise ConfigError(
+                f"{key!r} is the same for all policies of an experiment, found it in {str(name)!r}; drop it."
+            )
         if key not in own or name.base in (FULL, NATIVE):
             raise ConfigError(f"Policy {name.base!r} has no option {key!r}. {did_you_mean(key, own)}")
         if streams and key == "schedule" and value != "interval":

@@ -17,13 +17,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
+from evaluations.analysis.comparison import CONTENDER
 from evaluations.analysis.summary import PolicySummary, TargetSummary
+from evaluations.rows.policy_names import is_namm
 from evaluations.rows.trials import registered
 
 INK = "#3b3c3d"
 """Drawn in this colour, shown in the page's own text colour."""
 NAMM_COLOUR = "#e0730f"
-VARIANT_COLOURS = {"namm (source)": "#a33b00", "namm (target)": "#f0a860", "namm (sequence)": "#7a4a20"}
+VARIANT_COLOURS = {"namm:source": "#a33b00", "namm:target": "#f0a860", "namm:sequence": "#7a4a20"}
 REFERENCE_COLOUR = "#8a8f98"
 RIVAL_COLOURS = ("#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99")
 
@@ -103,7 +105,7 @@ def sizes(target: TargetSummary) -> Figure:
 def colour_map(names: Iterable[str]) -> dict[str, str]:
     """NAMM and its variants in shades of one colour, references grey, every rival its own, whatever the order."""
     found = sorted(set(names))
-    namms = [name for name in found if name.lower().startswith("namm")]
+    namms = [name for name in found if name == CONTENDER or is_namm(name)]
     rivals = [name for name in found if name not in namms and name not in references()]
     colours = dict.fromkeys(found, REFERENCE_COLOUR)
     colours |= {name: RIVAL_COLOURS[place % len(RIVAL_COLOURS)] for place, name in enumerate(rivals)}

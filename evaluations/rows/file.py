@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from evaluations.rows.policy_names import with_current_names
 from namm.errors import DataError, NammError
 
 Row = dict[str, Any]
@@ -170,4 +171,4 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("key"), str) else None
+    return with_current_names(row) if isinstance(row, dict) and isinstance(row.get("key"), str) else None

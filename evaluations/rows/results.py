@@ -45,11 +45,13 @@ class Cell:
     policy: str
     seed: int
     identity: Mapping[str, Any] = field(default_factory=dict)
+    keyed_as: str | None = None
+    """The policy's name in the key, where rows were made before it had the name that is shown: they go on."""
 
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits that change whenever anything that decides the result changes."""
-        content = [SCHEMA, self.target, self.task, self.policy, self.seed, dict(self.identity)]
+        content = [SCHEMA, self.target, self.task, self.keyed_as or self.policy, self.seed, dict(self.identity)]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

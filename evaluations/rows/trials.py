@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import evaluations
 from evaluations.rows.file import Row, Trial
+from evaluations.rows.policy_names import FULL
 from namm.errors import DataError, UnknownNameError, did_you_mean
 
 Remark = tuple[Literal["note", "warning"], str]
@@ -104,7 +105,7 @@ class Trials:
     @property
     def references(self) -> tuple[str, ...]:
         """Policies that are shown for orientation: nobody asks them to forget."""
-        return ("full",) if self.native is None else (self.native, "full")
+        return (FULL,) if self.native is None else (self.native, FULL)
 
     def environment(self, row: Row) -> str:
         """Where a row was played or what was asked, as it is shown beside its scores."""

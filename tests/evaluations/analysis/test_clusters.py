@@ -162,7 +162,7 @@ def test_rows_tell_their_documents_to_scores_and_differences() -> None:
     rivals = scores - np.repeat([5, 8, 2, 9, 6, 4], 4)
     found = {}
     for name, marks in (("apart", [None] * 24), ("together", documents)):
-        rows = [*about(with_scores("namm (source)", scores), marks), *about(with_scores("window", rivals), marks)]
+        rows = [*about(with_scores("namm:source", scores), marks), *about(with_scores("window", rivals), marks)]
         (target,) = summarise(rows)
         found[name] = target.get("window")
     apart, together = found["apart"], found["together"]

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluations.control.plan import Plan, PolicySpec, Unit
+from evaluations.control.plan import Plan
 from evaluations.control.sizes import curve_budgets, mean_slots
+from evaluations.experiment.contract import Unit
+from evaluations.experiment.names import NamedPolicy
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SPECS = (
-    PolicySpec("native_window"),
-    PolicySpec("full"),
-    PolicySpec("namm", "source"),
-    PolicySpec("namm", "target"),
-    PolicySpec("window"),
-    PolicySpec("sink_window"),
+    NamedPolicy.of("native_window"),
+    NamedPolicy.of("full"),
+    NamedPolicy.of("namm:source"),
+    NamedPolicy.of("namm:target"),
+    NamedPolicy.of("window"),
+    NamedPolicy.of("sink_window"),
 )
 ROWS = made_up_rows()
 
@@ -36,17 +38,17 @@ def rows_of(*labels: str):
 
 
 def test_rivals_wait_for_every_namm_and_get_the_size_of_the_best():
-    first, complete = plan().main(rows_of("full", "namm (source)"))
+    first, complete = plan().main(rows_of("full", "namm:source"))
     assert [unit.role for unit in first] == ["reference", "reference", "free", "free"]
     assert not complete
-    units, complete = plan().main(rows_of("namm (source)", "namm (target)"))
+    units, complete = plan().main(rows_of("namm:source", "namm:target"))
     assert complete
     window, sinks = units[4:]
     assert {window.role, sinks.role} == {"matched"}
-    assert {window.matched_to, sinks.matched_to} == {"namm (target)"}
+    assert {window.matched_to, sinks.matched_to} == {"namm:target"}
     assert mean_slots([990], 48, window.budget) >= 70.5 > mean_slots([990], 48, window.budget - 1)
-    other, _ = plan(match="namm:source").main(rows_of("namm (source)", "namm (target)"))
-    assert other[4].matched_to == "namm (source)"
+    other, _ = plan(match="namm:source").main(rows_of("namm:source", "namm:target"))
+    assert other[4].matched_to == "namm:source"
     assert other[4].budget < window.budget
 
 
@@ -59,7 +61,7 @@ def test_a_given_budget_makes_everything_known_at_once():
 
 def test_points_follow_from_the_full_cache_alone_and_cover_every_policy_that_forgets():
     curve = plan(curve=5, curve_seeds=(0, 1))
-    assert curve.points(rows_of("namm (source)", "namm (target)")) == ([], False)
+    assert curve.points(rows_of("namm:source", "namm:target")) == ([], False)
     units, complete = curve.points(rows_of("full"))
     assert complete
     budgets = sorted({unit.budget for unit in units})

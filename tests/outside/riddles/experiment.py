@@ -13,14 +13,14 @@ from rich.console import Console
 
 from evaluations.boards.panels import Board, Number, Panel
 from evaluations.boards.wandb_runs import Tracker
-from evaluations.experiment.contract import FinishedRows, Media
+from evaluations.experiment.contract import FinishedRows, Media, Size, Unit
+from evaluations.experiment.names import NamedPolicy, named, rivals
 from evaluations.experiment.play import play
 from evaluations.report.page import Page, Report, targets, write_report
 from evaluations.report.sections import comparison, frame, target
 from evaluations.rows.file import Row
 from evaluations.rows.results import Cell, Results
 from modalities import attach
-from namm.policies import make_policy
 from riddles.model import ASK, KEYS, VALUES, LookupMachine
 from riddles.trials import TRIALS
 
@@ -35,38 +35,20 @@ BOARD = Board(
 
 
 @dataclass(frozen=True)
-class RiddleUnit:
-    """One policy at one size."""
-
-    target: str
-    policy: str
-    seeds: tuple[int, ...]
-    role: str
-    budget: int | None
-
-    @property
-    def label(self) -> str:
-        return f"{self.target} · {self.policy}"
-
-    def facts(self) -> dict[str, object]:
-        return {"role": self.role, "matched_to": None}
-
-
-@dataclass(frozen=True)
 class RiddlePlan:
     """Every policy, the full cache first."""
 
     target: str
-    policies: tuple[str, ...]
+    policies: tuple[NamedPolicy, ...]
     seeds: tuple[int, ...]
     budget: int
 
-    def main(self, rows: FinishedRows) -> tuple[list[RiddleUnit], bool]:
-        full = RiddleUnit(self.target, "full", self.seeds, "reference", None)
-        others = [RiddleUnit(self.target, name, self.seeds, "given", self.budget) for name in self.policies]
+    def main(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
+        full = Unit(self.target, NamedPolicy.of("full"), self.seeds, "reference")
+        others = [Unit(self.target, spec, self.seeds, "given", Size(budget=self.budget)) for spec in self.policies]
         return [full, *others], True
 
-    def points(self, rows: FinishedRows) -> tuple[list[RiddleUnit], bool]:
+    def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         return [], True
 
     def most_cells(self) -> int:
@@ -79,20 +61,20 @@ class RiddleRunner:
     def __init__(self, riddles: int) -> None:
         self.model, self.riddles = LookupMachine(), riddles
 
-    def cell(self, unit: RiddleUnit, seed: int, versions: Mapping[str, str]) -> Cell:
+    def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         identity = {"modality": TRIALS.modality, "interval": INTERVAL, "budget": unit.budget, "riddles": self.riddles}
-        return Cell(unit.target, "lookup", unit.policy, seed, identity | {"torch": versions["torch"]})
+        return Cell(unit.target, "lookup", unit.spec.label, seed, identity | {"torch": versions["torch"]})
 
-    def run(self, unit: RiddleUnit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         return [self._content(unit, cell.seed) for cell in cells]
 
-    def _content(self, unit: RiddleUnit, seed: int) -> dict[str, Any]:
+    def _content(self, unit: Unit, seed: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(seed)
         stories = torch.randint(KEYS * VALUES, (self.riddles // 2, TOKENS), generator=generator)
         asked = torch.randint(TOKENS - INTERVAL, (self.riddles,), generator=generator)
         told = stories.repeat_interleave(2, dim=0)  # two riddles a story
         keys = told[torch.arange(self.riddles), asked] // VALUES
-        with attach(self.model, make_policy(unit.policy, interval=INTERVAL, budget=unit.budget)) as memory:
+        with attach(self.model, unit.spec.make(interval=INTERVAL, budget=unit.budget)) as memory:
             self.model(told)
             report, held = memory.report(), memory.kept_positions(0)[:, 0]
             answers = self.model(ASK + keys[:, None])[:, 0].argmax(dim=-1)
@@ -117,7 +99,7 @@ class RiddleRunner:
                 "key_held": float(np.mean([trial["kept"] for trial in played])),
             },
             "riddles": played,
-            "memory": {"asked_to_evict": unit.policy != "full", **unit.facts()},
+            "memory": {"asked_to_evict": not unit.spec.is_reference, **unit.facts()},
             "trace": None,
             "seconds": 0.1,
         }
@@ -139,7 +121,7 @@ def run(out: Path, policies: Sequence[str], workers: int = 1) -> list[Row]:
     """Asks every policy, writes rows and a report into a folder and returns the rows."""
     setup = RiddleSetup()
     runners = setup.load()
-    plans = [RiddlePlan(name, tuple(policies), (0, 1), budget=20) for name in runners]
+    plans = [RiddlePlan(name, named(policies, rivals()), (0, 1), budget=20) for name in runners]
     results, console = Results(out), Console(quiet=True)
     with Tracker("disabled", out) as tracker:
         rows = play(plans, runners, setup, workers, results, tracker, console, lambda unit, rows: Media()) or []
