@@ -62,9 +62,8 @@ assert main([{str(tmp_path)!r}]) == 0
 """
     run(path, "-c", program)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    score = {
-        policy: [row["score"] for row in rows if row["policy"] == policy] for policy in ("full", "window", "random")
-    }
+    policies = ("full", "window", "random", "every_other(protected_first=2)")
+    score = {policy: [row["score"] for row in rows if row["policy"] == policy] for policy in policies}
     assert score["full"] == [100.0, 100.0]
     assert max(score["window"] + score["random"]) < 100.0
     assert len(score["every_other(protected_first=2)"]) == 2  # a policy from outside, by its name and with an option

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluations.control.plan import Plan
+from evaluations.control.plan import Plan, threshold
 from evaluations.control.sizes import curve_budgets, mean_slots
 from evaluations.experiment.contract import Unit
 from evaluations.experiment.names import NamedPolicy
@@ -45,10 +45,10 @@ def test_rivals_wait_for_every_namm_and_get_the_size_of_the_best():
     assert complete
     window, sinks = units[4:]
     assert {window.role, sinks.role} == {"matched"}
-    assert {window.matched_to, sinks.matched_to} == {"namm:target"}
+    assert {window.matched.to, sinks.matched.to} == {"namm:target"}
     assert mean_slots([990], 48, window.budget) >= 70.5 > mean_slots([990], 48, window.budget - 1)
     other, _ = plan(match="namm:source").main(rows_of("namm:source", "namm:target"))
-    assert other[4].matched_to == "namm:source"
+    assert other[4].matched.to == "namm:source"
     assert other[4].budget < window.budget
 
 
@@ -56,7 +56,7 @@ def test_a_given_budget_makes_everything_known_at_once():
     units, complete = plan(budget=40).main(rows_of())
     assert complete
     assert [(unit.role, unit.budget) for unit in units] == [("reference", None)] * 2 + [("given", 40)] * 4
-    assert all(unit.threshold is None for unit in units)
+    assert all(threshold(unit) is None for unit in units)
 
 
 def test_points_follow_from_the_full_cache_alone_and_cover_every_policy_that_forgets():
@@ -69,7 +69,7 @@ def test_points_follow_from_the_full_cache_alone_and_cover_every_policy_that_for
     assert len(units) == 5 * 4
     assert {unit.spec.label for unit in units if unit.budget == budgets[0]} == {spec.label for spec in SPECS[2:]}
     assert {(unit.role, unit.seeds) for unit in units} == {("curve", (0, 1))}
-    assert all((unit.threshold == -np.inf) == (unit.spec.name == "namm") for unit in units)
+    assert all((threshold(unit) == -np.inf) == unit.spec.is_namm for unit in units)
     assert curve.most_cells() == 6 * 3 + 5 * 4 * 2
     assert plan().points(rows_of("full")) == ([], True)
 
