@@ -188,9 +188,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
-        said = tracker.notice
-        if said:
-            console.print(said, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
             setup=setup,
             specs=specs,
@@ -203,8 +202,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             workers=config.workers,
         )
         report = experiment.run(runners, results, tracker, console, command, resolved)
-        if tracker.notice != said:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         return report
 
 
