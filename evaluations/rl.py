@@ -34,12 +34,15 @@ import modalities  # noqa: F401  (before transformers: lets torchvision be impor
 from evaluations.boards.wandb_runs import Mode, Tracker
 from evaluations.commands.devices import check_device
 from evaluations.commands.exit import exit_code, read_config
+from evaluations.control.cells import RESET_SEEDS
 from evaluations.control.experiment import ControlExperiment
 from evaluations.control.plan import PROTECTED_LAST, PolicySpec
 from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
 from evaluations.rows.results import Results
+from evaluations.rows.score_kinds import ScoreKind
 from modalities.control.agents import find_checkpoint
+from modalities.control.facts import reference_pair
 from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
@@ -47,6 +50,7 @@ from namm.features import StatisticsMode
 from namm.padded import Store
 from namm.policies import POLICIES
 from namm.policies.base import Selection
+from namm.typed import Count, Origin, Positive, check_fields
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
 POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
@@ -101,6 +105,19 @@ class RLConfig:
 
     target_return: float | None = None
     """Return to ask the agent for. Default: what the checkpoint says."""
+
+    return_scale: Positive | None = None
+    """What returns-to-go are divided by. Default: what the checkpoint says, else 1000."""
+
+    context_steps: Count | None = None
+    """Steps of the native window. Default: what the checkpoint says, else 20."""
+
+    reference: tuple[float, float] | None = None
+    """Return of a random and of an expert policy, for normalised scores. Default: the checkpoint's, else D4RL's."""
+
+    score: ScoreKind = "auto"
+    """A target's score: its success rate, or its return (normalised where there are reference scores). auto: the
+    success rate where any episode tells of success."""
 
     max_steps: int | None = None
     """Cut every episode after so many steps (normalised scores then mean little). Default: the environment decides."""
@@ -231,6 +248,9 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
 
 def _check(config: RLConfig) -> list[PolicySpec]:
     """The policies, after everything that can be checked without opening a file."""
+    check_fields(config)
+    if config.reference is not None:
+        reference_pair(*config.reference, Origin("--reference"))
     specs = parse_policies(config.policy)
     check_interval(config.interval)
     for spec in specs:
@@ -260,6 +280,10 @@ def _check(config: RLConfig) -> list[PolicySpec]:
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
     check_lanes(config.lanes)
+    if (config.episodes or 1) > RESET_SEEDS:
+        raise ConfigError(
+            f"--episodes must be {RESET_SEEDS} or fewer, found {config.episodes}: seeds would share episodes."
+        )
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     if config.curve and "full" not in [spec.name for spec in specs]:
@@ -286,7 +310,7 @@ def _parse(arguments: Sequence[str]) -> RLConfig:
     config = parse(description=description)
     if config.config is None:
         return config
-    return parse(description=description, default=read_config(config.config, RLConfig, paths=("namm", "out")))
+    return parse(description=description, default=read_config(config.config, RLConfig))
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ class Tracker:
 
     def is_tracked(self, rows: Sequence[Row]) -> bool:
         """True if every one of these rows has a run already."""
-        return not self.active or all(row["key"] in self._tracked for row in rows)
+        return not self.active or all(_note(row) in self._tracked for row in rows)
 
     def mirror(self, rows: Sequence[Row], media: Media | None = None) -> list[str]:
         """Makes a run out of every row that has none; what cannot be mirrored is told, and costs nothing else.
@@ -159,7 +159,7 @@ class Tracker:
             self._finish(exit_code=1)
             raise
         self._finish(exit_code=0)
-        self._tracked[row["key"]] = Path(folder).name
+        self._tracked[_note(row)] = Path(folder).name
         text = json.dumps(self._tracked, indent=1) + "\n"
         self._attempt("the note of what is mirrored", lambda: write_atomically(self._path, text))
         return folder
@@ -257,6 +257,11 @@ class Tracker:
                     made.add_file(str(path), skip_cache=True)
             self._run.log_artifact(made)
             self._tracked[artifact] = self._run.id
+
+
+def _note(row: Row) -> str:
+    """What is remembered of a row that was mirrored; one that got another score is mirrored again, under its id."""
+    return f"{row['key']}{' rescored' if row.get('rescored') else ''}"
 
 
 def _load(path: Path) -> dict[str, str]:
