@@ -294,7 +294,7 @@ def _logged_in(wandb: ModuleType) -> tuple[bool, str]:
         from netrc import netrc
 
         path = path.expanduser()
-        host = urlparse(wandb.setup().settings.base_url).hostname
+        host = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url).hostname
         return host is not None and netrc(path).authenticators(host) is not None, ""
     except FileNotFoundError:
         return False, ""

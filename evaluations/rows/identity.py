@@ -33,10 +33,9 @@ def experiment_identity(folder: Path) -> str:
                 stream.write(secrets.token_hex(8) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            if path.exists():  # damaged: nobody can have used it
+            _place(temporary, path)
+            if _read(path) is None:  # damaged: nobody can have used it
                 os.replace(temporary, path)
-            else:
-                _place(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
         found = _read(path)

@@ -308,6 +308,7 @@ def test_auto_means_offline_where_nobody_is_logged_in(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     assert Tracker("auto", tmp_path).mode == "offline"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
     netrc = tmp_path / "keys" / "netrc"
     netrc.parent.mkdir()
     netrc.write_text("machine api.wandb.ai login user password " + "0" * 40)
