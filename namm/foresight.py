@@ -105,9 +105,10 @@ class Recorder(Policy):
 
     Attributes:
         listens: Whether the queries of the present update count.
-        among: Positions from and to which attention is shared out, beside the ``sinks`` first tokens and the tokens of
-            the interval itself; None shares it out among all tokens, as the model does.
+        among: Positions from and to which attention is noted, and shared out among these, the ``sinks`` first tokens
+            and each sequence's ``own``; None notes all, shared out among all, as the model does.
         sinks: See ``among``.
+        own: The position of each sequence from which the queries' own tokens are; see ``among``.
     """
 
     name = "recorder"
@@ -124,7 +125,9 @@ class Recorder(Policy):
         """
         super().__init__(Selection(interval=interval))
         self.rows, self.tokens, self.points = rows, tokens, points
-        self.listens, self.among, self.sinks = True, None, 0
+        self.listens, self.sinks = True, 0
+        self.among: tuple[int, int] | None = None
+        self.own = torch.zeros(rows, dtype=torch.long)
         self._found: dict[int, Float[Tensor, "rows kv_heads tokens points"]] = {}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
@@ -154,7 +157,8 @@ class Recorder(Policy):
         point = torch.zeros_like(view.seen)
         if self.points > 1:
             point = (view.seen - 1) // self.selection.interval
-        noted = view.valid & (view.positions < self.tokens)
+        first, last = (0, self.tokens) if self.among is None else self.among
+        noted = view.valid & (view.positions >= first) & (view.positions < min(last, self.tokens))
         place = torch.where(noted, view.positions, self.tokens)
         found = self._found[view.layer]
         for row in range(batch):
@@ -191,6 +195,6 @@ class Recorder(Policy):
             visible &= asked.rule.local.visible(asker, token)
         if self.among is not None:
             first, last = self.among
-            own = token >= asked.positions[:, None, :1, None]
-            visible &= (token < self.sinks) | ((token >= first) & (token < last)) | own
+            own = self.own[view.sequences.cpu()].to(token.device)[:, None, None, None]
+            visible &= (token < self.sinks) | ((token >= first) & (token < last)) | (token >= own)
         return visible

@@ -83,7 +83,9 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
     if policy.reads_rotation:
-        from modalities.rotations import rotations_of  # which attaches in its turn, to see what the model computes
+        from modalities.huggingface.rotations import (
+            rotations_of,  # which attaches in its turn, to see what the model computes
+        )
 
         memory.tell_rotations(rotations_of(model))
     AttentionInterface.register(IMPLEMENTATION, _attention)

@@ -74,9 +74,7 @@ class Queries:
 
 
 def _not_supplied(*_: object) -> Any:
-    raise AttachError(
-        "The policy asks for what it did not say it reads; set Policy.reads_queries or its like."
-    )
+    raise AttachError("The policy asks for what it did not say it reads; set Policy.reads_queries or its like.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface import attach
+from modalities.huggingface.attach import attach
 from namm.errors import AttachError
 from namm.policies import make_policy
 from namm.rotation import UNTURNED, Rotation
