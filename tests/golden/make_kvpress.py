@@ -6,8 +6,8 @@ kvpress wants an older transformers than this project, so it needs an environmen
     /tmp/kvpress-env/bin/pip install torch==2.13.0 kvpress==0.5.5
     /tmp/kvpress-env/bin/python tests/golden/make_kvpress.py
 
-Presses that draw (leverage scores) are seeded before each layer with the layer's number, as this project's are. KVzip is
-given a stand-in for a tokenizer, since the model has none: its requests are tokens that are named here.
+Presses that draw (leverage scores) are seeded before each layer with the layer's number, as this project's are. KVzip
+is given a stand-in for a tokenizer, since the model has none: its requests are tokens that are named here.
 
 What is stored for each case: ``scores`` [layers, kv_heads, prompt] where the press has scores, ``kept`` (0 or 1) of the
 same shape, and ``logits`` of the tokens that are fed one by one after the prompt, on the compressed cache.
@@ -56,6 +56,7 @@ def at_prompt_end() -> dict[str, tuple[object, str]]:
             "adakv_free": kvpress.AdaKVPress(kvpress.SnapKVPress(**snap), alpha_safeguard=0.0),
             "adakv": kvpress.AdaKVPress(kvpress.SnapKVPress(**snap), alpha_safeguard=0.2),
             "lagkv": kvpress.LagKVPress(compression_ratio=ratio, lag_size=8),
+            "lagkv_cross": kvpress.LagKVPress(compression_ratio=ratio, lag_size=8, cross_scoring=True),
             "leverage": kvpress.LeverageScorePress(compression_ratio=ratio),
             # parts of 28: the 84 tokens between its sinks and the newest are whole parts
             "compactor": kvpress.CompactorPress(compression_ratio=ratio, chunk_size=28),
@@ -109,9 +110,8 @@ def kvzip(model: LlamaForCausalLM, tokens: torch.Tensor, chunk: int) -> dict[str
     import kvpress.presses.kvzip_press as module
 
     module.AutoTokenizer = type("AutoTokenizer", (), {"from_pretrained": staticmethod(lambda *_: Words())})
-    press = kvpress.KVzipPress(compression_ratio=0.5)
-    prepare, post, found = press.prepare, press.compress_post, {}
-    press.prepare = lambda model, tokenizer: prepare(model, tokenizer, chunk_size=chunk)
+    press = kvpress.KVzipPress(compression_ratio=0.5, chunk_size=chunk)
+    post, found = press.compress_post, {}
 
     def compress_post(model: LlamaForCausalLM) -> None:
         found["scores"] = press.score_val[:, 0].clone().numpy()
