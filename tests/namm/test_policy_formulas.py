@@ -270,9 +270,8 @@ def test_lagkv_measures_a_part_by_the_range_of_the_next(qkv: tuple[Tensor, ...],
         for part, following in itertools.pairwise(whole):
             total = torch.zeros(4)
             for states in (qkv[1][0, head], qkv[2][0, head]):
-                least, most = (
-                    getattr(torch.stack([states[t] for t in following]), end)(0).values for end in ("min", "max")
-                )
+                ahead = torch.stack([states[t] for t in following])
+                least, most = ahead.min(0).values, ahead.max(0).values
                 total += torch.stack([((states[t] - least) / (most - least)).std() for t in part]).softmax(0) / 2
             order = total.argsort().tolist()
             for place, token in enumerate(part):
