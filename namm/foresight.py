@@ -56,10 +56,11 @@ class Foresight:
         """
         if self.ids is None or not told.rows:
             return
+        found = told.at(rows, positions).cpu()
         for place, row in enumerate(rows.tolist()):
-            seen = told.rows[row][: int(positions[place].max()) + 1].tolist()
-            known = self.ids[row] if row < len(self.ids) else ()
-            if any(one != other for one, other in zip(seen, known, strict=False)):
+            known = torch.tensor(self.ids[row] if row < len(self.ids) else (), dtype=torch.long)
+            compared = (positions[place] >= 0).cpu() & (positions[place] < known.shape[0]).cpu()
+            if bool((known[positions[place].cpu()[compared]] != found[place][compared]).any()):
                 raise AttachError(
                     f"Sequence {row} is another text than the one that was read ahead; record it again for this batch, "
                     "and tell the memory before its first token."
