@@ -1,7 +1,7 @@
 """A training step's batch: every row is one clip and many questions, each of which sees the clip and itself only.
 
-One pass over the clip answers a dozen questions. They are laid one after another, a mask hides them from each other, and
-each begins at the position after the clip: for the model it is as if each were asked alone.
+One pass over the clip answers a dozen questions. They are laid one after another, a mask hides them from each other,
+and each begins at the position after the clip: for the model it is as if each were asked alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, TrainingClip
 from checkpoints.recipes.video_language import PROMPT
@@ -60,7 +60,9 @@ class Layout:
         rows = [self._row(clip, asked, names) for clip, asked in zip(clips, questions, strict=True)]
         tokens = max(len(row[0]) for row in rows)
         ids, positions, blocks, targets, kinds = (
-            torch.from_numpy(np.stack([np.pad(row[i], (0, tokens - len(row[i])), constant_values=fill) for row in rows]))
+            torch.from_numpy(
+                np.stack([np.pad(row[i], (0, tokens - len(row[i])), constant_values=fill) for row in rows])
+            )
             for i, fill in enumerate((self.end, 0, -1, IGNORED, -1))
         )
         own = blocks[:, :, None] == blocks[:, None, :]
@@ -69,6 +71,19 @@ class Layout:
         mask = ((own | clip_part) & causal)[:, None]
         features = torch.cat([clip.features.flatten(0, 1) for clip in clips]).float()
         return Batch(ids, features, positions, mask, targets, kinds, names)
+
+    def logits(
+        self, model: nn.Module, batch: Batch, wanted: Bool[Tensor, "rows tokens"]
+    ) -> Float[Tensor, "wanted vocabulary"]:
+        """The video model's logits where `wanted`."""
+        inner = model.model
+        embedded = inner.language_model.embed_tokens(batch.ids)
+        seen = inner.multi_modal_projector(batch.features)
+        embedded = embedded.masked_scatter((batch.ids == self.video)[..., None], seen)
+        hidden = inner.language_model(
+            inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        return model.lm_head(hidden[wanted])
 
     def _row(self, clip: TrainingClip, asked: list[Asked], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
         begin = len(self.before)

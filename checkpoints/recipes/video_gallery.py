@@ -1,8 +1,8 @@
 """Frames seen through the frozen tower once, and training clips put together from them.
 
 Drawing a clip and running the tower over it costs more than a step of the small language model. Scenes look the same
-whatever clip they stand in, so a gallery of drawn scenes is encoded once, and every step composes new clips of them: the
-order, the lengths, the gaps and the questions are new each time. Clips that are measured are drawn whole.
+whatever clip they stand in, so a gallery of drawn scenes is encoded once, and every step composes new clips of them:
+the order, the lengths, the gaps and the questions are new each time. Clips that are measured are drawn whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evaluations.tasks.video import easy_vqa
@@ -73,7 +74,7 @@ class Gallery:
             kind = str(scene.number) if scene.number is not None else scene.shape
             self.scenes[kind, scene.colour, scene.frames].append(i)
         if path is not None and path.exists():
-            stored = torch.load(path, weights_only=True)
+            stored = load_file(path)
             self.frames, self.images = stored["frames"], stored["images"]
             return
         parts = []
@@ -82,7 +83,7 @@ class Gallery:
         self.frames = torch.cat(parts)
         self.images = encode(model, np.stack([image.pixels for image in easy_vqa.images("train")]))
         if path is not None:
-            torch.save({"frames": self.frames, "images": self.images}, path)
+            save_file({"frames": self.frames, "images": self.images}, path)
 
     @staticmethod
     def _specs(rng: np.random.Generator, variants: int) -> list[Scene]:

@@ -1,8 +1,8 @@
 """Trains the small video model: `python checkpoints/recipes/video_model.py`.
 
-First a CLIP with open_clip on rendered frames and their captions (`video_tower.py`); its vision tower, in Hugging Face's
-format, then serves frozen in a LLaVA-NeXT-Video whose projector and Llama learn to answer questions about clips. A
-curriculum: two scenes in a short clip, then more scenes and longer clips, with clips of easy-vqa's images mixed in. A
+First a CLIP with open_clip on rendered frames and their captions (`video_tower.py`); its vision tower, in Hugging
+Face's format, then serves frozen in a LLaVA-NeXT-Video whose projector and Llama learn to answer questions about clips.
+A curriculum: one scene in a short clip, then more scenes and longer clips, with clips of easy-vqa's images mixed in. A
 start that stays on the plateau is dropped for the next seed. Killed at any time, the same command goes on; at the end
 the model is measured on test clips and written with its card.
 """
@@ -10,11 +10,12 @@ the model is measured on test clips and written with its card.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from checkpoints.recipes.video_card import export, write_card
 from checkpoints.recipes.video_gallery import Gallery
 from checkpoints.recipes.video_language import LanguageConfig, make_video_model
 from checkpoints.recipes.video_tower import TowerConfig, train_tower
@@ -25,12 +26,16 @@ SEEN = ("colour", "shape", "count", "number")
 ORDER = (*SEEN, "direction", "first", "after", "before")
 
 CURRICULUM = (
-    Stage("two-scenes", 10, (1, 2), SEEN, vqa=(1,), vqa_share=0.15, dropped=0.8, until=0.85),
-    Stage("order", 12, (2, 2), ORDER, vqa=(1, 2), vqa_share=0.15, dropped=0.8, until=0.8),
-    Stage("three-scenes", 18, (2, 3), vqa=(1, 2), vqa_share=0.15, dropped=0.8, until=0.8),
-    Stage("four-scenes", 24, (3, 4), vqa=(1, 2, 4), vqa_share=0.2, dropped=0.8, until=0.85),
-    Stage("all-scenes", 40, (5, 7), vqa=(1, 4, 8), vqa_share=0.25, dropped=0.9, steps=800, until=0.95),
-    Stage("whole", 40, (5, 7), vqa=(1, 8), vqa_share=0.25, steps=300, until=2.0, learning_rate=(1.0, 0.02)),
+    Stage(
+        "one-scene", 6, (1, 1), 6, (*SEEN, "direction"), vqa=(1,), vqa_share=0.15, dropped=0.9, until=0.85, steps=400
+    ),
+    Stage(
+        "two-scenes", 10, (1, 2), 8, (*SEEN, "direction"), vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.85, steps=500
+    ),
+    Stage("order", 12, (2, 3), 12, ORDER, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.8, steps=400),
+    Stage("three-scenes", 20, (2, 4), vqa=(1, 2, 4), vqa_share=0.15, dropped=0.9, until=0.8, steps=400),
+    Stage("all-scenes", 40, (5, 7), vqa=(1, 4, 8), vqa_share=0.2, dropped=0.95, steps=800, until=0.95),
+    Stage("whole", 40, (5, 7), vqa=(1, 8), vqa_share=0.2, steps=200, until=2.0, learning_rate=(1.0, 0.02)),
 )
 
 
@@ -52,6 +57,8 @@ class RecipeConfig:
     """Scenes of the gallery for each shape, colour and length."""
     save_seconds: float = 60.0
     """Seconds between two saves of the state."""
+    clips: int = 300
+    """Test clips on the card."""
     stop_after_steps: int | None = None
     """End this process after so many steps, as if killed (the state is saved, no model is written)."""
 
@@ -69,7 +76,7 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
     trainer, gallery = None, None
     for seed in range(config.training.seed, config.training.seed + config.training.starts):
         model = make_video_model(config.language, config.work / "clip", seed)
-        gallery = gallery or Gallery(model, config.tower.seed, config.variants, config.work / "gallery.pt")
+        gallery = gallery or Gallery(model, config.tower.seed, config.variants, config.work / "gallery.safetensors")
         trainer = Trainer(model, gallery, config.training, curriculum, seed)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
@@ -116,13 +123,19 @@ def _show(trainer: Trainer, stage: str, report: dict[str, float], seconds: float
 
 def main(config: RecipeConfig) -> None:
     """Trains to the end, then exports, measures and writes the card."""
-    train(config)
+    trainer = train(config)
+    if not trainer.progress.finished:
+        return
+    model = trainer.model.eval()
+    export(model, config.work / "clip", config.out)
+    progress = asdict(trainer.progress)
+    kept = {name: progress[name] for name in ("seed", "abandoned", "step", "questions", "seconds", "stage_steps")}
+    training = {**asdict(config.training), **kept, "language": asdict(config.language), "tower": asdict(config.tower)}
+    training["curriculum"] = [asdict(stage) for stage in CURRICULUM]
+    write_card(model, config.out, training, config.clips)
 
 
 if __name__ == "__main__":
     import tyro
 
-    from modalities.torchvision_cure import cure_torchvision
-
-    cure_torchvision()
     main(tyro.cli(RecipeConfig, description=__doc__))

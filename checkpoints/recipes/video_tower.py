@@ -102,7 +102,15 @@ def _texts(scene: Scene) -> tuple[str, ...]:
     asked = (f"what color were the {shapes}?", f"what were the {coloured}?")
     several = tuple(f"how many {things} were there?" for things in (shapes, coloured))
     moved = tuple(f"where did the {things} move?" for things in (shapes, coloured))
-    return (caption(scene), f"the {scene.colour} {shapes}", f"the {shapes}", f"the {coloured}", *asked, *several, *moved)
+    return (
+        caption(scene),
+        f"the {scene.colour} {shapes}",
+        f"the {shapes}",
+        f"the {coloured}",
+        *asked,
+        *several,
+        *moved,
+    )
 
 
 def frames_and_texts(config: TowerConfig) -> list[list[Pictured]]:
@@ -145,7 +153,6 @@ def train_tower(config: TowerConfig, folder: Path, work: Path) -> Path:
         The file of its weights.
     """
     import open_clip
-    from safetensors.torch import save_file
 
     weights = folder / "open_clip_model.safetensors"
     if weights.exists():
@@ -161,7 +168,7 @@ def train_tower(config: TowerConfig, folder: Path, work: Path) -> Path:
     begun = time.monotonic()
     while trainer.progress < config.steps:
         loss, hits = trainer.step()
-        if trainer.progress % 20 == 0:
+        if trainer.progress % 20 == 1:  # a batch of whole captions
             spent = time.monotonic() - begun
             print(f"tower step {trainer.progress}: loss {loss:.3f} accuracy {hits:.3f} {spent:.0f} s", flush=True)
         if trainer.progress % 50 == 0:

@@ -37,6 +37,8 @@ class Stage:
     """Length of the rendered clips."""
     scenes: tuple[int, int]
     """Fewest and most scenes with shapes."""
+    questions: int = 12
+    """Questions asked of each clip."""
     kinds: tuple[str, ...] = ()
     """Kinds of questions; none means all."""
     vqa: tuple[int, ...] = ()
@@ -67,8 +69,6 @@ class TrainingConfig:
     """See `patience_steps`; the mean over kinds."""
     step_tokens: int = 2048
     """Tokens of a step, about: clips = step_tokens // (tokens of a clip and its questions)."""
-    questions: int = 12
-    """Questions asked of each clip."""
     learning_rate: float = 2e-3
     """Peak."""
     warmup_steps: int = 50
@@ -138,7 +138,7 @@ class Trainer:
         return self.layout.batch(clips, [self._asked(rng, clip) for clip in clips])
 
     def _rows(self, clip: TrainingClip) -> int:
-        return max(2, self.config.step_tokens // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.config.questions))
+        return max(2, self.config.step_tokens // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.stage.questions))
 
     def _asked(self, rng: np.random.Generator, clip: TrainingClip) -> list[Asked]:
         """Kinds in equal parts, then one of the kind."""
@@ -149,7 +149,7 @@ class Trainer:
         names = sorted(by_kind)
         start = int(rng.integers(len(names)))
         chosen = []
-        for i in range(self.config.questions):
+        for i in range(self.stage.questions):
             pool = by_kind[names[(start + i) % len(names)]]
             chosen.append(pool[rng.integers(len(pool))])
         return chosen
@@ -157,15 +157,9 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the loss and, by kind of question, the share answered rightly."""
         batch = self.batch()
-        inner = self.model.model
-        embedded = inner.language_model.embed_tokens(batch.ids)
-        seen = inner.multi_modal_projector(batch.features)
-        embedded = embedded.masked_scatter((batch.ids == self.layout.video)[..., None], seen)
-        hidden = inner.language_model(
-            inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
         wanted = batch.targets != IGNORED
-        logits, labels, kinds = self.model.lm_head(hidden[wanted]), batch.targets[wanted], batch.kinds[wanted]
+        labels, kinds = batch.targets[wanted], batch.kinds[wanted]
+        logits = self.layout.logits(self.model, batch, wanted)
         losses = functional.cross_entropy(logits, labels, reduction="none")
         answers = kinds >= 0
         loss = losses[answers].mean() + self.config.end_weight * losses[~answers].mean()
@@ -234,4 +228,3 @@ class Trainer:
                 "delete it to start anew"
             ) from error
         self.progress = progress
-

@@ -91,8 +91,8 @@ def _config(visual: nn.Module) -> CLIPVisionConfig:
         ) from error
     if pooled != "tok" or height != across or visual.attn_pool is not None:
         raise ConfigError(
-            f"expected a square image read at its class token, found {height} x {across} pixels and pooling {pooled!r}; "
-            "convert a ViT such as ViT-L-14-336"
+            f"expected a square image read at its class token, found {height} x {across} pixels "
+            f"and pooling {pooled!r}; convert a ViT such as ViT-L-14-336"
         )
     scales = [part for part in (block.ls_1, block.ls_2) if not isinstance(part, nn.Identity)]
     if scales or isinstance(visual.ln_pre, nn.Identity):

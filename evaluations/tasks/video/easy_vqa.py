@@ -1,8 +1,8 @@
 """easy-vqa, a public set of questions about images of one shape, as single frames and as clips.
 
-The PyPI package `easy-vqa` (MIT) holds 5,000 images of 64 x 64 pixels with 48,248 questions and its own split. One image
-as a clip of one frame can be held against published figures. A clip of several shows one image after another and is
-asked about one of them by its place, long after it was seen.
+The PyPI package `easy-vqa` (MIT) holds 5,000 images of 64 x 64 pixels with 48,248 questions and its own split. One
+image as a clip of one frame can be held against published figures. A clip of several shows one image after another and
+is asked about one of them by its place, long after it was seen.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def vqa_clip(part: Part, index: int, count: int = 8) -> VqaClip:
     pool = images(part)
     if not 1 <= count <= len(ORDINALS) or not 0 <= index < len(pool):
         raise ConfigError(
-            f"expected 1 to {len(ORDINALS)} images and an index below {len(pool)}, found {count} and {index}; change them"
+            f"expected 1 to {len(ORDINALS)} images and an index below {len(pool)}, found {count} and {index}; "
+            "change them"
         )
     if count == 1:
         return VqaClip((pool[index],), 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
@@ -64,7 +65,7 @@ def _ask(clip: Clip) -> Iterator[Question]:
     shown = [i for i, scene in enumerate(clip.scenes) if scene.shape is not None]
     for i in shown:
         yield from _of_one(clip.scenes[i], clip.seen(i), clip.length)
-    for i, j in zip(shown, shown[1:], strict=False):
+    for i, j in pairwise(shown):
         earlier, later = clip.scenes[i], clip.scenes[j]
         both = (*clip.seen(i), *clip.seen(j))
         for key in (f"the {plural(earlier.shape)}", f"the {earlier.colour} shapes"):
