@@ -49,13 +49,14 @@ class RunContent:
     """Score and every metric."""
 
 
-def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunContent:
+def run_content(row: Row, experiment: str, settings: Mapping[str, Any], identity: str = "") -> RunContent:
     """The run of a row.
 
     Args:
         row: A finished row.
         experiment: Name of the experiment's folder.
         settings: The experiment's resolved configuration.
+        identity: Of the experiment, which its name is not (`evaluations.rows.identity`); only the id follows from it.
     """
     kind, described = role(row), of(row)
     board = board_of(described)
@@ -65,7 +66,7 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
     tags = (described.modality, row["policy"], row["target"], suite)
     axes = {described.word: f"{described.word}/index", **board.axes}
     return RunContent(
-        id=hashlib.sha256(f"{experiment}/{row['key']}".encode()).hexdigest()[:16],
+        id=hashlib.sha256(f"{identity or experiment}/{row['key']}".encode()).hexdigest()[:16],
         name=_plain(f"{row['target']}-{row['policy']}{budget}-s{row['seed']}"),
         group=suite or experiment,
         job_type="curve" if kind == "curve" else "evaluate",
@@ -92,13 +93,24 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
         history=(*_trials(row, described), *board.history(row)),
         columns=columns,
         table_name=described.key,
-        table=tuple(tuple(trial.get(name) for name in columns) for trial in trials(row)),
+        table=tuple(zip(*(_column([trial.get(name) for trial in trials(row)]) for name in columns), strict=True)),
         summary={
             name: float(value)
             for name, value in {"score": row["score"], **row["metrics"], "seconds": row.get("seconds")}.items()
             if isinstance(value, (int, float))
         },
     )
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one kind, as W&B's tables need them: numbers, where all are; text, where several kinds meet."""
+    kinds = {"bool" if isinstance(v, bool) else "number" if isinstance(v, int | float) else type(v).__name__
+             for v in values if v is not None}  # fmt: skip
+    if len(kinds) < 2:
+        return values
+    if kinds == {"bool", "number"}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
 
 
 def _trials(row: Row, described: Trials) -> list[dict[str, float]]:

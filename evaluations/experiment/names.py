@@ -30,7 +30,7 @@ RELEASED = f"{NAMM}:released"
 """A NAMM in the released code's arithmetic."""
 DECIDED = frozenset({
     "budget", "candidate", "head_budgets", "interval", "namm", "population", "seed", "statistics", "target_statistics",
-    "special_ids", "punctuation_ids",
+    "special_ids", "punctuation_ids", "request", "resume", "answer",
 })  # fmt: skip
 """What an experiment decides for all of its policies, or finds out about the model."""
 GIVEN_APART = {"self", "selection", "namm", "target_statistics", "population", "candidate"}
@@ -121,7 +121,7 @@ def rivals(streams: bool = False) -> tuple[str, ...]:
 
 def reads_ahead(name: str) -> bool:
     """Whether a policy wants what follows, or a second reading: neither is there in a stream."""
-    return getattr(POLICIES[name], "foresees", None) is not None
+    return POLICIES[name].foresees is not None
 
 
 def named(written: Sequence[str], known: Iterable[str], streams: bool = False) -> tuple[NamedPolicy, ...]:

@@ -112,6 +112,11 @@ class Trials:
         caveat = self.caveat(row)
         return f"{row['task']} ({caveat})" if caveat else row["task"]
 
+    @property
+    def success(self) -> Score | None:
+        """The kind of score that is a share of successes, where trials say themselves whether they were one."""
+        return next((score for score in self.scores if score.rate and score.value), None)
+
     def score(self, name: str) -> Score:
         """A kind of score by its name; one that was not described is a percentage."""
         return next((score for score in self.scores if score.name == name), UNDESCRIBED)
@@ -130,12 +135,11 @@ def register(described: Trials) -> Trials:
     Raises:
         DataError: The name, or the key of its trials, is another's already.
     """
-    others = [known for known in registered().values() if known != described]
-    for known in others:
-        if described.modality == known.modality or described.key == known.key:
+    for other in registered().values():
+        if other != described and (described.modality == other.modality or described.key == other.key):
             raise DataError(
                 f"expected a modality with a name and a key of trials of its own, found {described.modality!r} with "
-                f"{described.key!r}, which {known.modality!r} has ({known.key!r}); choose others"
+                f"{described.key!r}, which {other.modality!r} has ({other.key!r}); choose others"
             )
     registered()[described.modality] = described
     return described
@@ -159,13 +163,20 @@ def described(modality: str) -> Trials:
     Raises:
         UnknownNameError: There is no such modality.
     """
-    known = registered()
-    if modality not in known:
+    everyone = registered()
+    if modality not in everyone:
         raise UnknownNameError(
-            f"Unknown modality {modality!r}. {did_you_mean(modality, known)} A package that has it registers it by an "
+            f"Unknown modality {modality!r}. {did_you_mean(modality, everyone)} A package that has it registers it by an "
             f"entry point of the group {GROUP}."
         )
-    return known[modality]
+    return everyone[modality]
+
+
+def known(row: Row) -> Trials | None:
+    """What a row's trials are; None where nothing describes them."""
+    everyone = registered()
+    named = everyone.get(row.get("identity", {}).get("modality"))
+    return named or next((trials for trials in everyone.values() if trials.key in row), None)
 
 
 def of(row: Row) -> Trials:
@@ -174,12 +185,10 @@ def of(row: Row) -> Trials:
     Raises:
         DataError: Nothing that is known describes them.
     """
-    known = registered()
-    named = known.get(row["identity"].get("modality"))
-    found = named or next((trials for trials in known.values() if trials.key in row), None)
+    found = known(row)
     if found is None:
         raise DataError(
-            f"expected a row of {' or '.join(known)}, found {row['identity'].get('modality')!r} with the keys "
+            f"expected a row of {' or '.join(registered())}, found {row['identity'].get('modality')!r} with the keys "
             f"{', '.join(row)}; install the package that describes it (entry points of the group {GROUP})"
         )
     return found

@@ -56,7 +56,7 @@ def test_a_task_that_tells_nobody_apart_does_not_rank():
 def test_native_window_and_full_are_judged_by_the_same_rule():
     namm = with_scores("namm:target", [90, 91, 92, 93] * 4)
     text = said(namm + with_scores("native_window", [99, 98, 99, 97] * 4) + with_scores("full", [20, 30, 25, 28] * 4))
-    assert "behind native window" in text
+    assert "behind native_window" in text
     assert "ahead of full" in text
 
 
