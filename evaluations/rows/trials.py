@@ -166,8 +166,8 @@ def described(modality: str) -> Trials:
     everyone = registered()
     if modality not in everyone:
         raise UnknownNameError(
-            f"Unknown modality {modality!r}. {did_you_mean(modality, everyone)} A package that has it registers it by an "
-            f"entry point of the group {GROUP}."
+            f"Unknown modality {modality!r}. {did_you_mean(modality, everyone)} A package that has it registers it by "
+            f"an entry point of the group {GROUP}."
         )
     return everyone[modality]
 
