@@ -27,10 +27,11 @@ from evaluations.boards.panels import numbers_of, sections_of
 from evaluations.boards.wandb_runs import PROJECT
 from evaluations.boards.workspace import workspace
 from evaluations.commands.exit import exit_code
-from evaluations.rows.results import write_atomically
+from evaluations.report.page import styled
 from evaluations.rows.trials import Trials
 from evaluations.rows.trials import several as modalities_of
 from namm.errors import ConfigError, MissingExtraError
+from namm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def render(shown: Sequence[dict[str, Any]], modalities: Sequence[Trials]) -> str
     panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in sections]
     numbers = [asdict(number) for number in numbers_of(modalities)]
     data = json.dumps({"cells": shown, "sections": panels, "numbers": numbers}, allow_nan=False).replace("</", "<\\/")
-    files = resources.files("evaluations.boards")
-    style, script = (files.joinpath(name).read_text("utf-8") for name in ("dashboard.css", "dashboard.js"))
+    style = styled("evaluations.boards", "dashboard.css")
+    script = resources.files("evaluations.boards").joinpath("dashboard.js").read_text("utf-8")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'><title>NAMM dashboard</title>"

@@ -15,24 +15,16 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-import tyro
-from rich.console import Console
 
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
-from evaluations.commands.exit import exit_code, read_config
+from evaluations.commands.exit import exit_code
+from evaluations.commands.line import console, open_results, parsed, repeated, threads
 from evaluations.control.cells import RESET_SEEDS
 from evaluations.control.config import NAMES, RLConfig
 from evaluations.control.experiment import ControlExperiment
@@ -41,7 +33,6 @@ from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
 from evaluations.experiment.names import NamedPolicy, named
 from evaluations.rows.policy_names import FULL, PolicyName
-from evaluations.rows.results import Results
 from modalities.control.agents import find_checkpoint
 from modalities.control.facts import reference_pair
 from modalities.control.rollout import check_lanes
@@ -50,21 +41,23 @@ from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies.base import Selection
 from namm.typed import Origin, check_fields
 
+PROGRAM = "namm-rl"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = _command(arguments)
+    command = repeated(PROGRAM, arguments)
 
     def work() -> None:
-        config = _parse(arguments)
-        with _threads(config.threads):
+        config = parsed(RLConfig, arguments, PROGRAM, __doc__)
+        with threads(config.threads):
             run(config, command)
 
     return exit_code(work, f"finished rows are kept; continue with:\n  {command}")
 
 
-def run(config: RLConfig, command: str = "namm-rl") -> Path:
+def run(config: RLConfig, command: str = PROGRAM) -> Path:
     """Runs an experiment and returns the path of its report.
 
     Args:
@@ -74,12 +67,12 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     Raises:
         NammError: Anything wrong in the configuration or in the files it names.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    terminal = console()
     if config.quick:
         config = replace(config, seeds=config.seeds[:1])
     specs = _check(config)
     check_device(config.device)
-    results = _open(config.out, console)
+    results = open_results(config.out, terminal)
     setup = ControlSetup(
         targets=TargetOptions(**{entry.name: getattr(config, entry.name) for entry in fields(TargetOptions)}),
         namm=config.namm if any(spec.is_namm for spec in specs) else None,
@@ -99,7 +92,7 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
         for line in tracker.unsaid():
-            console.print(line, markup=False, soft_wrap=True)
+            terminal.print(line, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
             setup=setup,
             specs=specs,
@@ -111,9 +104,9 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             video=config.video,
             workers=config.workers,
         )
-        report = experiment.run(runners, results, tracker, console, command, resolved)
+        report = experiment.run(runners, results, tracker, terminal, command, resolved)
         for line in tracker.unsaid():
-            console.print(line, markup=False, soft_wrap=True)
+            terminal.print(line, markup=False, soft_wrap=True)
         return report
 
 
@@ -168,42 +161,6 @@ def _check(config: RLConfig) -> tuple[NamedPolicy, ...]:
             f"--curve-seeds must be some of --seeds ({list(config.seeds)}), found {list(config.curve_seeds)}."
         )
     return specs
-
-
-def _open(folder: Path, console: Console) -> Results:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = Results(folder)
-    for warning in caught:
-        console.print(f"warning: {warning.message}", markup=False, soft_wrap=True)
-    return results
-
-
-def _parse(arguments: Sequence[str]) -> RLConfig:
-    parse: Any = partial(tyro.cli, RLConfig, args=arguments, prog="namm-rl")
-    description = (__doc__ or "").partition("\n\n")[0]
-    config = parse(description=description)
-    if config.config is None:
-        return config
-    return parse(description=description, default=read_config(config.config, RLConfig))
-
-
-def _command(arguments: Sequence[str]) -> str:
-    program = Path(sys.argv[0]).name if sys.argv else "namm-rl"
-    start = ["python", "evaluations/rl.py"] if program == "rl.py" else ["namm-rl"]
-    return shlex.join([*start, *arguments])
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    if number < 1:
-        raise ConfigError(f"--threads must be 1 or more, found {number}.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

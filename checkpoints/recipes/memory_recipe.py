@@ -46,6 +46,13 @@ def steps_until_asked(states: Float[np.ndarray, "steps state"], info: Mapping[st
     return [asked - shown for shown, asked in zip(info["cue_steps"], info["asked_steps"], strict=True)]
 
 
+WHOLE_EPISODES = DTConfig(
+    context_steps=None, width=64, dropout=0.0, steps_per_batch=1500, learning_rate=1e-3, warmup_updates=100,
+    cosine=True, gradient_clip=0.5, return_scale=1.0, save_every=100,
+)  # fmt: skip
+"""What the models of all memory tasks have in common: small, and trained on whole episodes."""
+
+
 @dataclass(frozen=True)
 class MemoryRecipe:
     """What one task says about its checkpoint."""

@@ -20,7 +20,8 @@ from urllib.parse import urlparse
 from evaluations.boards.run_content import RunContent, run_content
 from evaluations.experiment.contract import Media
 from evaluations.rows.identity import experiment_identity
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
+from namm.files import write_atomically
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 

@@ -24,7 +24,8 @@ from evaluations.experiment.names import NamedPolicy
 from evaluations.experiment.play import play
 from evaluations.report import markdown
 from evaluations.rows.policy_names import NATIVE
-from evaluations.rows.results import Results, Row, write_atomically
+from evaluations.rows.results import Results, Row
+from namm.files import write_atomically
 
 
 @dataclass(frozen=True)

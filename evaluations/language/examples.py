@@ -20,8 +20,8 @@ from evaluations.analysis.summary import TargetSummary
 from evaluations.language.trace import kept_of
 from evaluations.report.sections.base import Report
 from evaluations.rows.file import Row
-from evaluations.rows.results import write_atomically
 from evaluations.rows.trials import of, trials
+from namm.files import write_atomically
 
 PAGE_BYTES = 12_000_000
 """Examples beyond this size are left out of the report; their rows have them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from evaluations.analysis.summary import summarise
 from evaluations.boards.wandb_runs import Tracker
+from evaluations.commands.line import open_results
 from evaluations.experiment.contract import Media, Size, Unit
 from evaluations.experiment.names import RELEASED, NamedPolicy
 from evaluations.experiment.play import play
@@ -24,12 +24,12 @@ from evaluations.language.plan import TextPlan, chosen
 from evaluations.language.setup import CORPUS, OWN, ExamOptions, ModelOptions, TextSetup, task_names
 from evaluations.report import markdown
 from evaluations.rows.file import Row
-from evaluations.rows.results import Results, write_atomically
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.text import BenchmarkOptions
 from modalities.huggingface.rope import NTKRope
 from namm.config import check_interval
 from namm.errors import ConfigError
+from namm.files import write_atomically
 from namm.policies import PRESETS
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
@@ -55,7 +55,7 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
         NammError: A setting or a file is wrong, or something could not be read.
     """
     policies, match = check(config)
-    results = _open(config.out, console)
+    results = open_results(config.out, console)
     setup = setup_of(config, policies)
     runners = setup.load()
     tasks = tuple(dict.fromkeys(runner.exam.name for runner in runners.values()))
@@ -186,12 +186,3 @@ def _report(rows: Sequence[Row], folder: Path, console: Console, command: str, t
     report = write_page(folder / "report.html", rows, summaries, page_of(command, told))
     terminal.show(summaries, console)
     console.print(f"rows    {folder / 'rows.jsonl'}\nreport  {report}", markup=False, soft_wrap=True)
-
-
-def _open(folder: Path, console: Console) -> Results:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = Results(folder)
-    for warning in caught:
-        console.print(f"warning: {warning.message}", markup=False, soft_wrap=True)
-    return results

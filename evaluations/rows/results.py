@@ -15,10 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,7 +25,7 @@ from typing import Any
 
 from evaluations.rows.file import Row, RowsFile
 from evaluations.rows.score_kinds import settled
-from namm.errors import ConfigError, DataError
+from namm.errors import ConfigError
 
 SCHEMA = 1
 """Version of the row format; part of every key, so rows of another format are never reused."""
@@ -153,68 +151,10 @@ class Results:
         write_atomically(self.folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    results: Results,
-    run: Callable[[Sequence[Cell]], Iterable[Mapping[str, Any]]],
-    announce: Callable[[Cell, Row, bool], None] | None = None,
-) -> list[Row]:
-    """Runs the cells that have no row yet and returns the rows of all.
-
-    Args:
-        cells: Part of the grid, in order.
-        results: Where rows are kept.
-        run: Given the unfinished cells, yields the content of their rows in order. Each row is written as soon as it is
-            yielded, so a generator that plays cell by cell loses at most one; one that plays them as a batch loses all.
-        announce: Called after every cell with the cell, its row, and whether the row was reused.
-
-    Returns:
-        One row per cell, in order.
-
-    Raises:
-        DataError: If `run` yields more or fewer contents than it was given cells.
-    """
-    say = announce or (lambda cell, row, reused: None)
-    unfinished = []
-    for cell in cells:
-        row = results.get(cell)
-        if row is None:
-            unfinished.append(cell)
-        else:
-            say(cell, row, True)
-    contents = iter(run(unfinished)) if unfinished else iter(())
-    start = time.perf_counter()
-    for cell in unfinished:
-        content = next(contents, None)
-        if content is None:
-            raise DataError(f"A runner must give one row a cell, found none for {cell.label}; mend the experiment.")
-        seconds = round(time.perf_counter() - start, 3)
-        row = results.append([cell], [{"seconds": seconds, **content}])[0]
-        say(cell, row, False)
-        start = time.perf_counter()
-    return results.rows(cells)
-
-
 def file_sha256(path: Path | str) -> str:
     """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by new content; a reader sees the old one or the new one, never half of it."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _require_writable(folder: Path) -> None:
