@@ -124,7 +124,7 @@ class TargetSummary:
         return self.policies[0].described
 
     @property
-    def simulator(self) -> str:
+    def setting(self) -> str:
         """What every score belongs to: environment or model, versions, and what must stand beside it."""
         row = self.policies[0].rows[0]
         versions = {name: row.get("versions", {}).get(name) for name in self.described.packages}

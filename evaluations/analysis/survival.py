@@ -20,7 +20,7 @@ from scipy import stats
 
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.rows.results import Row
-from evaluations.rows.trials import trials
+from evaluations.rows.trials import of, trials
 from namm.errors import DataError
 
 QUANTILE = float(stats.norm.ppf(0.975))
@@ -78,7 +78,7 @@ def kaplan_meier(
         DataError: There is no cue.
     """
     if not len(observed):
-        raise DataError("expected at least one cue to follow, found none; the environment shows none")
+        raise DataError("expected at least one cue to follow, found none: nothing was shown that is asked for later")
     steps = np.unique(np.concatenate([[0], observed[lost]]))
     watched = np.array([(observed >= step).sum() for step in steps])
     losses = np.array([((observed == step) & lost).sum() for step in steps])
@@ -150,7 +150,7 @@ def held_at_need(rows: Sequence[Row]) -> Estimate | None:
     shares = [
         held_when_asked(trial).any(axis=1).mean()
         for row in rows
-        for trial in (row.get("cue") or {}).get("episodes", ())
+        for trial in (row.get("cue") or {}).get(of(row).key, ())
         if trial
     ]
     if not shares:
@@ -172,7 +172,7 @@ def held_when_asked(trial: Mapping[str, Any]) -> Bool[np.ndarray, "cues heads"]:
 
 def _watched(rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]:
     """Every trial that saw cues, with the steps after which each head lost each of them (-1: never)."""
-    told = [trial for row in rows for trial in (row.get("cue") or {}).get("episodes", ()) if trial]
+    told = [trial for row in rows for trial in (row.get("cue") or {}).get(of(row).key, ()) if trial]
     return [(e, np.array([[-1 if v is None else v for v in cue] for cue in e["lost"]], dtype=int)) for e in told]
 
 

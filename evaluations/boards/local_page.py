@@ -88,12 +88,12 @@ def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str,
 
 def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
     first = rows[0]
-    described = of(first)
+    described, board = of(first), board_of(of(first))
     contents = [run_content(row, experiment.name, experiment.settings) for row in rows]
     policy = first["policy"]
     return {
         "experiment": experiment.name,
-        "suite": board_of(described).suite(first, experiment.settings) or "none",
+        "suite": board.suite(first, experiment.settings) or "none",
         "modality": described.modality,
         "target": first["target"],
         "env": described.environment(first),
@@ -109,7 +109,7 @@ def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "lines": _lines(rows, [content.history for content in contents]),
         "heads": _heads(rows),
         "versions": first["versions"],
-        "checkpoint": (first["identity"].get("checkpoint_sha256") or "")[:12],
+        "checkpoint": " ".join(str(first["identity"].get(key) or "")[:12] for key in board.checkpoints.values()),
         "namm": (first["identity"].get("namm_sha256") or "")[:12],
     }
 

@@ -70,6 +70,8 @@ class Board:
     history: Callable[[Row], Iterable[Entry]] = field(default=lambda row: ())
     """Of a row, beside its trials; a section of `axes` an entry."""
     numbers: tuple[Number, ...] = ()
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of checkpoints beside the NAMM, and where a row's identity holds the digest of each."""
     group_keys: tuple[str, ...] = ()
     """Settings of a row's identity that runs are grouped and filtered by."""
     suite: Callable[[Row, Mapping[str, Any]], str | None] = field(default=lambda row, settings: None)

@@ -163,6 +163,7 @@ BOARD = Board(
         Number("episode_length", "length", digits=0),
         Number("ms_per_env_step", "ms/step", digits=2),
     ),
+    checkpoints={"decision-transformer": "checkpoint_sha256"},
     group_keys=("checkpoint_sha256", "target_return"),
     suite=suite,
     dataset=dataset,

@@ -28,5 +28,6 @@ BOARD = Board(
         ),
     ),
     numbers=(Number("prefill_seconds", "prefill s"), Number("decode_seconds", "decode s")),
+    checkpoints={"model": "model_sha256"},
     group_keys=("model", "model_sha256", "data_sha256", "context_tokens"),
 )

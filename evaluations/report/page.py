@@ -81,7 +81,7 @@ def targets(report: Report, parts: Sequence[TargetPart]) -> str:
 def _target(report: Report, summary: TargetSummary, parts: Sequence[TargetPart], unfolded: str) -> str:
     shown = "".join(part(report, summary) for part in parts)
     name, told = escape(summary.target), escape(target.headline(summary))
-    head = f"<h2>{name} <small>{escape(summary.simulator)}</small></h2><p>{told}</p>"
+    head = f"<h2>{name} <small>{escape(summary.setting)}</small></h2><p>{told}</p>"
     return (
         f"<section id='{identifier(summary.target)}' class='target'><details{unfolded}><summary>{head}</summary>{shown}"
         "</details></section>"

@@ -147,7 +147,7 @@ def rich_tables(target: TargetSummary) -> list[Table]:
     """The tables of one target for a terminal, about a hundred columns wide; narrower ones fold."""
     tables = []
     for group in GROUPS:
-        title = f"{target.target} ({target.simulator if group == SCORE else target.task}): {group}"
+        title = f"{target.target} ({target.setting if group == SCORE else target.task}): {group}"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("policy", no_wrap=True)
         columns = columns_of(target, group)
@@ -166,7 +166,7 @@ def markdown(targets: Sequence[TargetSummary]) -> str:
     for target in targets:
         columns = columns_of(target)
         heads = ["policy", *(column.title for column in columns)]
-        lines = [f"### {target.target} ({target.simulator})", "", f"| {' | '.join(heads)} |"]
+        lines = [f"### {target.target} ({target.setting})", "", f"| {' | '.join(heads)} |"]
         lines.append(f"|{'---|' * len(heads)}")
         for policy in shown(target, SCORE):
             held_out = target.get(policy.policy) is None
