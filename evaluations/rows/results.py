@@ -1,8 +1,8 @@
 """Experiment = target x task x policy x seed: one cell of the grid gives one row of rows.jsonl.
 
 A cell's key hashes every setting that decides its result, so a row is reused exactly when the same cell is asked for
-again and never when a checkpoint, an option or the version of a package has changed. The code of this project is not part of
-the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
+again and never when a checkpoint, an option or the version of a package has changed. The code of this project is not
+part of the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
 (evaluations/rows/provenance.py). A row is written at once and synced to the disk as its cell finishes: whatever stops
 a run costs at most what it was playing, and the same command goes on.
 
