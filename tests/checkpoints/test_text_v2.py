@@ -105,7 +105,8 @@ def test_a_threshold_holds_no_fewer_slots_than_wanted_wherever_it_lies() -> None
 def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_ahead() -> None:
     def policy(name: str, score: float, paired: PairedDifference | None) -> PolicySummary:
         estimate = Estimate(score, score, score)
-        return PolicySummary("maze", name, (), estimate, estimate, None, None, paired)
+        row = {"identity": {"modality": "control"}}
+        return PolicySummary("maze", name, (row,), estimate, estimate, None, paired)
 
     def paired(value: float, p_value: float) -> PairedDifference:
         return PairedDifference(Estimate(value, value - 1, value + 1), p_value, 96)
