@@ -51,7 +51,9 @@ from namm.policies.base import Selection
 from namm.typed import Origin, check_fields
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
-POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
+PLAYING = tuple(name for name, policy in POLICIES.items() if policy.foresees is None)
+"""Policies for episodes: what follows depends on what is done, so that nobody can read it ahead."""
+POLICY_NAMES = ("native_window", *PLAYING, *(f"namm:{mode}" for mode in STATISTICS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,6 +137,11 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
     specs: dict[PolicySpec, None] = {}
     for name in names:
         if name not in POLICY_NAMES:
+            if name in POLICIES:
+                raise ConfigError(
+                    f"Policy {name!r} reads ahead what follows, which in an episode depends on what is done; expected "
+                    f"one that judges by the past, such as {', '.join(PLAYING[1:4])}."
+                )
             raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICY_NAMES)}")
         base, _, mode = name.partition(":")
         modes = [mode] if mode else STATISTICS if base == "namm" else [None]
