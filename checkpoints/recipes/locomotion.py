@@ -25,6 +25,7 @@ from checkpoints.recipes.behaviour_search import ARSConfig, PPOConfig, search
 from checkpoints.recipes.control_card import save_model, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, train
 from checkpoints.recipes.locomotion_card import card
+from evaluations.rows.provenance import made_with
 from evaluations.tasks.control.d4rl import Episode, reference_scores, state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
 from modalities.control.agents import ControlFacts, ControlModel, WindowAgent

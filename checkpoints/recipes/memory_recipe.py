@@ -25,6 +25,7 @@ from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, S
 from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.rows.provenance import made_with
 from evaluations.tasks import register_all
 from evaluations.tasks.control.d4rl import state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5

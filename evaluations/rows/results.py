@@ -26,6 +26,7 @@ from typing import Any
 from evaluations.rows.file import Row, RowsFile
 from evaluations.rows.score_kinds import settled
 from namm.errors import ConfigError
+from namm.files import write_atomically
 
 SCHEMA = 1
 """Version of the row format; part of every key, so rows of another format are never reused."""

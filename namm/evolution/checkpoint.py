@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from namm.errors import CheckpointError, ConfigError
+from namm.files import write_atomically
 
 STATE_FILE = "state.json"
 
