@@ -176,7 +176,7 @@ def test_ctrl_c_exits_130_keeps_the_rows_and_says_how_to_go_on(command, tmp_path
     original = control_cells.ControlRunner.run
 
     def interrupted(self, unit, cells):
-        if unit.spec.name == "window":
+        if unit.spec.label == "window":
             raise KeyboardInterrupt
         return original(self, unit, cells)
 
