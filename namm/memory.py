@@ -156,7 +156,11 @@ class Memory:
             padding: True for real tokens, as in :meth:`attend`.
         """
         self._check_whole()
+        if self.tokens.may_drop and self.layers:
+            held = [layer.kept_positions().flatten(1) for layer in self.layers.values()]
+            self.tokens.drop_all_but(torch.cat(held, dim=1).unbind())
         self.tokens.add(ids, padding)
+        self.peaks.note_beside(self.first_sequence, self.tokens.nbytes)
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
@@ -186,8 +190,8 @@ class Memory:
         return sum(layer.cache.cache_bytes() for layers in self._held() for layer in layers.values())
 
     def state_bytes(self) -> int:
-        """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
-        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values())
+        """Bytes that the policy costs beside them: positions, per-token state, buffered queries, token ids."""
+        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values()) + self._told_bytes()
 
     def update_seconds(self) -> float:
         """Time that updates took so far: observing, judging and freeing (on a GPU only the time to launch them)."""
@@ -216,11 +220,15 @@ class Memory:
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
         beside = 0 if self.beside is None else self.beside.nbytes()
-        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside)
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside, self._told_bytes())
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""
         return [part.layers for part in self.parts or [self] if part.layers]
+
+    def _told_bytes(self) -> int:
+        """Bytes of token ids."""
+        return sum(part.tokens.nbytes for part in self.parts or [self])
 
     def _check_whole(self) -> None:
         if self.parts:
