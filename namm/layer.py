@@ -63,6 +63,7 @@ class LayerMemory:
     ) -> None:
         """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape
+        policy.selection.check_fits(index, kv_heads, depth)
         self.index, self.policy = index, policy
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
         self.tokens, self.depth = tokens, depth
