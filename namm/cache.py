@@ -8,6 +8,7 @@ heads are filled up to one rectangle with the tail instead (:mod:`namm.padded`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Literal
 
@@ -284,6 +285,17 @@ class LayerCache:
         longest = int(self.tail_lengths.max()) if self.batch else 0
         room = longest + spare(longest) if longest else 0
         self.tail_keys, self.tail_values = shrink(self.tail_keys, room), shrink(self.tail_values, room)
+
+    def fork(self) -> LayerCache:
+        """The same, going its own way; kept tokens are shared, for only what new tokens are written to ever changes."""
+        other = copy.copy(self)
+        other.state = dict(self.state)
+        if self.padded is not None:
+            other.padded = self.padded._replace(keys=self.padded.keys.clone(), values=self.padded.values.clone())
+            other.tail_keys, other.tail_values = other.padded.tails()
+        else:
+            other.tail_keys, other.tail_values = self.tail_keys.clone(), self.tail_values.clone()
+        return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences, in this order; a row may appear more than once."""

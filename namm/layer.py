@@ -6,6 +6,7 @@ interval the policy judges. A call that crosses such a place is cut there.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from namm.local import attend_local, within_reach
 from namm.padded import Store
 from namm.policies.base import Policy
 from namm.rules import PLAIN, AttentionRule, sink_part
-from namm.tokens import TokenRecord
+from namm.told import Told
 from namm.update import update_layer
 
 
@@ -56,7 +57,7 @@ class LayerMemory:
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
         value: Float[Tensor, "batch kv_heads tokens value_dim"],
         first_sequence: int,
-        tokens: TokenRecord,
+        told: Told,
         depth: int | None,
         rule: AttentionRule = PLAIN,
         store: Store = "packed",
@@ -66,7 +67,7 @@ class LayerMemory:
         policy.selection.check_fits(index, kv_heads, depth)
         self.index, self.policy = index, policy
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
-        self.tokens, self.depth = tokens, depth
+        self.told, self.depth = told, depth
         self.only_prompt = policy.selection.schedule == "prompt"
         self.interval = None if self.only_prompt else policy.selection.interval
         self.rule = rule
@@ -169,12 +170,16 @@ class LayerMemory:
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
-    def _judge_prompt(self) -> None:
-        """One update of everything seen, for each length that a sequence of the batch has."""
+    def judge(self) -> None:
+        """One update of everything not judged yet, for each number of such tokens that a sequence of the batch has."""
         lengths = self.cache.tail_lengths
         for length in lengths[lengths > 0].unique().tolist():
             self._judge(lengths == length, length, goes_on=False)
-        self.updates = 1
+        self.updates += 1
+
+    def _judge_prompt(self) -> None:
+        """One update of everything seen, and no other."""
+        self.judge()
         self.only_prompt = False
         self._only_release()
 
@@ -223,7 +228,7 @@ class LayerMemory:
             out, log_sum = join_parts(out, log_sum, *sink_part(rule.sinks, out, self.group))
         out = out.reshape(*query.shape[:3], cache.value_dim)
         judges = self.only_prompt or (self.interval is not None and not self.only_releases)
-        if self.policy.observes_attention and judges:
+        if (self.policy.observes_attention or self.policy.reads_queries) and judges:
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
 
@@ -285,6 +290,15 @@ class LayerMemory:
         eager = 0 if self.eager is None else self.eager.nbytes
         heads = sum(tensor.nbytes for tensor in self.head_state.values())
         return self.cache.state_bytes() + heads + self.queries.nbytes + self.log_sums.nbytes + eager
+
+    def fork(self, told: Told) -> LayerMemory:
+        """The same, going its own way and told by others; nobody watches it."""
+        other = copy.copy(self)
+        other.told, other.watchers, other.cache = told, [], self.cache.fork()
+        other.eager = None if self.eager is None else self.eager.fork()
+        other.head_state = {name: tensor.clone() for name, tensor in self.head_state.items()}
+        other.queries, other.log_sums = self.queries.clone(), self.log_sums.clone()
+        return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences."""

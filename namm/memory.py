@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from namm.errors import AttachError
+from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
 from namm.padded import check_store
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
+from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
-from namm.tokens import TokenRecord
+from namm.told import Told
 
 
 class Beside(Protocol):
@@ -34,6 +36,9 @@ class Beside(Protocol):
     def nbytes(self) -> int:
         """Bytes allocated now."""
 
+    def fork(self, memory: Memory) -> Beside:
+        """The same state, beside a memory that goes its own way."""
+
 
 class Memory:
     """KV memory of one model for a batch of sequences, under one policy.
@@ -42,6 +47,7 @@ class Memory:
         policy: Decides what is kept.
         store: How kept tokens lie in layers that begin from now on.
         layers: What each layer holds.
+        told: What is known beside queries, keys and values.
         parts: Memories that the batch was split into; empty for a batch that was not.
         identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
             depend on its row; None numbers them from 0.
@@ -63,7 +69,7 @@ class Memory:
         self.policy = policy
         self.store = check_store(store)
         self.depth = depth
-        self.tokens = TokenRecord()
+        self.told = Told()
         self.layers: dict[int, LayerMemory] = {}
         self.parts: list[Memory] = []
         self.peaks = Peaks()
@@ -77,7 +83,7 @@ class Memory:
         """Forgets everything; the next call starts new sequences."""
         self.layers.clear()
         self.parts = []
-        self.tokens = TokenRecord()
+        self.told.begin()
         if self._is_part:
             self.peaks.leave(self.first_sequence)
         else:
@@ -94,6 +100,7 @@ class Memory:
             part = Memory(self.policy, self.depth, self.store)
             part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
             part.watchers = self.watchers
+            part.told = Told(self.told.rotations)
             self.parts.append(part)
         return list(self.parts)
 
@@ -125,7 +132,7 @@ class Memory:
         self._check_whole()
         if layer not in self.layers:
             self.layers[layer] = LayerMemory(
-                layer, self.policy, query, key, value, self.first_sequence, self.tokens, self.depth, rule, self.store
+                layer, self.policy, query, key, value, self.first_sequence, self.told, self.depth, rule, self.store
             )
             if self.identities is not None:
                 self.layers[layer].sequences = self.identities.cpu()
@@ -156,11 +163,35 @@ class Memory:
             padding: True for real tokens, as in :meth:`attend`.
         """
         self._check_whole()
-        if self.tokens.may_drop and self.layers:
+        tokens = self.told.tokens
+        if tokens.may_drop and self.layers:
             held = [layer.kept_positions().flatten(1) for layer in self.layers.values()]
-            self.tokens.drop_all_but(torch.cat(held, dim=1).unbind())
-        self.tokens.add(ids, padding)
-        self.peaks.note_beside(self.first_sequence, self.tokens.nbytes)
+            tokens.drop_all_but(torch.cat(held, dim=1).unbind())
+        tokens.add(ids, padding)
+        self.peaks.note_beside(self.first_sequence, tokens.nbytes)
+
+    def tell_rotations(self, rotations: Sequence[Rotation]) -> None:
+        """Tells how each layer encodes positions; only policies whose ``reads_rotation`` is set need it.
+
+        Args:
+            rotations: One a layer; :data:`namm.rotation.UNTURNED` where queries and keys are not turned.
+        """
+        self.told.rotations = tuple(rotations)
+
+    def tell_foresight(self, foresight: Foresight | None) -> None:
+        """Tells what a second reading has shown of the sequences; only policies whose ``foresees`` is set need it.
+
+        Args:
+            foresight: Of the present batch, or of the one that begins with the next call; None takes it back.
+        """
+        self._check_whole()
+        self.told.foresee(foresight)
+
+    def judge(self) -> None:
+        """Has the policy judge now what has come since the last update, though no interval is complete."""
+        self._check_whole()
+        for layer in self.layers.values():
+            layer.judge()
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
@@ -209,13 +240,39 @@ class Memory:
             AttachError: The batch is split: rows leave the part that holds them.
         """
         self._check_whole()
-        self.tokens.select(rows)
+        self.told.select(rows)
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:
                 layer.sequences = identities.cpu()
         if self.beside is not None and self.layers:
             self.beside.select(rows)
+
+    def fork(self) -> Memory:
+        """A memory that holds the same and goes its own way from here: a prefix is read once, then each question.
+
+        Kept tokens are shared until either memory's next update, so that a fork takes little; each report counts them
+        as its own. Nobody watches the fork. (Several questions at a time: repeat rows with :meth:`select_sequences`.)
+
+        Raises:
+            AttachError: The batch is split; fork its parts.
+        """
+        self._check_whole()
+        other = Memory(self.policy, self.depth, self.store)
+        other.first_sequence, other.identities = self.first_sequence, self.identities
+        other.peaks, other.told = self.peaks.fork(self.first_sequence), self.told.fork()
+        other.layers = {index: layer.fork(other.told) for index, layer in self.layers.items()}
+        other.beside = None if self.beside is None else self.beside.fork(other)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Memory:
+        """The same as :meth:`fork`: the policy, which holds no token, is shared."""
+        memo[id(self)] = forked = self.fork()
+        return forked
+
+    def __copy__(self) -> Memory:
+        """The same as :meth:`fork`: two memories over one set of buffers would overwrite each other."""
+        return self.fork()
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
@@ -228,7 +285,7 @@ class Memory:
 
     def _told_bytes(self) -> int:
         """Bytes of token ids."""
-        return sum(part.tokens.nbytes for part in self.parts or [self])
+        return sum(part.told.tokens.nbytes for part in self.parts or [self])
 
     def _check_whole(self) -> None:
         if self.parts:

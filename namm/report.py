@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,12 @@ class Peaks:
     def note_beside(self, part: int, state: int) -> None:
         """Bytes of policy state that belong to no layer."""
         self.now[part, BESIDE_LAYERS] = (0, state)
+
+    def fork(self, part: int) -> Peaks:
+        """The peaks of a memory that goes its own way; of a batch that is split, those of one part."""
+        return replace(
+            self, slots=dict(self.slots), now={key: held for key, held in self.now.items() if key[0] == part}
+        )
 
     def leave(self, part: int) -> None:
         """A part has forgotten everything."""

@@ -13,7 +13,7 @@ from namm.layer import LayerMemory
 from namm.policies import POLICIES, make_policy
 from namm.rules import AttentionRule, Local
 from namm.tokens import LEAST_DROPPED
-from tests.namm.test_memory import any_policy, random_qkv
+from tests.namm.test_memory import any_policy, random_qkv, telling
 
 WIDTH, KV_HEADS, GROUP = 8, 2, 2
 SPARE = 64
@@ -46,6 +46,7 @@ def test_held_bytes_are_those_of_the_slots_under_every_policy(
     """Also where sequences of a batch are judged at different times, and 64 tokens after a prompt."""
     lengths, tokens = torch.tensor([320, 96, 208]), 320 + 64
     memory = Memory(any_policy(name, 128, schedule=schedule), depth=1, store=store)
+    telling(memory, 3, KV_HEADS, tokens)
     query, key, value = random_qkv(3, KV_HEADS, GROUP, tokens, WIDTH, seed=3)
     padding = torch.arange(320)[None] >= 320 - lengths[:, None]
     rule = AttentionRule(local=None if reach is None else Local(reach))
@@ -101,15 +102,19 @@ def test_token_ids_of_an_endless_stream_take_bounded_room(seed: int) -> None:
         piece = ids[rows, start : start + 40]
         memory.tell_tokens(piece)
         memory.attend(0, *random_qkv(piece.shape[0], 1, 1, 40, WIDTH, seed=call))
-        most = max(most, memory.tokens.nbytes)
+        most = max(most, memory.told.tokens.nbytes)
         if call == 100:
             memory.select_sequences(torch.tensor([1, 0]))
             ids = ids.flip(0)
     assert most < 2 * 16 * (2 * LEAST_DROPPED)
-    assert memory.state_bytes() == memory.layers[0].state_bytes() + memory.tokens.nbytes == memory.report().state_bytes
+    assert (
+        memory.state_bytes()
+        == memory.layers[0].state_bytes() + memory.told.tokens.nbytes
+        == memory.report().state_bytes
+    )
     for row in range(2):
         positions = memory.kept_positions(0)[[row]]
-        told = memory.tokens.at(torch.tensor([row]), positions)
+        told = memory.told.tokens.at(torch.tensor([row]), positions)
         assert torch.equal(told, torch.where(positions < 0, -1, ids[row][positions.clamp_min(0)]))
 
 
