@@ -27,7 +27,8 @@ class Selection:
 
     schedule: Literal["interval", "prompt"] = "interval"
     """Update at every interval ("interval"), or once, after the first call, whatever its length, and never again
-    ("prompt": compression of a prompt, as methods for prefill have it; the interval is then not used)."""
+    ("prompt": compression of a prompt, as methods for prefill have it; the interval is then not used). What that call
+    itself outputs, a generation's first token, is from before anything was forgotten."""
 
     budget: int | None = None
     """Slots kept per KV head after an update; None keeps whatever passes the threshold."""

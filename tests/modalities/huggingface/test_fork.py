@@ -75,6 +75,6 @@ def test_a_cache_whose_sequences_are_forgotten_is_refused_and_its_copy_is_not() 
             with pytest.raises(AttachError, match="are forgotten"):
                 use()
         assert torch.equal(model(input_ids=second[:, :3], past_key_values=kept, use_cache=True).logits, wanted)
-    with attach(model, make_policy("window", interval=16, budget=8)):
-        with pytest.raises(AttachError, match="never seen by the attached memory"):
-            model(input_ids=second[:, :3], past_key_values=kept)
+    other = attach(model, make_policy("window", interval=16, budget=8))
+    with other, pytest.raises(AttachError, match="never seen by the attached memory"):
+        model(input_ids=second[:, :3], past_key_values=kept)
