@@ -1,7 +1,7 @@
 """Read a long prefix once, then ask several questions about it: `python examples/fork_prefix.py`.
 
-Runs offline in seconds on the models that ship. The prefix is forgotten down to what the policy keeps; its cache is then
-copied for every question, and each copy goes its own way.
+Runs offline in seconds on the models that ship. The prefix is forgotten down to what the policy keeps; its cache is
+then copied for every question, and each copy goes its own way.
 """
 
 from __future__ import annotations
