@@ -56,11 +56,11 @@ class Foresight:
         """
         if self.ids is None or not told.rows:
             return
+        found = told.at(rows, positions).cpu()
         for place, row in enumerate(rows.tolist()):
-            text = torch.tensor(self.ids[row] if row < len(self.ids) else (), dtype=torch.long)
-            known, newest = told.rows[row], int(positions[place].max())
-            both = known.positions < min(newest + 1, text.shape[0])
-            if not torch.equal(known.ids[both], text[known.positions[both]]):
+            known = torch.tensor(self.ids[row] if row < len(self.ids) else (), dtype=torch.long)
+            compared = (positions[place] >= 0).cpu() & (positions[place] < known.shape[0]).cpu()
+            if bool((known[positions[place].cpu()[compared]] != found[place][compared]).any()):
                 raise AttachError(
                     f"Sequence {row} is another text than the one that was read ahead; record it again for this batch, "
                     "and tell the memory before its first token."
