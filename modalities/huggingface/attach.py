@@ -136,7 +136,7 @@ class Attached:
 
     def begin(self) -> None:
         """New sequences follow, in the attachment's own memory; caches that earlier outputs brought end here."""
-        if self._own.get_seq_length():
+        if self._own.has_begun:
             self._own = self._own.successor()
         else:
             self._own.begin()

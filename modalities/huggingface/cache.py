@@ -153,6 +153,11 @@ class MemoryCache(Cache):
         return layer.update(key_states, value_states)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any layer with attention has seen a token."""
+        return any(layer.columns > 0 for layer in self.layers if isinstance(layer, MemoryCacheLayer))
+
+    @property
     def is_current(self) -> bool:
         """Whether the memory still holds this cache's sequences, and not others that began since."""
         return self.memory.beside is self
