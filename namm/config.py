@@ -34,7 +34,7 @@ class NAMMConfig:
     """Longest wavelength base of the age embedding."""
 
     max_age: Natural = 32_768
-    """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
+    """Largest age in tokens; older tokens count as so old, which is said once."""
 
     scorer: str = "bam"
     """Scorer network: backward attention ("bam") or token-wise ("mlp")."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ class NAMM(nn.Module):
         self.register_buffer("flat", flat.detach().to(torch.float32).clone())
         self.register_buffer("statistics_mean", statistics.mean.detach().float().clone())
         self.register_buffer("statistics_deviation", statistics.deviation.detach().float().clone())
+        self._ages_have_ended = False
         self.register_buffer("basis", dft_basis(self.config.window), persistent=False)
 
     @property
@@ -73,16 +75,22 @@ class NAMM(nn.Module):
     ) -> Float[Tensor, "batch kv_heads slots features"]:
         """Age embedding (8), then z-scored spectrum (17).
 
-        Raises:
-            CheckpointError: A token is older than the config's ``max_age``.
+        A token older than the config's ``max_age`` counts as so old, which is said once in a warning.
         """
         if age.numel() and int(age.max()) > self.config.max_age:
-            raise CheckpointError(
-                f"This NAMM embeds ages up to {self.config.max_age} tokens, found one of {int(age.max())}; "
-                "shorten the context or save the NAMM with a larger max_age."
-            )
+            self._say_once_that_ages_end(int(age.max()))
+            age = age.clamp_max(self.config.max_age)
         recency = recency_embedding(age, self.config.recency_dim, self.config.recency_max_frequency)
         return torch.cat([recency, z_score(spectrum, mean, deviation)], dim=-1)
+
+    def _say_once_that_ages_end(self, found: int) -> None:
+        if not self._ages_have_ended:
+            self._ages_have_ended = True
+            warnings.warn(
+                f"This NAMM tells ages up to {self.config.max_age} tokens apart, and a token held is {found} old: it "
+                "counts as no older than that, as others will. Save the NAMM with a larger max_age to tell them apart.",
+                stacklevel=4,
+            )
 
     def sha256(self) -> str:
         """Identity of what this NAMM computes: its config, parameters and statistics."""
