@@ -1,4 +1,4 @@
-"""The 25 numbers a NAMM sees of a token: an embedding of its age, then its z-scored attention spectrum.
+"""What a NAMM sees of a token: an embedding of its age, its z-scored attention spectrum (25 numbers), key signals.
 
 Attention magnitudes differ between models by orders of magnitude, so WHOSE mean and deviation the z-score uses
 decides whether a NAMM transfers. Three choices, always stated in results:

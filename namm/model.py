@@ -1,4 +1,4 @@
-"""A NAMM: its constants, its 4172 numbers, and the feature statistics of the model it was evolved on.
+"""A NAMM: its constants, its numbers (4172 as released), and the feature statistics of the model it was evolved on.
 
 On disk it is a folder of two files, as on the Hugging Face Hub: ``config.json`` (flat) and ``model.safetensors``
 (``flat``, ``statistics_mean``, ``statistics_deviation``). Reading is strict and never executes anything.
@@ -70,8 +70,16 @@ class NAMM(nn.Module):
         age: Int[Tensor, "batch kv_heads slots"],
         mean: Float[Tensor, "*any bins"],
         deviation: Float[Tensor, "*any bins"],
+        of_keys: Float[Tensor, "batch kv_heads slots signals"] | None = None,
     ) -> Float[Tensor, "batch kv_heads slots features"]:
-        """Age embedding (8), then z-scored spectrum (17).
+        """Age embedding (8), then z-scored spectrum (17), then key signals as they are.
+
+        Args:
+            spectrum: Of each token; no bins for a NAMM that reads no attention.
+            age: In tokens.
+            mean: Of the spectrum, by the statistics in force.
+            deviation: Likewise.
+            of_keys: Of the config's key signals; None where it has none.
 
         Raises:
             CheckpointError: A token is older than the config's ``max_age``.
@@ -82,7 +90,8 @@ class NAMM(nn.Module):
                 "shorten the context or save the NAMM with a larger max_age."
             )
         recency = recency_embedding(age, self.config.recency_dim, self.config.recency_max_frequency)
-        return torch.cat([recency, z_score(spectrum, mean, deviation)], dim=-1)
+        parts = [recency, z_score(spectrum, mean, deviation)]
+        return torch.cat(parts if of_keys is None else [*parts, of_keys], dim=-1)
 
     def sha256(self) -> str:
         """Identity of what this NAMM computes: its config, parameters and statistics."""
