@@ -75,7 +75,6 @@ class NAMMConfig:
 
     def _check_signals(self) -> None:
         """Raises ConfigError unless the signals are known, each there once, that of attention first."""
-        object.__setattr__(self, "signals", tuple(self.signals))  # a list, as JSON has it, becomes what it stands for
         for name in self.signals:
             if name not in SIGNALS:
                 raise ConfigError(f"Unknown signal {name!r}. {did_you_mean(str(name), SIGNALS)}")
@@ -145,6 +144,8 @@ class NAMMConfig:
             raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
         if isinstance(raw, dict) and EARLIER_SIGNAL in raw and "signals" not in raw:
             raw["signals"] = [raw.pop(EARLIER_SIGNAL)]
+        if isinstance(raw, dict) and isinstance(raw.get("signals"), list):
+            raw["signals"] = tuple(raw["signals"])
         known = {key.name for key in dataclasses.fields(cls)}
         needed = {key.name for key in dataclasses.fields(cls) if not key.metadata.get("added_later")}
         if not isinstance(raw, dict) or not needed <= set(raw) <= known:

@@ -62,7 +62,9 @@ class Shelf:
         self.folder.mkdir(parents=True, exist_ok=True)
         facts, path = json.loads(json.dumps(asdict(self) | {"folder": None, "count": None})), self.folder / FACTS
         if path.exists() and json.loads(path.read_text()) != facts:
-            raise ConfigError(f"{self.folder} holds recordings of other prompts or another model; choose another folder.")
+            raise ConfigError(
+                f"{self.folder} holds recordings of other prompts or another model; choose another folder."
+            )
         write_atomically(path, json.dumps(facts, indent=1) + "\n")
         missing = [place for place in range(self.count) if not self.path(place).exists()]
         shares = [missing[number::workers] for number in range(workers)]

@@ -94,7 +94,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, layer: int, sums: dict[int, Tensor], chunk: int
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        layer: int,
+        sums: dict[int, Tensor],
+        chunk: int,
     ) -> Tensor:
         """[batch, heads, tokens, width] of each."""
         out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
