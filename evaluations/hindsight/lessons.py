@@ -1,7 +1,7 @@
 """Prompts that hindsight learns from: benchmarks with answers, running text, and recall tasks for the small source.
 
-A lesson is a whole sequence of tokens, some of which are wanted: the answer's, or all of a running text. Which prompts a
-split may use is decided by seeds and, for documents, by their names; reported figures never come from these seeds.
+A lesson is a whole sequence of tokens, some of which are wanted: the answer's, or all of a running text. Which prompts
+a split may use is decided by seeds and, for documents, by their names; reported figures never come from these seeds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluations.hindsight.recording import Lesson
-from evaluations.tasks.recall import get_task, train_seed
-from evaluations.tasks.recall_corpus import Split, read_documents, split_of_document
+from evaluations.tasks.recall.tasks import get_task, train_seed
+from evaluations.tasks.recall.corpus import Split, read_documents, split_of_document
 from evaluations.tasks.text import benchmark_tasks, make_benchmark
 from namm.errors import ConfigError, DataError
 
@@ -48,8 +48,8 @@ class Course:
         for interval in self.intervals:
             if interval % self.chunk or interval * 2 > min(self.lengths):
                 raise ConfigError(
-                    f"Every interval must be a multiple of the chunk ({self.chunk}) and at most half the shortest prompt "
-                    f"({min(self.lengths)}), found {interval}."
+                    f"Every interval must be a multiple of the chunk ({self.chunk}) and at most half of the shortest "
+                    f"prompt ({min(self.lengths)}), found {interval}."
                 )
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from evaluations.harness import write_atomically
+from evaluations.rows.results import write_atomically
 from modalities.huggingface import attach
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM

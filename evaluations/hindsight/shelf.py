@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluations.evolve_source import load_source
-from evaluations.harness import write_atomically
+from evaluations.evolution.source import load_source
+from evaluations.rows.results import write_atomically
 from evaluations.hindsight.lessons import Course, draw_lessons
 from evaluations.hindsight.recording import Lesson, Recording, seen_under, worths
 from namm import NAMM, NAMMConfig
