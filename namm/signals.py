@@ -61,8 +61,8 @@ def nearest_newer(
 ) -> Float[Tensor, "batch kv_heads slots"]:
     """One minus the largest cosine to a newer key of the head, both seen from the head's mean key.
 
-    Keys of one head lie in a narrow cone; without their mean the differences are what is left. Near 0: said again since;
-    1 (nothing alike) for the newest token.
+    Keys of one head lie in a narrow cone; without their mean the differences are what is left. Near 0: said again
+    since; 1 (nothing alike) for the newest token.
 
     Args:
         keys: Of every slot.

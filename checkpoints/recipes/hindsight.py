@@ -20,12 +20,12 @@ import tyro
 
 import checkpoints
 from evaluations.evolution.source import load_source
-from evaluations.hindsight.lessons import DOCUMENTS, Course, draw_lessons
-from evaluations.hindsight.recording import Lesson, Recording, seen_under
+from evaluations.hindsight.recording import Recording, seen_under
 from evaluations.hindsight.shelf import UPDATES, Shelf, tokenizer_of
 from evaluations.hindsight.training import TrainingConfig, caught, fresh, scored, shifted, spectrum_statistics, train
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256, write_atomically
+from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 
 SHIPPED = Path(checkpoints.__file__).parent

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evaluations.rows.results import write_atomically
-from modalities.huggingface import attach
+from evaluations.tasks.lessons import Lesson
+from modalities import attach
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM
 from namm.errors import DataError
@@ -31,23 +32,6 @@ if TYPE_CHECKING:
 
 KEYS = tuple(KEY_SIGNALS)
 """Key signals that are recorded: all, so that any list of them can be trained on."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One prompt, whole, with its answer."""
-
-    ids: tuple[int, ...]
-    """Its tokens."""
-
-    wanted: tuple[bool, ...]
-    """Those whose likelihood counts."""
-
-    interval: int
-    """Tokens between updates."""
-
-    task: str
-    """Where it comes from."""
 
 
 @dataclass(frozen=True)

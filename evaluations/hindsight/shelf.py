@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluations.evolution.source import load_source
+from evaluations.hindsight.recording import Recording, seen_under, worths
 from evaluations.rows.results import write_atomically
-from evaluations.hindsight.lessons import Course, draw_lessons
-from evaluations.hindsight.recording import Lesson, Recording, seen_under, worths
+from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import CheckpointError, ConfigError
 

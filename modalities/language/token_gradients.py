@@ -1,4 +1,4 @@
-"""How much a model's loss leans on each token of its cache: the derivative with respect to a bias on the token's logits.
+"""How much a model's loss leans on each token of its cache: the derivative by a bias on the token's logits.
 
 The bias is added to what every query of a chunk gives a (layer, KV head, token); at zero its derivative says what a
 little more weight for the token would do to the loss. No bias is really added and no attention matrix is kept:

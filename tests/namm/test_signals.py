@@ -96,14 +96,16 @@ def test_everything_follows_from_the_list(signals: tuple[str, ...], tmp_path: Pa
     namm = NAMM(config, torch.randn(NAMM(config).scorer.params))
     namm.save_pretrained(tmp_path)
     again = NAMM.from_pretrained(tmp_path)
-    assert again.config == config and again.sha256() == namm.sha256()
+    assert again.config == config
+    assert again.sha256() == namm.sha256()
     policy = make_policy("namm", namm=again, interval=16, statistics="sequence", budget=8)
     assert policy.observes_attention == bool(attention)
     memory, calibrated = Memory(policy), Memory(calibration := Calibration(namm, 16, 1))
     query, key, value = torch.randn(2, 4, 33, 8), torch.randn(2, 2, 33, 8), torch.randn(2, 2, 33, 6)
     memory.attend(0, query, key, value)
     calibrated.attend(0, query, key, value)
-    assert (memory.slots() <= 8 + 1).all() and memory.slots().all()
+    assert (memory.slots() <= 8 + 1).all()
+    assert memory.slots().all()
     assert calibration.statistics().mean.shape == (1, attention)
 
 
@@ -140,7 +142,8 @@ def test_only_signal_of_earlier_configs_is_read_and_written_as_it_was(tmp_path: 
     """Before there could be several a config said "signal"; what it computed and its identity stay."""
     NAMM(NAMMConfig(signals=("mean",))).save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    assert written["signal"] == "mean" and "signals" not in written
+    assert written["signal"] == "mean"
+    assert "signals" not in written
     assert NAMM.from_pretrained(tmp_path).config.signals == ("mean",)
     (tmp_path / "config.json").write_text(json.dumps(written | {"signal": "spectrogram"}))
     with pytest.raises(Exception, match="does not fit"):  # its weights are of the other
