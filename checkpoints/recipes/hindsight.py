@@ -59,22 +59,22 @@ class HindsightConfig:
     small: str = str(SHIPPED / "text" / "recall-llama")
     """The small source, which reads recall tasks."""
 
-    signals: tuple[str, ...] = ("spectrogram", "key_difference")
+    signals: tuple[str, ...] = ("spectrogram", "key_difference", "key_norm", "value_norm", "nearest_newer")
     """What the NAMM reads."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its share of the prompts, its first numbers, its order."""
 
-    real_prompts: int = 56
+    real_prompts: int = 24
     small_prompts: int = 40
 
-    again: int = 10
+    again: int = 6
     """Prompts of each source that are recorded again under the NAMM itself."""
 
     keep: float = 0.25
     """Wanted kept fraction of a context, where a prompt of the real model ends."""
 
-    calibration: int = 4
+    calibration: int = 3
     """Prompts on which the threshold is moved."""
 
     workers: int = 1
