@@ -62,8 +62,8 @@ def _about(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield fill(
         f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**: a start "
-        "for `namm-evolve --start`, and a NAMM that can be used as it is, with `sequence` statistics. It reads, besides "
-        f"a token's age: {_list(facts['signals'])}. Made by `{facts['command']}`; seed {facts['seed']} of its recipe "
+        "for `namm-evolve --start`, and a NAMM to be used as it is, with `sequence` statistics. Besides a token's "
+        f"age it reads {_list(facts['signals'])}. Made by `{facts['command']}`; seed {facts['seed']} of its recipe "
         "decides its share of the prompts, the first numbers and the order.",
         WIDTH,
     )
@@ -73,7 +73,7 @@ def _about(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         f"{_list(real['lengths'])} tokens, intervals {_list(real['intervals'])}) and {facts['prompts'][1]} of the "
         f"shipped recall-llama ({_list(small['tasks'])}; {_list(small['lengths'])} tokens, intervals "
         f"{_list(small['intervals'])}); two thirds of them for each seed. No reward, no control task and no validation "
-        "or test prompt was seen. Labels use the answers. Documents are the training split of Python's standard library; "
+        "or test prompt was seen. Labels use the answers. Documents are the training split of Python's library; "
         "needles of some tasks hide in all of Python's documentation, test documents included.",
         WIDTH,
     )
@@ -92,7 +92,7 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     kept = ", ".join(f"{kept:.1%}" for _, kept in facts["calibration"])
     yield fill(
-        "Shares are those of prompts that this seed was not trained on. The threshold was moved on prompts of their own; "
+        "Shares are those of prompts that this seed was not trained on. The threshold was moved on other prompts; "
         f"kept on them, attempt by attempt: {kept}. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
         WIDTH,
     )
