@@ -72,7 +72,7 @@ class HindsightConfig:
     """Prompts of each source that are recorded again under the NAMM itself."""
 
     keep: float = 0.25
-    """Wanted kept fraction of a context, where a prompt of the real model ends."""
+    """Wanted kept fraction after an update of the real model."""
 
     calibration: int = 3
     """Prompts on which the threshold is moved."""

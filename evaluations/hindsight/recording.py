@@ -60,7 +60,7 @@ class Recording:
     """Some updates, oldest first."""
 
     kept: float
-    """Kept fraction at the prompt's end, mean over layers and heads."""
+    """Kept fraction after the last update, mean over layers and heads."""
 
     def label(self, update: Seen) -> Float[Tensor, "layers kv_heads slots"]:
         """The worth of an update's tokens to all that comes after it; 0 in unused slots."""
@@ -162,7 +162,7 @@ def worths(model: PreTrainedModel, lesson: Lesson, chunk: int) -> Float[Tensor, 
 def seen_under(
     model: PreTrainedModel, lesson: Lesson, namm: NAMM, statistics: str, updates: int, threshold: float | None
 ) -> tuple[tuple[Seen, ...], float]:
-    """What the NAMM sees at some updates of a prompt, evenly spread with the last, and what it keeps at the end.
+    """What the NAMM sees at some updates of a prompt, evenly spread with the last, and what it keeps after that.
 
     Args:
         model: The source.
@@ -172,8 +172,8 @@ def seen_under(
         updates: How many are written down.
         threshold: Least score that is kept; None keeps everything.
     """
-    ids = torch.tensor(lesson.ids)[None, :-1]
-    ends = range(lesson.interval, ids.shape[1] - 1, lesson.interval)
+    ends = range(lesson.interval, len(lesson.ids) - 2, lesson.interval)
+    ids = torch.tensor(lesson.ids)[None, : ends[-1]]  # what is read after the last update is not judged any more
     count = min(updates, len(ends))
     chosen = {ends[round((number + 1) * len(ends) / count) - 1] for number in range(count)}
     recorder = Recorder(Selection(interval=lesson.interval, threshold=threshold), namm, statistics, frozenset(chosen))
