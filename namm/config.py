@@ -9,10 +9,10 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 from namm.signals import ATTENTION_SIGNALS, SIGNALS
+from namm.typed import Count, Natural, Origin, Positive, build, check_fields, read_json
 
 EARLIER_SIGNAL = "signal"
 """Key of a config's only signal before there could be several."""
@@ -22,28 +22,28 @@ EARLIER_SIGNAL = "signal"
 class NAMMConfig:
     """What a Neural Attention Memory Model computes (arXiv 2410.13166, section 3 and the released run files)."""
 
-    window: int = 32
+    window: Count = 32
     """Queries in one STFT window; also the DFT length."""
 
-    hop: int = 16
+    hop: Count = 16
     """Queries between two STFT frames; every update interval is a multiple of it."""
 
     decay: float = 0.99
     """EMA decay per query; one frame decays by ``decay ** hop``."""
 
-    recency_dim: int = 8
+    recency_dim: Natural = 8
     """Width of the sinusoidal embedding of a token's age; 0 for none (the paper's ablation)."""
 
-    recency_max_frequency: float = 50_000.0
+    recency_max_frequency: Positive = 50_000.0
     """Longest wavelength base of the age embedding."""
 
-    max_age: int = 32_768
+    max_age: Natural = 32_768
     """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
 
     scorer: str = "bam"
     """Scorer network: backward attention ("bam") or token-wise ("mlp")."""
 
-    hidden: int = 32
+    hidden: Count = 32
     """Width of the scorer's attention (bam) or hidden layer (mlp)."""
 
     interval: int = 512
@@ -57,6 +57,7 @@ class NAMMConfig:
     and that first: "spectrogram" as published, or "mean". Then of keys and values, as "key_difference"."""
 
     def __post_init__(self) -> None:
+        check_fields(self, Origin("a NAMM's config"))
         if self.window != 2 * self.hop:
             raise ConfigError(
                 f"window must be twice the hop (half-overlapping Hann frames), found window={self.window}, "
@@ -68,8 +69,6 @@ class NAMMConfig:
             raise ConfigError(f"decay must lie between 0 and 1, found {self.decay}.")
         if self.scorer not in ("bam", "mlp"):
             raise ConfigError(f"Unknown scorer {self.scorer!r}. {did_you_mean(str(self.scorer), ('bam', 'mlp'))}")
-        if self.recency_dim < 0:
-            raise ConfigError(f"recency_dim must be 0 or more, found {self.recency_dim}.")
         self._check_signals()
         check_interval(self.interval, self.hop)
 
@@ -134,30 +133,14 @@ class NAMMConfig:
         """Reads a config strictly: every key known, every key present but those that `to_json` leaves out.
 
         Raises:
-            CheckpointError: The file is missing, not JSON, or has missing or unknown keys.
+            CheckpointError: The file is missing, not JSON, has missing or unknown keys, or a value of another kind.
         """
-        try:
-            raw: Any = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"Expected a NAMM config at {path}; the file does not exist.") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
+        origin = Origin(str(path), CheckpointError, "save it again with NAMM.save_pretrained")
+        later = [key.name for key in dataclasses.fields(cls) if key.metadata.get("added_later")]
+        raw = read_json(path)
         if isinstance(raw, dict) and EARLIER_SIGNAL in raw and "signals" not in raw:
-            raw["signals"] = [raw.pop(EARLIER_SIGNAL)]
-        if isinstance(raw, dict) and isinstance(raw.get("signals"), list):
-            raw["signals"] = tuple(raw["signals"])
-        known = {key.name for key in dataclasses.fields(cls)}
-        needed = {key.name for key in dataclasses.fields(cls) if not key.metadata.get("added_later")}
-        if not isinstance(raw, dict) or not needed <= set(raw) <= known:
-            found = set(raw) if isinstance(raw, dict) else set()
-            raise CheckpointError(
-                f"{path} is not a NAMM config of this version: missing keys {sorted(needed - found)}, "
-                f"unknown keys {sorted(found - known)}. Save it again with NAMM.save_pretrained."
-            )
-        try:
-            return cls(**raw)
-        except (TypeError, ConfigError) as error:
-            raise CheckpointError(f"{path} holds an impossible NAMM config: {error}") from error
+            raw = {"signals": [raw[EARLIER_SIGNAL]]} | {key: raw[key] for key in raw if key != EARLIER_SIGNAL}
+        return build(cls, raw, origin, optional=later)
 
 
 def check_interval(interval: int, hop: int = 16) -> None:
