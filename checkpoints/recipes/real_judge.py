@@ -25,6 +25,7 @@ from evaluations.hindsight.shelf import tokenizer_of
 from evaluations.rows.results import write_atomically
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM
+from namm.features import StatisticsMode
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
@@ -42,16 +43,18 @@ class RealJudgeConfig:
     """The family."""
 
     earlier: tuple[Path, ...] = ()
-    """NAMMs to be compared with, at their own size and with the source's statistics and each sequence's."""
+    """NAMMs to be compared with, at their own size."""
+
+    earlier_statistics: tuple[StatisticsMode, ...] = ("source",)
+    """Under which."""
 
     real: str = "smollm2"
     """The model: a folder or a Hub id."""
 
     tasks: tuple[str, ...] = (
-        "ruler/niah_single_1", "ruler/niah_multikey_1", "ruler/vt", "documents", "ruler/niah_single_3",
-        "ruler/niah_multiquery",
+        "ruler/niah_multikey_1", "documents", "ruler/vt", "ruler/niah_single_3",
     )  # fmt: skip
-    """Kinds that hindsight learns from, then two that it does not."""
+    """Kinds that hindsight learns from, then one that it does not."""
 
     length: int = 1024
     """Tokens of a prompt, its answer's room included; training sees up to 768."""
@@ -59,10 +62,10 @@ class RealJudgeConfig:
     interval: int = 64
     """Tokens between updates."""
 
-    prompts: int = 4
+    prompts: int = 3
     """A task."""
 
-    rivals: tuple[str, ...] = ("keydiff", "h2o_age", "tova", "snapkv", "random")
+    rivals: tuple[str, ...] = ("keydiff", "h2o_age")
     """At the family's mean size."""
 
     work: Path = Path("runs/real_judge")
@@ -129,7 +132,7 @@ def judged(config: RealJudgeConfig) -> dict[str, dict[str, Answers]]:
     for task in config.tasks:
         here: dict[str, Answers] = {"full": judge.ask("full", task, {"name": "full"}, None)}
         for folder, mode in [(each, "sequence") for each in config.namm] + [
-            (each, mode) for each in config.earlier for mode in ("source", "sequence")
+            (each, mode) for each in config.earlier for mode in config.earlier_statistics
         ]:
             namm = NAMM.from_pretrained(folder)
             name = f"{folder.name}" if folder in config.namm else f"{folder.name}-{mode}"
