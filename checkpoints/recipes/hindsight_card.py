@@ -89,6 +89,9 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"| loss, first hundred steps | {first[0]:.3f} | {second[0]:.3f} |"
     yield f"| loss, last hundred steps | {first[-1]:.3f} | {second[-1]:.3f} |"
     yield f"| share of worth in the best {facts['keep']:.0%} (real, small) | {caught[0]} | {caught[1]} |"
+    if "note" in facts:
+        yield ""
+        yield fill(facts["note"], WIDTH)
     yield ""
     kept = ", ".join(f"{kept:.1%}" for _, kept in facts["calibration"])
     yield fill(
