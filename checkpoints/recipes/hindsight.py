@@ -39,6 +39,10 @@ REAL = Course(
 """What a real model is shown; the other tasks of RULER stay unseen."""
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288, 432), intervals=(48, 96, 144), chunk=48)
 """What the shipped recall-llama is shown."""
+CALIBRATION = Course(
+    tasks=("ruler/niah_multikey_1", DOCUMENTS, "ruler/vt"), lengths=(768,), intervals=(64,), chunk=64
+)  # fmt: skip
+"""What the threshold is moved on: one interval, because at longer ones the newest tokens make up most of what is kept."""
 CALIBRATION_SEED = 900
 """Of the prompts on which the threshold is moved."""
 
@@ -59,7 +63,7 @@ class HindsightConfig:
     small: str = str(SHIPPED / "text" / "recall-llama")
     """The small source, which reads recall tasks."""
 
-    signals: tuple[str, ...] = ("spectrogram", "key_difference", "key_norm", "value_norm", "nearest_newer")
+    signals: tuple[str, ...] = ("spectrogram", "key_difference")
     """What the NAMM reads."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -72,7 +76,7 @@ class HindsightConfig:
     """Prompts of each source that are recorded again under the NAMM itself."""
 
     keep: float = 0.25
-    """Wanted kept fraction after an update of the real model."""
+    """Wanted kept fraction after an update of the real model, at an interval of 64."""
 
     calibration: int = 3
     """Prompts on which the threshold is moved."""
@@ -169,7 +173,7 @@ def one_seed(config: HindsightConfig, seed: int, recorded: Sequence[Sequence[Rec
             again[-1].append(Recording(full[place].worth, full[place].chunk, updates, kept))
     second = train(namm, own, config.training, seed + 500, again)
     namm = with_share_above(NAMM(constants, second.flat, namm.statistics), again[0], config.keep)
-    lessons = draw_lessons(REAL, tokenizer_of(config.real), config.calibration, CALIBRATION_SEED)
+    lessons = draw_lessons(CALIBRATION, tokenizer_of(config.real), config.calibration, CALIBRATION_SEED)
     namm, tried = calibrated(namm, models[0], lessons, config.keep)
     out = config.out / f"seed-{seed}"
     namm.save_pretrained(out)
@@ -203,6 +207,7 @@ def main(config: HindsightConfig) -> None:
             "courses": {"real": asdict(REAL), "small": asdict(SMALL)},
             "prompts": [config.real_prompts, config.small_prompts],
             "keep": config.keep,
+            "calibrated_on": asdict(CALIBRATION),
             "training": asdict(config.training),
             "versions": versions(("torch", "transformers", "numpy")),
         }

@@ -65,6 +65,9 @@ class RealJudgeConfig:
     prompts: int = 3
     """A task."""
 
+    draw: int = 1
+    """Which draw of test prompts; draw 0 was looked at while the size of hindsight-v1 was mended."""
+
     rivals: tuple[str, ...] = ("keydiff", "h2o_age")
     """At the family's mean size."""
 
@@ -101,7 +104,7 @@ class Judge:
     def lessons(self, task: str) -> list[Lesson]:
         """The task's prompts."""
         course = Course((task,), (self.config.length,), (self.config.interval,), self.config.interval)
-        return draw_lessons(course, self.tokenizer, self.config.prompts, 0, "test")
+        return draw_lessons(course, self.tokenizer, self.config.prompts, self.config.draw, "test")
 
     def ask(self, name: str, task: str, policy: Mapping[str, Any], identity: object) -> Answers:
         """One policy on a task.
@@ -112,7 +115,9 @@ class Judge:
             policy: Arguments of `make_policy`.
             identity: What decides the answers besides.
         """
-        facts = json.loads(json.dumps([name, task, self.config.length, self.config.interval, identity]))
+        facts = json.loads(
+            json.dumps([name, task, self.config.length, self.config.interval, self.config.draw, identity])
+        )
         path = self.config.work / f"{name}-{task.replace('/', '-')}-{self.config.length}.json"
         found = json.loads(path.read_text()) if path.exists() else {}
         rows = found["rows"] if found.get("facts") == facts else []

@@ -35,7 +35,7 @@ SAMPLED = 97
 class TrainingConfig:
     """How numbers are trained."""
 
-    steps: int = 800
+    steps: int = 1000
     rate: float = 3e-3
     """Largest learning rate of a one-cycle schedule."""
 
