@@ -42,7 +42,7 @@ SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288, 43
 CALIBRATION = Course(
     tasks=("ruler/niah_multikey_1", DOCUMENTS, "ruler/vt"), lengths=(768,), intervals=(64,), chunk=64
 )  # fmt: skip
-"""What the threshold is moved on: one interval, because at longer ones the newest tokens make up most of what is kept."""
+"""What the threshold is moved on: one interval, at longer ones the newest tokens make up most of what is kept."""
 CALIBRATION_SEED = 900
 """Of the prompts on which the threshold is moved."""
 
