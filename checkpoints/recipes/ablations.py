@@ -1,7 +1,8 @@
 """The paper's ablations of a NAMM at small scale, one command: `python checkpoints/recipes/ablations.py`.
 
-Scorer (BAM or MLP), with and without the age of tokens, which signals are read (attention as a
-spectrogram or a mean, keys, norms), EMA coefficient, interval of updates: each arm changes one thing of the baseline and is evolved alike. The result is in docs/evolution.md.
+Scorer (BAM or MLP), with and without the age of tokens, which signals are read (attention as a spectrogram or a mean,
+keys, norms), EMA coefficient, interval of updates: each arm changes one thing of the baseline and is evolved alike. The
+result is in docs/evolution.md, but for the arms of keys and norms and of age alone, which came later and were not run.
 """
 
 from __future__ import annotations
