@@ -25,8 +25,9 @@ from evaluations.rows.results import Results, write_atomically
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.text import BenchmarkOptions
 from modalities.huggingface.rope import NTKRope
+from modalities.pretrained import load_config
 from namm.config import check_interval
-from namm.errors import ConfigError
+from namm.errors import ConfigError, NammError
 from namm.policies import PRESETS
 
 if TYPE_CHECKING:
@@ -155,11 +156,9 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
 
 def default_tasks(model: str) -> tuple[str, ...]:
     """All that a model can be asked without data: the shipped vocabulary's tasks only where it has that vocabulary."""
-    from transformers import AutoConfig
-
     try:
-        size = AutoConfig.from_pretrained(model).vocab_size
-    except (OSError, ValueError, AttributeError):
+        size = load_config(model).get_text_config().vocab_size
+    except (NammError, AttributeError):
         return OWN  # loading the model says what is wrong
     return OWN if size == default_vocabulary().size else tuple(CORPUS)
 

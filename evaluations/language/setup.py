@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,12 +16,12 @@ from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
+from modalities.pretrained import Located, load_model, load_tokenizer, locate, weight_facts
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -33,8 +32,6 @@ CORPUS = {"corpus/perplexity": PerplexityExam, "corpus/next-line": NextLineExam}
 OWN = (*RECALL, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
 """What can be asked without any data, by the shipped model; of it, `CORPUS` by any."""
 FAMILIES = {"recall": tuple(RECALL), "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
-WEIGHTS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*")
-"""What decides what a model says, in its folder."""
 MARGIN = 128
 """Tokens that the questions of drawn tasks may need."""
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,19 +112,18 @@ class LoadedModel:
 
     def __init__(self, options: ModelOptions, index: int = 0) -> None:
         self.options = options
-        self.name = Path(options.model).name
-        self.model = _model(options, index)
+        self.located = locate(options.model)
+        self.name = self.located.name
+        self.model = _model(options, self.located, index)
         if options.rope is not None:
             scale_rope(self.model, options.rope)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Its tokenizer; None where the folder has none."""
-        from transformers import AutoTokenizer
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.options.model)
-        except (OSError, ValueError, KeyError):
+            tokenizer = load_tokenizer(self.located)
+        except CheckpointError:
             return None
         tokenizer.model_max_length = int(1e30)  # what is too long is cut here, and not worth a warning before
         return tokenizer
@@ -138,14 +134,7 @@ class LoadedModel:
         rope = None if self.options.rope is None else asdict(self.options.rope)
         dtype = str(self.model.dtype).removeprefix("torch.")
         told = {"model": self.name, "dtype": dtype, "device": self.model.device.type, "rope": rope}
-        folder = Path(self.options.model)
-        if folder.is_dir():
-            return {**told, "model_sha256": _sha256(folder)}
-        return {
-            **told,
-            "model_id": self.options.model,
-            "model_commit": getattr(self.model.config, "_commit_hash", None),
-        }
+        return {**told, **weight_facts(self.located, getattr(self.model.config, "_commit_hash", None))}
 
     @property
     def window(self) -> int:
@@ -226,28 +215,11 @@ def _exams(names: Sequence[str], options: ExamOptions, loaded: LoadedModel) -> l
     return found
 
 
-def _model(options: ModelOptions, index: int) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
-
+def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedModel:
     spread = options.device == "auto"
     device = None if spread else check_device(options.device)
     if device is not None and device.type == "cuda" and device.index is None:
         device = torch.device("cuda", index % torch.cuda.device_count())
     placed = {"device_map": "auto"} if spread else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=DTYPES[options.dtype], use_safetensors=True, **placed
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected a causal language model (a folder or a Hub id) at {options.model!r}, found none: {error}"
-        ) from error
-    return (model if device is None else model.to(device)).eval()
-
-
-def _sha256(folder: Path) -> str:
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    model = load_model(located, DTYPES[options.dtype], **placed)
+    return model if device is None else model.to(device)
