@@ -41,7 +41,7 @@ class TextConfig:
     """Everything `text.py` can be told."""
 
     model: str = str(SHIPPED / "text" / "recall-llama")
-    """A causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/models.md)."""
+    """A causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/pretrained.md)."""
 
     namm: Path = SHIPPED / "namm" / "text-v2"
     """Folder of the NAMM."""
