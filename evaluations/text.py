@@ -16,7 +16,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from evaluations.analysis.estimates import Estimate
 from evaluations.boards.wandb_runs import Mode
 from evaluations.commands.exit import exit_code, read_config
 from evaluations.language.plan import ALLOCATED, RIVALS
+from evaluations.language.real_suite import suite_options
 from evaluations.rows.file import Row
 
 SHIPPED = Path(checkpoints.__file__).parent
@@ -53,6 +54,20 @@ class TextConfig:
     tasks: tuple[str, ...] | None = None
     """recall, needles, corpus or one of theirs (pairs, needles/multikey, corpus/perplexity); a benchmark or one of
     its tasks (longbench, ruler/niah_single_1). Default: all that the model can do without data."""
+
+    suite: Literal["real"] | None = None
+    """`real`: what a real language model is asked; sets what is not given here (evaluations/language/real_suite.py)."""
+
+    answers: Literal["generated", "likelihood", "both"] = "generated"
+    """Benchmarks' answers: generated and scored as the source does, or the log-likelihood of the right one, token by
+    token through the evicting cache, which tells policies apart with far fewer prompts. Both reads contexts twice."""
+
+    questions: tuple[Literal["after", "before"], ...] = ("after",)
+    """Where a benchmark's question stands: after the context, or before it and after it (query-aware). Two protocols,
+    each with its own rows."""
+
+    texts: Literal["python", "packages"] = "python"
+    """Real text of corpus, ruler and niah: Python's library, or documentation and books that packages carry."""
 
     data: str | None = None
     """Folder of the benchmark's data, or OWNER/NAME on the Hub. Default: its home on the Hub, or made here."""
@@ -210,7 +225,10 @@ def _parse(arguments: Sequence[str]) -> TextConfig:
     description = (__doc__ or "").partition("\n\n")[0]
     config = parse(description=description)
     if config.config is None:
-        return config
+        if config.suite is None:
+            return config
+        told = suite_options(config.suite, config.quick, config.data)
+        return parse(description=description, default=replace(TextConfig(), **told))
     earlier = read_config(config.config, TextConfig, paths=("namm", "out"))
     return parse(description=description, default=earlier)
 

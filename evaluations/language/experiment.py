@@ -88,7 +88,7 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
     for name in ("kept_fraction", "budget_fraction"):
         if sizes[name] is not None and not 0.0 < sizes[name] <= 1.0:
             raise ConfigError(f"--{name.replace('_', '-')} must lie in (0, 1], found {sizes[name]}.")
-    for name in ("intervals", "seeds", "context_tokens", "lengths"):
+    for name in ("intervals", "seeds", "context_tokens", "lengths", "questions"):
         if not getattr(config, name):
             raise ConfigError(f"--{name.replace('_', '-')} must name at least one, found none.")
     least = {"budget": 1, "prompts": 1, "batch": 1, "batch_tokens": 1, "chunk": 1, "workers": 1, "threads": 1}
@@ -126,18 +126,26 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
     rope = None if config.rope_factor is None else NTKRope(config.rope_factor, config.rope_alpha)
     model = ModelOptions(config.model, config.dtype, config.device, rope)
     prompts, tasks = config.prompts, config.tasks
-    if config.quick:
+    if config.quick and config.suite is None:
         prompts, tasks = min(prompts, QUICK_PROMPTS), tasks or QUICK_TASKS
     exams = ExamOptions(
         tasks=tasks or default_tasks(config.model),
         context_tokens=config.context_tokens,
         prompts=prompts,
         benchmark=BenchmarkOptions(
-            config.data, config.templates, config.lengths, config.samples, config.prompt_set, config.depths
+            config.data,
+            config.templates,
+            config.lengths,
+            config.samples,
+            config.prompt_set,
+            config.depths,
+            config.texts,
         ),
         window=config.window,
         chat_template=config.chat_template,
         limit=config.limit,
+        answers=config.answers,
+        questions=config.questions,
     )
     reading = ReadingOptions(
         interval=config.intervals[0],

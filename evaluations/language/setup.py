@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
+from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam, Question
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
@@ -59,6 +60,10 @@ class ExamOptions:
     window: int | None
     chat_template: bool
     limit: int | None
+    answers: str = "generated"
+    """Of benchmarks: generated, likelihood, or both."""
+    questions: tuple[Question, ...] = ("after",)
+    """Where a benchmark's question stands; each is an exam of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,13 @@ class TextSetup:
     def label(self, exam: Exam, interval: int) -> str:
         """The exam's name, with what else tells it from others of this experiment."""
         told = [exam.name]
-        if len(self.exams.context_tokens) > 1 and hasattr(exam, "context_tokens"):
+        several = len(self.exams.context_tokens) > 1 or len(self.exams.benchmark.lengths) > 1
+        if several and getattr(exam, "context_tokens", 0):
             told.append(f"{exam.context_tokens} tokens")
+        if isinstance(exam, AskedExam) and len(self.exams.questions) > 1:
+            told.append(f"question {exam.question}")
+        if isinstance(exam, LikelihoodExam) and self.exams.answers == "both":
+            told.append("likelihood")
         if len(self.intervals) > 1:
             told.append(f"interval {interval}")
         return ", ".join(told)
@@ -203,16 +213,36 @@ def _exams(names: Sequence[str], options: ExamOptions, loaded: LoadedModel) -> l
         if loaded.tokenizer is None:
             raise CheckpointError(f"Task {name!r} needs a tokenizer, found none in {loaded.options.model}.")
         if name in CORPUS:
-            corpus = Corpus(loaded.tokenizer)
+            corpus = Corpus(loaded.tokenizer, options.benchmark.texts)
             found += [CORPUS[name](name, corpus, tokens, options.prompts) for tokens in options.context_tokens]
             continue
         kind, _, task = name.partition("/")
         reading = Reading(options.window or loaded.window, options.chat_template, options.limit)
         if options.chat_template and loaded.tokenizer.chat_template is None:
             raise ConfigError(f"--chat-template needs one, found none with the tokenizer of {loaded.name}.")
-        benchmark = BENCHMARKS[kind](options.benchmark)
-        found.append(BenchmarkExam(benchmark, task, loaded.tokenizer, loaded.ends, reading))
+        found += _asked(kind, task, options, loaded, reading)
     return found
+
+
+def _asked(
+    kind: str, task: str, options: ExamOptions, loaded: LoadedModel, reading: Reading
+) -> Iterator[BenchmarkExam]:
+    """A benchmark's task in every way that it is to be asked; at each length by itself where likelihoods are scored.
+
+    One size for prompts of several lengths is no equal memory; exams of their own are matched by themselves.
+    """
+    told = (BENCHMARKS[kind](options.benchmark), task, loaded.tokenizer, loaded.ends, reading)
+    if options.answers == "generated" and options.questions == ("after",):
+        yield BenchmarkExam(*told)
+        return
+    kinds = {"generated": (AskedExam,), "likelihood": (LikelihoodExam,), "both": (AskedExam, LikelihoodExam)}
+    made = BENCHMARKS[kind](options.benchmark).protocol(task)
+    lengths = options.benchmark.lengths if "lengths" in made else (0,)
+    for length in lengths:
+        wanted = replace(options.benchmark, lengths=(length,)) if length else options.benchmark
+        for question in options.questions:
+            for exam in kinds[options.answers]:
+                yield exam(BENCHMARKS[kind](wanted), *told[1:], context_tokens=length, question=question)
 
 
 def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedModel:

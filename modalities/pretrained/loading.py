@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from modalities.pretrained.gguf_file import check_gguf
 from modalities.pretrained.gguf_tokenizer import mend_tokenizer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WHAT = "a causal language model (a folder, a Hub id, FILE.gguf, or one of " + ", ".join(PUBLISHED) + ")"
-UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, RuntimeError)
+UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, RuntimeError, SafetensorError)
 """What transformers raises at files that it cannot use."""
 GGUF_DTYPES = {"F32": torch.float32, "F16": torch.float16}
 """What `auto` means for a GGUF file whose numbers are mostly of that type; bfloat16 for all others."""

@@ -1,0 +1,67 @@
+"""`--suite real`: what a real language model is asked, in one word.
+
+RULER at three lengths, needles by depth, long real text, the next line, and questions about real documents, everything
+scored by the likelihood of what is right, at two intervals, with the question after the context and before it. Every
+option given beside the suite wins over it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluations.tasks.text.ruler import Ruler
+from evaluations.tasks.text.ruler_questions import QUESTION_FILES
+
+RULER = tuple(f"ruler/{task}" for task in Ruler.tasks if task not in QUESTION_FILES)
+"""Those that need no files; with SQuAD's and HotpotQA's (`--data`), all 13."""
+TASKS = (*RULER, "niah", "corpus/perplexity", "corpus/next-line", "documents")
+RIVALS = ("keydiff", "tova", "h2o_age", "snapkv", "sink_window", "random")
+
+SUITES: dict[str, dict[str, Any]] = {
+    "real": {
+        "model": "smollm2",
+        "tasks": TASKS,
+        "policy": ("full", "namm:source", "namm:sequence", *RIVALS),
+        "lengths": (1024, 2048, 4096),
+        "context_tokens": (1024, 2048, 4096),
+        "intervals": (64, 512),
+        "questions": ("after", "before"),
+        "answers": "likelihood",
+        "texts": "packages",
+        "samples": 24,
+        "prompts": 24,
+        "depths": (0, 25, 50, 75, 100),
+        "dtype": "bfloat16",
+        "batch": 8,
+        "example_tokens": 1100,
+    }
+}
+"""Options by suite."""
+
+QUICK: dict[str, dict[str, Any]] = {
+    "real": {
+        "tasks": ("ruler/niah_single_1", "ruler/niah_multikey_1", "corpus/perplexity", "documents/function"),
+        "policy": ("full", "namm:source", "keydiff", "window"),
+        "lengths": (512,),
+        "context_tokens": (512,),
+        "intervals": (64,),
+        "questions": ("after",),
+        "samples": 4,
+        "prompts": 4,
+    }
+}
+"""What is different in the short form: minutes on two cores."""
+
+
+def suite_options(name: str, quick: bool, data: str | None) -> dict[str, Any]:
+    """The options that a suite stands for.
+
+    Args:
+        name: One of `SUITES`.
+        quick: Whether the short form is wanted.
+        data: Folder with question files, where it was given: then RULER's question tasks are asked too.
+    """
+    told = {**SUITES[name], **(QUICK[name] if quick else {})}
+    if data is not None and not quick:
+        told["tasks"] = ("ruler", *(task for task in told["tasks"] if not task.startswith("ruler/")))
+    return told
