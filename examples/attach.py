@@ -58,8 +58,8 @@ class Example:
 def run(example: Example) -> None:
     """Reads, generates, reports, draws."""
     # 1. your model: as AutoTokenizer and AutoModelForCausalLM give it, or by the names that the commands know
-    tokenizer = load_tokenizer(example.model)
     model = load_model(example.model).to(example.device)
+    tokenizer = load_tokenizer(example.model)
 
     # 2. a policy: NAMM.from_pretrained(folder), or any other by name
     options = {"budget": example.budget, "interval": example.interval}

@@ -147,9 +147,9 @@ def _docstrings(path: str) -> tuple[tuple[str, str], ...]:
 
 def _summary(text: str) -> str:
     """The first sentence that is prose, not a signature."""
-    for part in re.split(r"\n\s*\n", text):
+    for part in re.split(r"\n\s*\n", text)[:3]:
         line = " ".join(part.split())
         sentence = line.partition(". ")[0].rstrip(".")
-        if re.fullmatch(r"[A-Z][a-z]\w*(?:[ ,'-]+\w+){3,18}", sentence) and not sentence.startswith(NO_PURPOSE):
+        if re.fullmatch(r"[A-Z][a-z]\w*(?:[ ,'-]+\w+){3,18}", sentence) and not sentence.startswith(NO_PURPOSE) and "--" not in part:
             return sentence
     return ""
