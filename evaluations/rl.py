@@ -20,125 +20,40 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import torch
 import tyro
 from rich.console import Console
 
-import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
-from evaluations.boards.wandb_runs import Mode, Tracker
+from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
 from evaluations.commands.exit import exit_code, read_config
+from evaluations.control.cells import RESET_SEEDS
+from evaluations.control.config import RLConfig
 from evaluations.control.experiment import ControlExperiment
 from evaluations.control.plan import PROTECTED_LAST, PolicySpec
 from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
 from evaluations.rows.results import Results
 from modalities.control.agents import find_checkpoint
+from modalities.control.facts import reference_pair
 from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
-from namm.padded import Store
 from namm.policies import POLICIES
 from namm.policies.base import Selection
+from namm.typed import Origin, check_fields
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
-POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
-DEFAULT_POLICIES = (
-    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff",
-    "oldest",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RLConfig:
-    """Everything `rl.py` can be told."""
-
-    suite: tuple[str, ...] = ()
-    """Sets of shipped targets: d4rl (the nine locomotion cells), memory, default. Not together with --env."""
-
-    env: tuple[str, ...] = ()
-    """Shipped targets (hopper-medium, tmaze-150, ...) or Gymnasium ids. Default: what --suite default names."""
-
-    checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Decision Transformer: a folder or a Hugging Face Hub id. May be given several times."""
-
-    dataset: str | None = None
-    """State statistics for checkpoints that lack them: D4RL HDF5 file, D4RL name (hopper-medium) or Minari id."""
-
-    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v2"
-    """Folder of the NAMM."""
-
-    policy: tuple[str, ...] = DEFAULT_POLICIES
-    """Policies to compare. `namm` stands for namm:source, namm:target and namm:sequence (whose feature statistics)."""
-
-    budget: int | None = None
-    """Slots per KV head after an update, for every policy that forgets, NAMM included. Default: rivals match NAMM."""
-
-    match: str = "best"
-    """The NAMM whose mean size the rivals get: `best` (highest score, of equals the smaller) or e.g. namm:target."""
-
-    curve: int = 0
-    """Points of a curve of score against cache size, for every policy that forgets. NAMM ranks, the budget decides."""
-
-    curve_seeds: tuple[int, ...] | None = None
-    """Seeds of the curve's points, some of --seeds. Default: the first two."""
-
-    interval: int = 48
-    """Tokens between two updates, a multiple of 16; three tokens are one environment step."""
-
-    episodes: int | None = None
-    """Episodes per target, policy and seed. Default: 4 for Hopper, 32 and 16 for the mazes."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seed is a set of reset seeds that all policies share."""
-
-    target_return: float | None = None
-    """Return to ask the agent for. Default: what the checkpoint says."""
-
-    max_steps: int | None = None
-    """Cut every episode after so many steps (normalised scores then mean little). Default: the environment decides."""
-
-    device: str = "cpu"
-    """Where the models run: cpu, cuda, cuda:1, ..."""
-
-    workers: int = 1
-    """Processes of this machine that share the cells; several machines share --out (docs/distribution.md)."""
-
-    simulators: int | None = None
-    """Processes that step the environments while the model acts; 0: none. Default: spare cores, for large batches."""
-
-    lanes: int = 2
-    """Parts of a large batch that take turns, so that simulators overlap with the model. 1 is faster with --workers,
-    one a core; its rows are its own, for another size of batch rounds otherwise."""
-
-    store: Store = "packed"
-    """How memories hold what is kept: packed, no slot unused; or padded, short heads filled up to one rectangle, faster
-    for large batches and up to a third larger. Its rows are its own, as those of --lanes 1."""
-
-    threads: int = 1
-    """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
-
-    out: Path = Path("results/rl")
-    """Folder of the experiment; its name is the group in Weights & Biases."""
-
-    wandb: Mode = "auto"
-    """auto is online where somebody is logged in, else offline."""
-
-    video: bool = True
-    """Make an animation of one episode per target and policy."""
-
-    quick: bool = False
-    """A short form to try things out: one seed, few episodes, without the longest maze."""
-
-    config: Path | None = None
-    """Start from the config.json of an earlier run; other options given here win."""
+PLAYING = tuple(name for name, policy in POLICIES.items() if policy.foresees is None)
+"""Policies for episodes: what follows depends on what is done, so that nobody can read it ahead."""
+POLICY_NAMES = ("native_window", *PLAYING, *(f"namm:{mode}" for mode in STATISTICS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,9 +103,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
-        said = tracker.notice
-        if said:
-            console.print(said, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
             setup=setup,
             specs=specs,
@@ -203,8 +117,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             workers=config.workers,
         )
         report = experiment.run(runners, results, tracker, console, command, resolved)
-        if tracker.notice != said:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         return report
 
 
@@ -223,6 +137,11 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
     specs: dict[PolicySpec, None] = {}
     for name in names:
         if name not in POLICY_NAMES:
+            if name in POLICIES:
+                raise ConfigError(
+                    f"Policy {name!r} reads ahead what follows, which in an episode depends on what is done; expected "
+                    f"one that judges by the past, such as {', '.join(PLAYING[1:4])}."
+                )
             raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICY_NAMES)}")
         base, _, mode = name.partition(":")
         modes = [mode] if mode else STATISTICS if base == "namm" else [None]
@@ -232,6 +151,9 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
 
 def _check(config: RLConfig) -> list[PolicySpec]:
     """The policies, after everything that can be checked without opening a file."""
+    check_fields(config)
+    if config.reference is not None:
+        reference_pair(*config.reference, Origin("--reference"))
     specs = parse_policies(config.policy)
     check_interval(config.interval)
     for spec in specs:
@@ -261,6 +183,10 @@ def _check(config: RLConfig) -> list[PolicySpec]:
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
     check_lanes(config.lanes)
+    if (config.episodes or 1) > RESET_SEEDS:
+        raise ConfigError(
+            f"--episodes must be {RESET_SEEDS} or fewer, found {config.episodes}: seeds would share episodes."
+        )
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     if config.curve and "full" not in [spec.name for spec in specs]:
@@ -287,7 +213,7 @@ def _parse(arguments: Sequence[str]) -> RLConfig:
     config = parse(description=description)
     if config.config is None:
         return config
-    return parse(description=description, default=read_config(config.config, RLConfig, paths=("namm", "out")))
+    return parse(description=description, default=read_config(config.config, RLConfig))
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -13,14 +13,15 @@ from typing import Any
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Media, Tracker
+from evaluations.boards.wandb_runs import Tracker
 from evaluations.control.cells import ControlRunner
 from evaluations.control.media import animations, media_of
+from evaluations.control.page import page_of, write_page
 from evaluations.control.plan import Plan, PolicySpec, Unit
 from evaluations.control.setup import ControlSetup
+from evaluations.experiment.contract import Media
 from evaluations.experiment.play import play
 from evaluations.report import markdown
-from evaluations.report.page import Page, write_report
 from evaluations.rows.results import Results, Row, write_atomically
 
 
@@ -69,10 +70,14 @@ class ControlExperiment:
         ]
         remarks += [f"{name}: {remark}" for name, runner in runners.items() for remark in runner.target.remarks]
 
-        def media(unit: Unit, rows: Sequence[Row]) -> Media:
-            def say(line: str) -> None:
+        said: set[str] = set()
+
+        def say(line: str) -> None:
+            if line not in said:  # what one policy's picture lacks, the others' lack too
+                said.add(line)
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+        def media(unit: Unit, rows: Sequence[Row]) -> Media:
             return media_of(rows, runners[unit.target].target, results.folder, self.video, say)
 
         rows = play(plans, runners, self.setup, self.workers, results, tracker, console, media, remarks)
@@ -109,8 +114,8 @@ class ControlExperiment:
         targets = {name: runner.target for name, runner in runners.items()}
         shown = animations(summaries, results.folder, targets, say) if self.video else {}
         write_atomically(results.folder / "summary.md", markdown.markdown(rows, summaries))
-        page = Page("NAMM on control", command, config, shown)
-        report = write_report(results.folder / "report.html", rows, page)
+        page = page_of(command, config, shown)
+        report = write_page(results.folder / "report.html", rows, page, summaries)
         markdown.show(rows, summaries, console)
         say(f"rows    {results.path}\nreport  {report}")
         return report

@@ -6,15 +6,17 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Media, Tracker
+from evaluations.boards.wandb_runs import Tracker
+from evaluations.experiment.contract import Media
 from evaluations.experiment.play import play
 from evaluations.language import terminal
 from evaluations.language.cells import ReadingOptions, TextRunner
+from evaluations.language.config import TextConfig
 from evaluations.language.examples import example_page
 from evaluations.language.page import named, page_of, write_page
 from evaluations.language.plan import Size, TextPlan, TextPolicy, TextUnit, parse_policies
@@ -29,9 +31,6 @@ from modalities.pretrained import load_config
 from namm.config import check_interval
 from namm.errors import ConfigError, NammError
 from namm.policies import PRESETS
-
-if TYPE_CHECKING:
-    from evaluations.text import TextConfig
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
 QUICK_PROMPTS = 8
@@ -65,8 +64,8 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     settings = json.loads((config.out / "config.json").read_text())
     with Tracker(config.wandb, config.out, settings, folders) as tracker:
-        if tracker.notice:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
 
         def media(unit: TextUnit, rows: Sequence[Row]) -> Media:
             return Media(html=example_page(rows, results.folder / "media"))

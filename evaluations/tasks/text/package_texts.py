@@ -150,6 +150,10 @@ def _summary(text: str) -> str:
     for part in re.split(r"\n\s*\n", text)[:3]:
         line = " ".join(part.split())
         sentence = line.partition(". ")[0].rstrip(".")
-        if re.fullmatch(r"[A-Z][a-z]\w*(?:[ ,'-]+\w+){3,18}", sentence) and not sentence.startswith(NO_PURPOSE) and "--" not in part:
+        if (
+            re.fullmatch(r"[A-Z][a-z]\w*(?:[ ,'-]+\w+){3,18}", sentence)
+            and not sentence.startswith(NO_PURPOSE)
+            and "--" not in part
+        ):
             return sentence
     return ""
