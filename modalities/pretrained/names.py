@@ -19,6 +19,8 @@ from namm.errors import CheckpointError
 
 REACH_SECONDS = 3.0
 """How long the Hub may take to answer before it counts as out of reach."""
+CLIENTS = ("httpx", "httpcore", "requests", "urllib3")
+"""Libraries under the Hub's client, `httpx2` included."""
 HUB_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -98,8 +100,8 @@ def _on_the_hub(repo: str) -> bool:
         get_hf_file_metadata(hf_hub_url(repo, "config.json"), timeout=REACH_SECONDS)
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled):
         return False
-    except Exception as error:  # the client's own kinds of "no connection" changed between its releases
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests", "urllib3"):
+    except Exception as error:  # what the client raises without a connection changed with the library under it
+        if type(error).__module__.startswith(CLIENTS):
             return False
         raise
     return True

@@ -75,7 +75,8 @@ def entries() -> tuple[Entry, ...]:
     for path in REFERENCES:
         for name, text in _docstrings(path):
             summary = _summary(text)
-            if summary and len(text) >= ENTRY_CHARACTERS[0] and name not in found and not name.startswith("_"):
+            told = name.lower() in summary.lower()  # what a function is for must not give its name away
+            if summary and not told and len(text) >= ENTRY_CHARACTERS[0] and name not in found and name[0].isalpha():
                 found[name] = Entry(name, summary, text[: ENTRY_CHARACTERS[1]].rsplit("\n", 1)[0])
                 summaries[summary] = summaries.get(summary, 0) + 1
     alone = tuple(entry for entry in found.values() if summaries[entry.summary] == 1)

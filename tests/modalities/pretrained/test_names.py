@@ -28,6 +28,19 @@ def test_a_published_model_that_is_not_here_names_the_one_command_that_fetches_i
         load_model("smollm2")
 
 
+def test_a_hub_out_of_reach_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client, on a port where nobody listens."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    )
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        locate("smollm2")
+
+
 def test_where_the_hub_has_been_the_makers_own_weights_are_taken(tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / ("models--" + MODEL.hub.replace("/", "--"))
     (snapshot / "refs").mkdir(parents=True)
