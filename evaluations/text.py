@@ -87,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> TextConfig:
     if config.config is not None:
         config = parse(description=description, default=read_config(config.config, TextConfig))
     elif config.suite is not None:
-        told = suite_options(config.suite, config.quick, config.data)
+        told = suite_options(config.suite, config.quick, config.data, config.device)
         config = parse(description=description, default=replace(TextConfig(), **told))
     check_fields(config)
     return config
