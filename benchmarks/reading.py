@@ -75,13 +75,12 @@ def main() -> None:
             def under(policy: Any, prompts: Any = prompts, groups: Any = groups, model: Any = model) -> object:
                 return read(model, policy, prompts, groups)
 
-            interval, budget = options.interval, options.length // 4
             works: dict[str, Callable[[], object]] = {
                 "stock, all logits": lambda ids=ids, model=model: model(ids, use_cache=True),
                 "stock, last logits": lambda ids=ids, model=model: model(ids, use_cache=True, logits_to_keep=1),
                 "full": lambda: under(make_policy("full")),
-                "keydiff": lambda: under(make_policy("keydiff", interval=interval, budget=budget)),
-                "namm": lambda: under(make_policy("namm", namm=namm, statistics="sequence", interval=interval)),
+                "keydiff": lambda: under(make_policy("keydiff", interval=options.interval, budget=options.length // 4)),
+                "namm": lambda: under(make_policy("namm", namm=namm, statistics="sequence", interval=options.interval)),
             }
             for name, work in works.items():
                 rate = rows * options.length / seconds(work)

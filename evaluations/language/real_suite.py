@@ -45,8 +45,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "real": {
         "tasks": ("ruler/niah_single_1", "ruler/niah_multikey_1", "corpus/perplexity", "documents/function"),
         "policy": ("full", "namm:source", "keydiff", "window"),
-        "lengths": (512,),
-        "context_tokens": (512,),
+        "lengths": (640,),
+        "context_tokens": (640,),
         "intervals": (64,),
         "questions": ("after",),
         "samples": 4,
