@@ -1,8 +1,8 @@
 """One threshold for all heads and layers under which a policy keeps a wanted part of the tokens, without labels.
 
-A budget gives every head the same, or lets the heads of one layer compete. A threshold divides freely over all heads and
-layers, and over easy and hard texts too, but what it keeps is known only when it has been tried: scores have units, and
-what has gone changes the scores of what stays. So it is searched for by reading under the policy itself.
+A budget gives every head the same, or lets the heads of one layer compete. A threshold divides freely over all heads
+and layers, and over easy and hard texts too, but what it keeps is known only when it has been tried: scores have
+units, and what has gone changes the scores of what stays. So it is searched for by reading under the policy itself.
 """
 
 from __future__ import annotations
