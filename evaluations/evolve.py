@@ -146,7 +146,8 @@ def _check_weights(config: EvolveConfig, weights: list[dict[str, Any]]) -> None:
     path = config.out / "recipe.json"
     if not (config.out / STATE_FILE).exists() or not path.exists():
         return
-    earlier = json.loads(path.read_text()).get("weights", weights)  # runs of before did not say
+    told = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
+    earlier = told.get("weights", weights)  # runs of before did not say
     if earlier != weights:
         raise ConfigError(
             f"{config.out}: expected the weights that its run was started on, {earlier}, found {weights} under the "

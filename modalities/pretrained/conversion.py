@@ -46,6 +46,8 @@ def unpack_gguf(gguf: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -
         if error.errno in NO_ROOM:
             raise StorageError(f"The model must be written to {folder}, found: {error.strerror}; make room.") from error
         raise
+    for path in folder.iterdir():
+        path.chmod(0o644)  # a cache may be shared
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"Expected the weights of {gguf.name} in one file in {folder}, found none.")
     return {
