@@ -46,7 +46,7 @@ class EvolveConfig:
     """An evolution from nothing to a NAMM."""
 
     model: str = str(Path(checkpoints.__file__).parent / "text" / "recall-llama")
-    """Source: a folder or a Hugging Face Hub id of a causal language model."""
+    """Source: a causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/pretrained.md)."""
 
     more_models: tuple[str, ...] = ()
     """Further sources: the fitness is the mean over all of them, each with its own statistics (recall tasks only)."""

