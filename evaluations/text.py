@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from evaluations.analysis.estimates import Estimate
 from evaluations.commands.exit import exit_code
 from evaluations.commands.line import console, parsed, repeated, threads
 from evaluations.language.config import TextConfig
+from evaluations.language.real_suite import suite_options
 from evaluations.rows.file import Row
 
 PROGRAM = "namm-text"
@@ -63,9 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = repeated(PROGRAM, arguments)
 
     def work() -> None:
-        run(parsed(TextConfig, arguments, PROGRAM, __doc__), console(), command)
+        run(parsed(TextConfig, arguments, PROGRAM, __doc__, _of_suite), console(), command)
 
     return exit_code(work, f"finished rows and answers are kept; continue with:\n  {command}")
+
+
+def _of_suite(config: TextConfig) -> TextConfig | None:
+    """What the suite that is named has for all options."""
+    if config.suite is None:
+        return None
+    return replace(TextConfig(), **suite_options(config.suite, config.quick, config.data, config.device))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,13 @@ WIDTH = 120
 """Columns of what is written where no terminal is."""
 
 
-def parsed(kind: type[Config], arguments: Sequence[str], program: str, about: str | None) -> Config:
+def parsed(
+    kind: type[Config],
+    arguments: Sequence[str],
+    program: str,
+    about: str | None,
+    preset: Callable[[Config], Config | None] = lambda config: None,
+) -> Config:
     """What a command line says, over the earlier configuration that its --config names.
 
     Args:
@@ -36,6 +42,7 @@ def parsed(kind: type[Config], arguments: Sequence[str], program: str, about: st
         arguments: Of the command.
         program: Name of the command.
         about: Docstring of its module; the first paragraph heads the help.
+        preset: What options that were given have for all others, such as a suite; an earlier configuration has all.
 
     Raises:
         ConfigError: The earlier configuration cannot be used, or an option has an impossible value.
@@ -43,8 +50,9 @@ def parsed(kind: type[Config], arguments: Sequence[str], program: str, about: st
     parse: Any = tyro.cli
     told = {"args": list(arguments), "prog": program, "description": (about or "").partition("\n\n")[0]}
     config = parse(kind, **told)
-    if config.config is not None:
-        config = parse(kind, **told, default=read_config(config.config, kind))
+    default = preset(config) if config.config is None else read_config(config.config, kind)
+    if default is not None:
+        config = parse(kind, **told, default=default)
     check_fields(config)
     return config
 

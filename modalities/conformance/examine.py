@@ -20,7 +20,6 @@ from typing import Literal
 import torch
 import tyro
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from modalities.base import adapter_of
@@ -40,6 +39,7 @@ from modalities.conformance.clauses import (
     prompts,
 )
 from modalities.conformance.tiny_models import tiny_model
+from modalities.pretrained import load_model
 from namm.errors import AttachError, ConfigError, NammError
 from namm.memory import Memory
 from namm.policies import make_policy
@@ -145,8 +145,8 @@ class Arguments:
     """Checks that a model may be used under a forgetting memory."""
 
     model: tyro.conf.Positional[str]
-    """A folder, a name on the Hub, ``tiny:FAMILY`` for a random model of a family, or ``package.module:function`` that
-    makes a model of any kind that a registered adapter takes."""
+    """A folder, a Hub id, FILE.gguf, smollm2, gemma3-270m, ``tiny:FAMILY`` (a random model of a family), or
+    ``package.module:function``, which makes a model of any kind that a registered adapter takes."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; only in float32 are small errors told from rounding."""
@@ -169,11 +169,8 @@ def load(arguments: Arguments) -> nn.Module:
         return tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
     if ":" in arguments.model and not Path(arguments.model).exists():
         return _made(arguments.model).to(dtype)
-    return AutoModelForCausalLM.from_pretrained(
-        arguments.model,
-        dtype=dtype,
-        device_map=arguments.device_map,
-        trust_remote_code=arguments.trust_remote_code,
+    return load_model(
+        arguments.model, dtype, device_map=arguments.device_map, trust_remote_code=arguments.trust_remote_code
     )
 
 

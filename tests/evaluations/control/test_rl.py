@@ -21,7 +21,7 @@ from evaluations.experiment.names import named, rivals
 from evaluations.rl import RLConfig, main
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.d4rl_files import write_hdf5
-from namm.errors import UnknownNameError
+from namm.errors import ConfigError, UnknownNameError
 from tests.evaluations.control.tiny_control import tiny_decision_transformer, tiny_namm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -149,6 +149,8 @@ def test_policies_by_name():
     assert [spec.label for spec in chosen] == ["namm:source", "namm:target", "native_window"]
     with pytest.raises(UnknownNameError, match="Did you mean 'h2o'"):
         named(["h20"], NAMES, streams=True)
+    with pytest.raises(ConfigError, match="depends on what is done"):
+        named(["oracle"], NAMES, streams=True)
 
 
 def test_explicit_budget_holds_for_every_policy_that_forgets(command, tmp_path):
