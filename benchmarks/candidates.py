@@ -25,11 +25,11 @@ from processes import spawned
 from torch import Tensor
 
 import checkpoints
+from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessConfig
 from evaluations.evolve import load_source
-from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
-from evaluations.tasks.recall import TextPrompts, get_task, train_seed
-from modalities.huggingface import attach
-from modalities.text import recall
+from evaluations.tasks.recall.tasks import TextPrompts, get_task, train_seed
+from modalities.huggingface.attach import attach
+from modalities.language.recall import recall
 from namm import NAMM
 from namm.evolution.ranks import Ranks
 from namm.policies import make_policy

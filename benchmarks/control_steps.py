@@ -24,9 +24,9 @@ import torch
 from processes import spawned
 
 import checkpoints
-from modalities.control import ControlModel, IncrementalAgent, WindowAgent
-from modalities.control_encoder import affine
-from modalities.rollout import Rollout, SimulatorPool, make_env, rollout
+from modalities.control.agents import ControlModel, IncrementalAgent, WindowAgent
+from modalities.control.encoder import affine
+from modalities.control.rollout import Rollout, SimulatorPool, make_env, rollout
 from namm import NAMM, Memory
 from namm.padded import Store
 from namm.policies import Policy, make_policy

@@ -22,12 +22,12 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from evaluations.commands import exit_code
-from evaluations.dashboard_data import cells, read_experiments
-from evaluations.harness import write_atomically
-from evaluations.panels import SECTIONS
-from evaluations.tracking import PROJECT
-from evaluations.workspace import workspace
+from evaluations.boards.local_page import cells, read_experiments
+from evaluations.boards.panels import SECTIONS
+from evaluations.boards.wandb_runs import PROJECT
+from evaluations.boards.workspace import workspace
+from evaluations.commands.exit import exit_code
+from evaluations.rows.results import write_atomically
 from namm.errors import ConfigError, MissingExtraError
 
 
@@ -95,7 +95,7 @@ def render(shown: Sequence[dict[str, Any]]) -> str:
         raise MissingExtraError("The page needs plotly, found none; install it with pip install plotly.") from error
     panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in SECTIONS]
     data = json.dumps({"cells": shown, "sections": panels}, allow_nan=False).replace("</", "<\\/")
-    files = resources.files("evaluations")
+    files = resources.files("evaluations.boards")
     style, script = (files.joinpath(name).read_text("utf-8") for name in ("dashboard.css", "dashboard.js"))
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"

@@ -21,13 +21,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from evaluations.commands import exit_code
-from evaluations.comparability import comparability
-from evaluations.datasets import open_dataset
-from evaluations.tasks import d4rl, d4rl_package, register_all
-from evaluations.tasks.d4rl import D4RLTask, OfflineDataset
-from evaluations.tasks.d4rl_files import write_hdf5
-from evaluations.tasks.minari_files import write_minari
+from evaluations.commands.exit import exit_code
+from evaluations.tasks import register_all
+from evaluations.tasks.control import d4rl, d4rl_package
+from evaluations.tasks.control.comparability import comparability
+from evaluations.tasks.control.d4rl import D4RLTask, OfflineDataset
+from evaluations.tasks.control.d4rl_files import write_hdf5
+from evaluations.tasks.control.find import open_dataset
+from evaluations.tasks.control.minari_files import write_minari
 from namm.errors import ConfigError, UnknownNameError
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]

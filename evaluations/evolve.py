@@ -24,15 +24,15 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from evaluations.commands import exit_code
-from evaluations.evolution_pictures import draw_kept, kept_map
-from evaluations.evolution_tracking import EvolutionTracker
-from evaluations.evolution_watch import PAGE, Watch
-from evaluations.evolve_config import SEARCHES, EvolveConfig, preset_config
-from evaluations.evolve_source import Source, check_before_ranks, first_namm, load_source, policy_of
-from evaluations.harness import write_atomically
-from evaluations.launch import Launch
-from evaluations.stages import StagedFitness
+from evaluations.commands.exit import exit_code
+from evaluations.commands.ranks import Launch
+from evaluations.evolution.config import SEARCHES, EvolveConfig, preset_config
+from evaluations.evolution.pictures import draw_kept, kept_map
+from evaluations.evolution.source import Source, check_before_ranks, first_namm, load_source, policy_of
+from evaluations.evolution.stages import StagedFitness
+from evaluations.evolution.tracking import EvolutionTracker
+from evaluations.evolution.watch import PAGE, Watch
+from evaluations.rows.results import write_atomically
 from namm.errors import CheckpointError, ConfigError
 from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows

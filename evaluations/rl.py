@@ -31,16 +31,16 @@ from rich.console import Console
 
 import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
-from evaluations.commands import exit_code, read_config
-from evaluations.control_experiment import ControlExperiment
-from evaluations.control_plan import PROTECTED_LAST, PolicySpec
-from evaluations.control_setup import ControlSetup
-from evaluations.control_targets import TargetOptions
-from evaluations.devices import check_device
-from evaluations.harness import Results
-from evaluations.tracking import Mode, Tracker
-from modalities.control import find_checkpoint
-from modalities.rollout import check_lanes
+from evaluations.boards.wandb_runs import Mode, Tracker
+from evaluations.commands.devices import check_device
+from evaluations.commands.exit import exit_code, read_config
+from evaluations.control.experiment import ControlExperiment
+from evaluations.control.plan import PROTECTED_LAST, PolicySpec
+from evaluations.control.setup import ControlSetup
+from evaluations.control.targets import TargetOptions
+from evaluations.rows.results import Results
+from modalities.control.agents import find_checkpoint
+from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode

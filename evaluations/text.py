@@ -27,11 +27,11 @@ from rich.console import Console
 
 import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
-from evaluations.commands import exit_code, read_config
-from evaluations.estimates import Estimate
-from evaluations.rows import Row
-from evaluations.text_run.plan import ALLOCATED, RIVALS
-from evaluations.tracking import Mode
+from evaluations.analysis.estimates import Estimate
+from evaluations.boards.wandb_runs import Mode
+from evaluations.commands.exit import exit_code, read_config
+from evaluations.language.plan import ALLOCATED, RIVALS
+from evaluations.rows.file import Row
 
 SHIPPED = Path(checkpoints.__file__).parent
 
@@ -170,7 +170,7 @@ def run(config: TextConfig, console: Console | None = None, command: str = "namm
     Raises:
         NammError: A setting or a file is wrong.
     """
-    from evaluations.text_run.experiment import run_experiment
+    from evaluations.language.experiment import run_experiment
 
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -187,7 +187,7 @@ def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimat
     stratified by task; the relative score is the mean over tasks of the score divided by the full cache's on the same
     prompts.
     """
-    from evaluations.text_run.conditions import lines
+    from evaluations.language.conditions import lines
 
     return lines(rows)
 

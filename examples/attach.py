@@ -17,11 +17,11 @@ import tyro
 
 import checkpoints
 import modalities  # noqa: F401  (before transformers: makes it importable beside a CPU-only torch)
-from evaluations.commands import exit_code
-from evaluations.figures import png
-from evaluations.harness import write_atomically
-from evaluations.kept_figures import held_now, kept_tokens
-from evaluations.policy_arguments import policy_of
+from evaluations.commands.exit import exit_code
+from evaluations.experiment.names import policy_of
+from evaluations.report.figures import png
+from evaluations.report.kept_figures import held_now, kept_tokens
+from evaluations.rows.results import write_atomically
 from modalities import attach
 from namm.errors import CheckpointError, DataError
 

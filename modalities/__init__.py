@@ -3,10 +3,10 @@
 Importing this package first makes transformers importable beside a CPU-only torch (see ``torchvision_cure``).
 """
 
-from modalities.torchvision_cure import cure_torchvision
+from modalities.huggingface.torchvision import cure_torchvision
 
 cure_torchvision()
 
-from modalities.huggingface import attach  # noqa: E402  (transformers must come after the cure)
+from modalities.huggingface.attach import attach  # noqa: E402  (transformers must come after the cure)
 
 __all__ = ["attach"]

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
 
-from evaluations.tasks.d4rl import Episode
+from evaluations.tasks.control.d4rl import Episode
 from namm.errors import DataError
 
 MEASURED_EPISODES = 16

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from checkpoints.recipes.behaviour import BehaviourPolicy, Snapshot, mean_return, save_snapshots
-from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.d4rl_files import write_hdf5
+from evaluations.tasks.control.d4rl import Episode
+from evaluations.tasks.control.d4rl_files import write_hdf5
 from namm.errors import ConfigError
 
 SNAPSHOT_RESETS = 1_000_000

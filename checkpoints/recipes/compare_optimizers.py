@@ -12,8 +12,8 @@ from pathlib import Path
 import tyro
 
 from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, run, table
-from evaluations.harness import write_atomically
-from evaluations.optimizers import make_optimizer
+from evaluations.evolution.searches import make_optimizer
+from evaluations.rows.results import write_atomically
 from namm import NAMMConfig
 
 ARMS = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluations.estimates import Estimate, bootstrap
-from modalities.control import FACTS_FILE, ControlFacts
-from modalities.rollout import Rollout
+from evaluations.analysis.estimates import Estimate, bootstrap
+from modalities.control.agents import FACTS_FILE, ControlFacts
+from modalities.control.rollout import Rollout
 
 PACKAGES = ("torch", "transformers", "gymnasium", "mujoco", "numpy")
 

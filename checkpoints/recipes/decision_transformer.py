@@ -24,8 +24,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluations.tasks.d4rl import Episode
-from modalities.control import StateStatistics, import_transformers
+from evaluations.tasks.control.d4rl import Episode
+from modalities.control.agents import StateStatistics, import_transformers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from modalities.control import ControlModel, IncrementalAgent
+from modalities.control.agents import ControlModel, IncrementalAgent
 
 SINKS = 4
 """First tokens that the sink rule always keeps."""

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from evaluations.estimates import Estimate
+from evaluations.analysis.estimates import Estimate
+from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessConfig, source_statistics
 from evaluations.evolve import EvolveConfig, load_source
-from evaluations.harness import write_atomically
-from evaluations.provenance import versions
-from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig, source_statistics
+from evaluations.rows.provenance import versions
+from evaluations.rows.results import write_atomically
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.evolution.history import read_rows

@@ -25,11 +25,11 @@ from checkpoints.recipes.behaviour_search import ARSConfig, PPOConfig, search
 from checkpoints.recipes.control_card import save_model, versions, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, train
 from checkpoints.recipes.locomotion_card import card
-from evaluations.harness import write_atomically
-from evaluations.tasks.d4rl import Episode, reference_scores, state_statistics
-from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
-from modalities.control import ControlFacts, ControlModel, WindowAgent
-from modalities.rollout import Rollout, rollout
+from evaluations.rows.results import write_atomically
+from evaluations.tasks.control.d4rl import Episode, reference_scores, state_statistics
+from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
+from modalities.control.agents import ControlFacts, ControlModel, WindowAgent
+from modalities.control.rollout import Rollout, rollout
 
 SEARCHES: dict[str, ARSConfig | PPOConfig] = {
     "hopper": ARSConfig("Hopper-v5", 1_850_000, alive_bonus_offset=-1.0, enough=3300.0),

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkpoints.recipes.control_card import estimate_return, mean_length, show
-from evaluations.comparability import comparability
-from evaluations.estimates import Estimate
-from evaluations.tasks.d4rl import normalised_score
-from modalities.control import ControlFacts
-from modalities.rollout import Rollout
+from evaluations.analysis.estimates import Estimate
+from evaluations.tasks.control.comparability import comparability
+from evaluations.tasks.control.d4rl import normalised_score
+from modalities.control.agents import ControlFacts
+from modalities.control.rollout import Rollout
 
 SEARCH_NAMES = {
     "ARS": "augmented random search (ARS V2, sb3-contrib), which finds linear policies",

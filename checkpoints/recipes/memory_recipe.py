@@ -24,12 +24,12 @@ from checkpoints.recipes.control_card import save_model, show, versions, write_c
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
 from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
-from evaluations.estimates import Estimate, bootstrap, success_rate
+from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.tasks import register_all
-from evaluations.tasks.d4rl import state_statistics
-from evaluations.tasks.d4rl_files import read_hdf5, write_hdf5
-from modalities.control import ControlFacts, ControlModel, IncrementalAgent, StateStatistics
-from modalities.rollout import Rollout, rollout
+from evaluations.tasks.control.d4rl import state_statistics
+from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
+from modalities.control.agents import ControlFacts, ControlModel, IncrementalAgent, StateStatistics
+from modalities.control.rollout import Rollout, rollout
 
 EVALUATION_SEEDS = 7_000_000
 """First reset seed of the card's episodes: no choice is made on these, and no suite plays them."""

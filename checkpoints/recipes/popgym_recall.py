@@ -21,10 +21,10 @@ from jaxtyping import Float
 from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_wrong
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
-from evaluations.suites import SHIPPED_FOLDER
-from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.popgym_recall import CARDS, CEILING, CHANCE, DELAY, ENV_ID, SUITS, ScriptedExpert
-from modalities.control import ControlModel
+from evaluations.control.shipped import SHIPPED_FOLDER
+from evaluations.tasks.control.d4rl import Episode
+from evaluations.tasks.control.popgym_recall import CARDS, CEILING, CHANCE, DELAY, ENV_ID, SUITS, ScriptedExpert
+from modalities.control.agents import ControlModel
 
 MOST_WRONG = 0.75
 """Largest share of wrong answers in an episode; as many as a guess gets wrong."""
@@ -121,9 +121,9 @@ RECIPES = {
     "repeat-previous": recipe(
         "repeat-previous",
         "POPGym RepeatPreviousMedium",
-        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `RepeatPreviousMedium`: two decks are
-dealt card by card, and at every step the suit of the card 31 steps ago must be named. All of the newest 32 cards
-must be held, and nothing older.""",
+        """`PopgymRecall-v0` (evaluations/tasks/control/popgym_recall.py) with POPGym's `RepeatPreviousMedium`: two
+decks are dealt card by card, and at every step the suit of the card 31 steps ago must be named. All of the newest 32
+cards must be held, and nothing older.""",
         start=sinusoidal_time,
         start_words="The table of timesteps starts as sinusoids.",
         remarks="""Between two cuts the newest B slots grow to B + 48, so newest 60 answers while it has at least
@@ -132,8 +132,8 @@ must be held, and nothing older.""",
     "autoencode": recipe(
         "autoencode",
         "POPGym AutoencodeEasy",
-        """`PopgymRecall-v0` (evaluations/tasks/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are dealt,
-then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
+        """`PopgymRecall-v0` (evaluations/tasks/control/popgym_recall.py) with POPGym's `AutoencodeEasy`: 52 cards are
+dealt, then their suits must be named in reverse order. All cards must be held at once, the first one longest; each is
 needed once.""",
         start=remembering_start,
         start_words="""Weights start as those of checkpoints/control/repeat-previous, with the rows of the table of

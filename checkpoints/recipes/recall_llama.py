@@ -18,7 +18,7 @@ import torch
 from checkpoints.recipes.recall_llama_card import export, write_card
 from checkpoints.recipes.recall_llama_model import ModelConfig
 from checkpoints.recipes.recall_llama_trainer import Progress, Stage, Trainer, TrainingConfig
-from evaluations.tasks.recall_corpus import RecallVocabulary, train_tokenizer
+from evaluations.tasks.recall.corpus import RecallVocabulary, train_tokenizer
 from namm.errors import NammError
 
 STREAM = {"stream": 4.0, "spans": 4.0, "chains": 1.0, "text": 1.0}

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from evaluations.tasks.recall import TASKS, TextTask, test_seed
-from evaluations.tasks.recall_corpus import RecallVocabulary
-from evaluations.tasks.recall_scoring import recall_scores, text_loss
+from evaluations.tasks.recall.corpus import RecallVocabulary
+from evaluations.tasks.recall.scoring import recall_scores, text_loss
+from evaluations.tasks.recall.tasks import TASKS, TextTask, test_seed
 
 LENGTHS = (256, 512, 1024, 1536, 3072)
 CARD_SEED = 0
@@ -149,8 +149,8 @@ whose unit is the prompt:
 
 {_table(card)}
 
-The tasks are those of `evaluations/tasks/recall.py` with their default settings. Plain text of the test documents, in
-stretches of 512 tokens: {text["test"]["nats_per_token"]:.3f} nats a token,
+The tasks are those of `evaluations/tasks/recall/tasks.py` with their default settings. Plain text of the test
+documents, in stretches of 512 tokens: {text["test"]["nats_per_token"]:.3f} nats a token,
 {text["test"]["bits_per_byte"]:.3f} bits a byte (training documents: {text["train"]["nats_per_token"]:.3f} and
 {text["train"]["bits_per_byte"]:.3f}).
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from evaluations.tasks.recall_corpus import RecallVocabulary
+from evaluations.tasks.recall.corpus import RecallVocabulary
 
 CONSTANT_COMPONENT = 0.5
 """First component of every embedding at the start, about six times the others."""
@@ -63,7 +63,7 @@ class ModelConfig:
 
 def make_model(config: ModelConfig, vocabulary: RecallVocabulary, seed: int) -> nn.Module:
     """A `LlamaForCausalLM` with fresh weights, a function of `seed`; the global random state is left as it was."""
-    from modalities.torchvision_cure import cure_torchvision
+    from modalities.huggingface.torchvision import cure_torchvision
 
     cure_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM

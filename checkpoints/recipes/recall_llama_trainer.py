@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from checkpoints.recipes.recall_llama_model import ModelConfig, make_model
-from evaluations.tasks.recall import IGNORED, TASKS
-from evaluations.tasks.recall_corpus import RecallVocabulary
-from evaluations.tasks.recall_filler import Filler
-from evaluations.tasks.recall_training import (
+from evaluations.tasks.recall.corpus import RecallVocabulary
+from evaluations.tasks.recall.filler import Filler
+from evaluations.tasks.recall.tasks import IGNORED, TASKS
+from evaluations.tasks.recall.training import (
     Rows,
     chains_row,
     jumping_positions,

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, shaken
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
-from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.remembered_reacher import ENV_ID, GOALS, STATE_NAMES, ScriptedExpert
+from evaluations.tasks.control.d4rl import Episode
+from evaluations.tasks.control.remembered_reacher import ENV_ID, GOALS, STATE_NAMES, ScriptedExpert
 
 GO = STATE_NAMES.index("go")
 NOISE = 0.05
@@ -36,9 +36,9 @@ RECIPE = MemoryRecipe(
     folder="reacher",
     title="remembered-goal Reacher",
     command="python checkpoints/recipes/remembered_reacher.py",
-    task=f"""`RememberedReacher-v0` (evaluations/tasks/remembered_reacher.py), the MuJoCo arm of Reacher-v5: one of
-{GOALS} goals is shown for 3 steps at a random time among decoys on another channel; 40 steps after a go signal the
-fingertip must be within 5 cm of the goal. Until the signal the expert acts alike for all goals.""",
+    task=f"""`RememberedReacher-v0` (evaluations/tasks/control/remembered_reacher.py), the MuJoCo arm of Reacher-v5:
+one of {GOALS} goals is shown for 3 steps at a random time among decoys on another channel; 40 steps after a go signal
+the fingertip must be within 5 cm of the goal. Until the signal the expert acts alike for all goals.""",
     demonstrations=Demonstrations(
         env_id=ENV_ID,
         draw_arguments=lambda random: {"wait_steps": int(random.integers(50, 151))},

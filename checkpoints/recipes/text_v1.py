@@ -24,13 +24,13 @@ from rich.console import Console
 
 import checkpoints
 from evaluations import text
-from evaluations.estimates import Estimate
+from evaluations.analysis.estimates import Estimate
+from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessConfig
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.evolve import run as run_evolution
-from evaluations.harness import file_sha256, write_atomically
-from evaluations.provenance import versions
-from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
-from evaluations.tasks.recall import TASKS
+from evaluations.rows.provenance import versions
+from evaluations.rows.results import file_sha256, write_atomically
+from evaluations.tasks.recall.tasks import TASKS
 from namm import NAMM
 from namm.features import StatisticsMode
 

@@ -23,9 +23,9 @@ from rich.console import Console
 import checkpoints
 from checkpoints.recipes.text_v2_card import write_card
 from checkpoints.recipes.text_v2_judge import JudgeConfig, judge_control, judge_text
+from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessConfig
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.evolve import run as run_evolution
-from evaluations.recall_fitness import RecallFitness, RecallFitnessConfig
 from namm import NAMM
 from namm.errors import ConfigError
 

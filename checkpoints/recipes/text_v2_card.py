@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from checkpoints.recipes.text_v2_judge import AT_BUDGET, AT_HEADS, AT_SIZE, EARLIER, OURS, JudgeConfig
-from evaluations.estimates import Estimate
+from evaluations.analysis.estimates import Estimate
+from evaluations.analysis.summary import PolicySummary, TargetSummary
+from evaluations.evolution.recall_fitness import RecallFitnessConfig
 from evaluations.evolve import EvolveConfig
-from evaluations.harness import file_sha256, write_atomically
-from evaluations.provenance import versions
-from evaluations.recall_fitness import RecallFitnessConfig
-from evaluations.summary import PolicySummary, TargetSummary
+from evaluations.rows.provenance import versions
+from evaluations.rows.results import file_sha256, write_atomically
 from namm import NAMM
 
 if TYPE_CHECKING:

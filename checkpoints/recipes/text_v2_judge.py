@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 import checkpoints
-from evaluations.estimates import bootstrap
+from evaluations.analysis.estimates import bootstrap
+from evaluations.analysis.summary import TargetSummary, summarise
 from evaluations.evolve import load_source
-from evaluations.harness import write_atomically
 from evaluations.rl import RLConfig
 from evaluations.rl import run as run_control
-from evaluations.rows import RowsFile
-from evaluations.summary import TargetSummary, summarise
-from evaluations.tasks.recall import TASKS, TextPrompts, get_task, test_seed, validation_seed
-from modalities.text import Recall, recall
+from evaluations.rows.file import RowsFile
+from evaluations.rows.results import write_atomically
+from evaluations.tasks.recall.tasks import TASKS, TextPrompts, get_task, test_seed, validation_seed
+from modalities.language.recall import Recall, recall
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.policies import Policy, make_policy

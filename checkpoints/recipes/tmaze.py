@@ -16,8 +16,8 @@ from jaxtyping import Float
 from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, shaken
 from checkpoints.recipes.memory_recipe import MemoryRecipe, run
-from evaluations.tasks.d4rl import Episode
-from evaluations.tasks.tmaze import ENV_ID, ScriptedExpert, memory_steps
+from evaluations.tasks.control.d4rl import Episode
+from evaluations.tasks.control.tmaze import ENV_ID, ScriptedExpert, memory_steps
 
 SHORTEST, LONGEST = 50, 300
 """Corridors of the demonstrations, steps."""
@@ -58,9 +58,9 @@ RECIPE = MemoryRecipe(
     folder="tmaze",
     title="continuous T-maze",
     command="python checkpoints/recipes/tmaze.py",
-    task="""`ContinuousTMaze-v0` (evaluations/tasks/tmaze.py): a cue is seen on one step, at a random time between 10%
-and 40% of the corridor, among distractor pulses; at the junction the cued arm must be taken. Until the junction the
-expert acts alike for both cues.""",
+    task="""`ContinuousTMaze-v0` (evaluations/tasks/control/tmaze.py): a cue is seen on one step, at a random time
+between 10% and 40% of the corridor, among distractor pulses; at the junction the cued arm must be taken. Until the
+junction the expert acts alike for both cues.""",
     demonstrations=Demonstrations(
         env_id=ENV_ID,
         draw_arguments=lambda random: {"corridor_steps": int(random.integers(SHORTEST, LONGEST + 1))},

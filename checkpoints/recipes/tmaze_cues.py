@@ -17,7 +17,7 @@ from jaxtyping import Float
 import checkpoints
 from checkpoints.recipes import tmaze
 from checkpoints.recipes.memory_recipe import run
-from evaluations.tasks.d4rl import Episode
+from evaluations.tasks.control.d4rl import Episode
 
 CUES = (1, 3)
 LONGEST = 240
@@ -50,10 +50,11 @@ RECIPE = replace(
     folder="tmaze-cues",
     title="continuous T-maze with three cues",
     command="python checkpoints/recipes/tmaze_cues.py",
-    task="""`ContinuousTMaze-v0` (evaluations/tasks/tmaze.py) with 3 cues (in a third of the demonstrations 1): they are
-seen on single steps, at random times between 10% and 40% of the corridor, among distractor pulses; at the junction
-the arm that most cues named must be taken. The majority always wins by one, so every cue counts: who remembers only one
-or two of 3 cues is right in two of three mazes at best. Until the junction the expert acts alike for all cues.""",
+    task="""`ContinuousTMaze-v0` (evaluations/tasks/control/tmaze.py) with 3 cues (in a third of the demonstrations 1):
+they are seen on single steps, at random times between 10% and 40% of the corridor, among distractor pulses; at the
+junction the arm that most cues named must be taken. The majority always wins by one, so every cue counts: who
+remembers only one or two of 3 cues is right in two of three mazes at best. Until the junction the expert acts alike
+    for all cues.""",
     demonstrations=replace(tmaze.RECIPE.demonstrations, draw_arguments=draw_arguments, seed=1),
     disturbance=f"corridors of {tmaze.SHORTEST} to {LONGEST} steps, action noise of standard deviation {tmaze.NOISE}",
     config=replace(tmaze.CONFIG, updates=3000),

@@ -4,7 +4,7 @@ At its first update (the prompt's, under ``schedule="prompt"``) a head is profil
 punctuation; those and the tokens of most attention so far; those and the newest; everything (the paper's equation 2).
 The first of these, so the smallest, that would have recovered the wanted share of attention (its equation 1, in the
 words of section 4.1) is the head's from then on. Without ids of special tokens and punctuation
-(:func:`modalities.token_kinds.token_kinds`) the first token alone is special and nothing is punctuation.
+(:func:`modalities.language.token_kinds.token_kinds`) the first token alone is special and nothing is punctuation.
 """
 
 from __future__ import annotations

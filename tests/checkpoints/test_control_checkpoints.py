@@ -15,11 +15,12 @@ from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, W
 from checkpoints.recipes.evicting_agent import EvictingAgent
 from checkpoints.recipes.memory_demonstrations import demonstrate
 from checkpoints.recipes.tmaze import RECIPE, junction_weights
-from evaluations.suites import LOCOMOTION
-from evaluations.tasks import register_all, tmaze
-from evaluations.tasks.d4rl import Episode, normalised_score, state_statistics
-from modalities.control import ControlModel, IncrementalAgent, WindowAgent, import_transformers
-from modalities.rollout import make_env, rollout
+from evaluations.control.shipped import LOCOMOTION
+from evaluations.tasks import register_all
+from evaluations.tasks.control import tmaze
+from evaluations.tasks.control.d4rl import Episode, normalised_score, state_statistics
+from modalities.control.agents import ControlModel, IncrementalAgent, WindowAgent, import_transformers
+from modalities.control.rollout import make_env, rollout
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "control"
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())

@@ -11,7 +11,7 @@ from scipy import stats
 
 from checkpoints.recipes import ablations, compare_optimizers
 from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, interval, run, table
-from evaluations.optimizers import OPTIMIZERS, make_optimizer
+from evaluations.evolution.searches import OPTIMIZERS, make_optimizer
 from namm import NAMMConfig
 
 

@@ -18,7 +18,7 @@ from checkpoints.recipes.behaviour import (
 )
 from checkpoints.recipes.behaviour_search import ARSConfig, PPOConfig, search
 from checkpoints.recipes.locomotion import CELLS, DataConfig, first_steps, load_set, main, make_tiers
-from evaluations.tasks.d4rl_files import read_hdf5
+from evaluations.tasks.control.d4rl_files import read_hdf5
 from namm.errors import ConfigError, DataError
 
 HOPPER = "Hopper-v5"

@@ -13,10 +13,10 @@ from checkpoints.recipes import popgym_recall, remembered_reacher, tmaze, tmaze_
 from checkpoints.recipes.evicting_agent import EvictingAgent
 from checkpoints.recipes.memory_demonstrations import demonstrate, sometimes_wrong
 from checkpoints.recipes.memory_recipe import MemoryRecipe, score, steps_until_asked
-from evaluations.suites import SHIPPED, SHIPPED_FOLDER, SUITES
+from evaluations.control.shipped import SHIPPED, SHIPPED_FOLDER, SUITES
 from evaluations.tasks import register_all
-from modalities.control import ControlModel, IncrementalAgent, import_transformers
-from modalities.rollout import Agent, make_env, rollout
+from modalities.control.agents import ControlModel, IncrementalAgent, import_transformers
+from modalities.control.rollout import Agent, make_env, rollout
 
 RECIPES = {
     recipe.folder: recipe

@@ -15,10 +15,10 @@ from checkpoints.recipes.recall_llama import RecipeConfig, train
 from checkpoints.recipes.recall_llama_card import export, wilson, write_card
 from checkpoints.recipes.recall_llama_model import ModelConfig, make_model
 from checkpoints.recipes.recall_llama_trainer import Stage, TrainingConfig
-from evaluations.tasks.recall import TASKS, test_seed
-from evaluations.tasks.recall_corpus import TOKENIZER_FOLDER, RecallVocabulary, default_vocabulary
-from evaluations.tasks.recall_scoring import recall_scores
-from modalities.torchvision_cure import cure_torchvision
+from evaluations.tasks.recall.corpus import TOKENIZER_FOLDER, RecallVocabulary, default_vocabulary
+from evaluations.tasks.recall.scoring import recall_scores
+from evaluations.tasks.recall.tasks import TASKS, test_seed
+from modalities.huggingface.torchvision import cure_torchvision
 from namm.errors import CheckpointError
 
 TINY = RecipeConfig(

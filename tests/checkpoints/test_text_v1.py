@@ -12,9 +12,9 @@ import torch
 
 from checkpoints.recipes import text_v1
 from evaluations.evolve import EvolveConfig, load_source
-from evaluations.harness import file_sha256
-from evaluations.tasks.recall import TASKS, test_seed
-from modalities.text import recall
+from evaluations.rows.results import file_sha256
+from evaluations.tasks.recall.tasks import TASKS, test_seed
+from modalities.language.recall import recall
 from namm import NAMM
 from namm.policies import make_policy
 

@@ -25,12 +25,12 @@ from checkpoints.recipes.text_v2_judge import (
     largest_holding,
     tabulate,
 )
-from evaluations.estimates import Estimate, PairedDifference
+from evaluations.analysis.estimates import Estimate, PairedDifference
+from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.evolve import EvolveConfig, load_source
-from evaluations.harness import file_sha256
-from evaluations.summary import PolicySummary, TargetSummary
-from evaluations.tasks.recall import TASKS, test_seed
-from modalities.text import recall
+from evaluations.rows.results import file_sha256
+from evaluations.tasks.recall.tasks import TASKS, test_seed
+from modalities.language.recall import recall
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.policies import make_policy

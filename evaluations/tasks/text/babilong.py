@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluations.provenance import package_versions
+from evaluations.rows.provenance import package_versions
 from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.harness_prompts import HarnessPrompt, read_harness_prompt
+from evaluations.tasks.text.metrics import only_label, string_match_any
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source
 from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_constants
-from evaluations.text_metrics import only_label, string_match_any
 from namm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

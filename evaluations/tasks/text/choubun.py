@@ -6,8 +6,8 @@ here): another dictionary cuts words elsewhere, so its version is part of the pr
 
 from __future__ import annotations
 
+from evaluations.tasks.text.metrics import japanese_f1, rouge_l_japanese
 from evaluations.tasks.text.prompted_records import Metric, PromptedRecords
-from evaluations.text_metrics import japanese_f1, rouge_l_japanese
 
 QUESTIONS = Metric("F1 (fugashi)", japanese_f1, ("fugashi", "unidic-lite"))
 SUMMARIES = Metric("ROUGE-L (fugashi)", rouge_l_japanese, ("rouge", "fugashi", "unidic-lite"))

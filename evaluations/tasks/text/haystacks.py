@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluations.tasks.recall_corpus import read_documents
+from evaluations.tasks.recall.corpus import read_documents
 from evaluations.tasks.text.records import read_json
 from namm.errors import DataError
 

@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluations.provenance import package_versions
+from evaluations.rows.provenance import package_versions
 from evaluations.tasks.text.base import Benchmark, TextItem
+from evaluations.tasks.text.metrics import character_f1, rouge_lsum, word_f1
+from evaluations.tasks.text.metrics import infinitebench as rules
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places
 from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_constants
-from evaluations.text_metrics import character_f1, rouge_lsum, word_f1
-from evaluations.text_metrics import infinitebench as rules
 from namm.errors import DataError
 
 if TYPE_CHECKING:

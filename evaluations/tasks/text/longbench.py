@@ -11,9 +11,7 @@ from functools import partial
 from typing import Any
 
 from evaluations.tasks.text.base import TextItem
-from evaluations.tasks.text.prompted_records import Metric, PromptedRecords
-from evaluations.tasks.text.records import Record
-from evaluations.text_metrics import (
+from evaluations.tasks.text.metrics import (
     classification_score,
     code_similarity,
     count_score,
@@ -23,6 +21,8 @@ from evaluations.text_metrics import (
     rouge_l_jieba,
     word_f1,
 )
+from evaluations.tasks.text.prompted_records import Metric, PromptedRecords
+from evaluations.tasks.text.records import Record
 
 WORD_F1 = Metric("word F1", word_f1)
 ROUGE_L = Metric("ROUGE-L", rouge_l, ("rouge",))

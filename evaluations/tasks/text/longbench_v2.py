@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluations.tasks.text.base import Benchmark, TextItem
+from evaluations.tasks.text.metrics import chosen_letter
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places
 from evaluations.tasks.text.templates import file_sha256, find_file
-from evaluations.text_metrics import chosen_letter
 from namm.errors import DataError
 
 if TYPE_CHECKING:

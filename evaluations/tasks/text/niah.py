@@ -15,8 +15,8 @@ import numpy as np
 from evaluations.tasks.text.base import Benchmark, BenchmarkOptions, TextItem
 from evaluations.tasks.text.fitting import fit, most_that_fits, token_count
 from evaluations.tasks.text.haystacks import Haystack, insert_at, open_haystack
+from evaluations.tasks.text.metrics import string_match_all
 from evaluations.tasks.text.ruler_contexts import draw
-from evaluations.text_metrics import string_match_all
 from namm.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluations.provenance import package_versions
+from evaluations.rows.provenance import package_versions
 from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluations.provenance import package_versions
+from evaluations.rows.provenance import package_versions
 from evaluations.tasks.text import ruler_contexts as contexts
 from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.fitting import fit, most_that_fits, token_count
 from evaluations.tasks.text.haystacks import Haystack, has_texts, open_haystack
+from evaluations.tasks.text.metrics import string_match_all, string_match_any
 from evaluations.tasks.text.ruler_contexts import NIAH, Context
 from evaluations.tasks.text.ruler_questions import QUESTION_FILES, QuestionSet, question_file, read_questions
 from evaluations.tasks.text.ruler_words import Wording, open_wording
 from evaluations.tasks.text.templates import Template, file_sha256
-from evaluations.text_metrics import string_match_all, string_match_any
 from namm.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,0 +1,200 @@
+"""How long cues survive in a memory, and whether an episode succeeds without them.
+
+Survival is the Kaplan-Meier estimate: a cue that is still held when it is needed leaves the observation there, it is
+not counted as lost. Intervals are Wilson's, with the effective number of observations that Greenwood's variance implies
+and never more than there are episodes still watched (cues and heads of one episode are not independent), so they have a
+width also where nothing, or everything, was lost.
+
+Sources: Kaplan and Meier (1958); Rothman, J. Chronic Dis. 31 (1978) 557-560, for the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.control.cues import held_when_asked
+from evaluations.rows.results import Row
+from namm.errors import DataError
+
+QUANTILE = float(stats.norm.ppf(0.975))
+"""Of a 95% interval."""
+
+
+@dataclass(frozen=True)
+class Survival:
+    """A step function: from `steps[i]` on, a share `held[i]` survives; the first step is 0, with a share of 1."""
+
+    steps: Int[np.ndarray, " times"]
+    held: Float[np.ndarray, " times"]
+    low: Float[np.ndarray, " times"]
+    high: Float[np.ndarray, " times"]
+    horizon: int
+    """It says nothing beyond this step."""
+
+    def at(self, steps: Sequence[float] | np.ndarray) -> Float[np.ndarray, " wanted"]:
+        """The share that survives so many steps."""
+        return self.held[np.searchsorted(self.steps, steps, side="right") - 1]
+
+
+@dataclass(frozen=True)
+class Association:
+    """Scores (0 to 100) of the episodes that held every cue when it was needed, and of the others."""
+
+    held: Estimate | None
+    lost: Estimate | None
+    held_episodes: int
+    lost_episodes: int
+    rho: float | None
+    """Spearman's correlation of the share of cues held with the score (phi for one cue and success), if any varies."""
+    p_value: float | None
+    """Fisher's exact test for successes, Spearman's otherwise; two-sided."""
+
+
+def kaplan_meier(
+    observed: Int[np.ndarray, " cues"],
+    lost: Bool[np.ndarray, " cues"],
+    episodes: Int[np.ndarray, " cues"],
+    longest: int = 0,
+) -> Survival:
+    """The share of cues that survive so many steps.
+
+    Args:
+        observed: Steps after which each cue was lost or, if it was not, ceased to be watched.
+        lost: Which of them were lost.
+        episodes: The episode of each.
+        longest: Steps that the longest cue was to be held: where all were lost earlier, zero is known to there.
+
+    Returns:
+        The estimate at 0 and at every step of a loss.
+
+    Raises:
+        DataError: There is no cue.
+    """
+    if not len(observed):
+        raise DataError("expected at least one cue to follow, found none; the environment shows none")
+    steps = np.unique(np.concatenate([[0], observed[lost]]))
+    watched = np.array([(observed >= step).sum() for step in steps])
+    losses = np.array([((observed == step) & lost).sum() for step in steps])
+    independent = np.array([len(np.unique(episodes[observed >= step])) for step in steps])
+    held = np.cumprod(1.0 - losses / watched)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = held**2 * np.cumsum(losses / (watched * (watched - losses)))  # Greenwood
+        effective = np.where((held > 0) & (held < 1), held * (1 - held) / variance, np.inf)
+    low, high = _wilson(held, np.minimum(effective, independent))
+    last = int(observed.max())
+    return Survival(steps, held, low, high, last if held[-1] > 0 else max(last, longest))
+
+
+def in_any_head(rows: Sequence[Row]) -> Survival | None:
+    """Survival of the state tokens of cues in at least one (layer, head); None where no row has cues."""
+    return _survival([(e, np.where(lost.min(1) < 0, -1, lost.max(1))[:, None]) for e, lost in _episodes(rows)])
+
+
+def over_heads(rows: Sequence[Row]) -> Survival | None:
+    """Share of (cue, layer, head) that still hold the state token; None where no row has cues."""
+    return _survival(list(_episodes(rows)))
+
+
+def by_head(rows: Sequence[Row]) -> list[Survival]:
+    """The same for every (layer, head), layer by layer."""
+    found = list(_episodes(rows))
+    heads = found[0][1].shape[1] if found else 0
+    return [kept for head in range(heads) if (kept := _survival([(e, lost[:, head : head + 1]) for e, lost in found]))]
+
+
+def cue_points(rows: Sequence[Row], points: int) -> list[tuple[int, float, float]]:
+    """(steps since the cue, share of cues in at least one head, share of (cue, head)), evenly spread over time."""
+    kept, heads = in_any_head(rows), over_heads(rows)
+    if kept is None or heads is None:
+        return []
+    steps = np.unique(np.linspace(0, kept.horizon, points).round().astype(int))
+    return [(int(s), float(a), float(h)) for s, a, h in zip(steps, kept.at(steps), heads.at(steps), strict=True)]
+
+
+def associate(rows: Sequence[Row]) -> Association | None:
+    """Whether the episodes of some rows succeed without their cues; None where no row has cues."""
+    episodes = [episode for row in rows for episode in row["episodes"] if episode.get("cue_held") is not None]
+    if not episodes:
+        return None
+    share = np.array([episode["cue_held"] for episode in episodes])
+    score = np.array([episode["score"] for episode in episodes])
+    binary = all(episode["success"] is not None for episode in episodes)
+    kept = share == 1.0
+    rho = p_value = None
+    if np.ptp(share) > 0 and np.ptp(score) > 0:
+        test = stats.spearmanr(share, score)
+        rho, p_value = float(test.statistic), float(test.pvalue)
+        if binary and kept.any() and not kept.all():
+            won = score > 0
+            counts = [[(kept & won).sum(), (kept & ~won).sum()], [(~kept & won).sum(), (~kept & ~won).sum()]]
+            p_value = float(stats.fisher_exact(counts).pvalue)
+    return Association(
+        _estimate(score[kept], binary),
+        _estimate(score[~kept], binary),
+        int(kept.sum()),
+        int((~kept).sum()),
+        rho,
+        p_value,
+    )
+
+
+def held_at_need(rows: Sequence[Row]) -> Estimate | None:
+    """Share of the cues that at least one (layer, head) held when they were needed; None where no row has cues."""
+    shares = [
+        held_when_asked(episode).any(axis=1).mean()
+        for row in rows
+        for episode in (row.get("cue") or {}).get("episodes", ())
+        if episode
+    ]
+    if not shares:
+        return None
+    mean, episodes = np.array([np.mean(shares)]), np.array([len(shares)])
+    low, high = _wilson(mean, episodes)
+    return Estimate(float(mean[0]), float(low[0]), float(high[0]))
+
+
+def _episodes(rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]:
+    """Every episode that saw cues, with the steps after which each head lost each of them (-1: never)."""
+    told = [episode for row in rows for episode in (row.get("cue") or {}).get("episodes", ()) if episode]
+    return [(e, np.array([[-1 if v is None else v for v in cue] for cue in e["lost"]], dtype=int)) for e in told]
+
+
+def _survival(found: Sequence[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]) -> Survival | None:
+    if not found:
+        return None
+    observed, lost, episodes, longest = [], [], [], 0
+    for number, (episode, after) in enumerate(found):
+        watched = np.maximum(np.array(episode["asked"]) - np.array(episode["shown"]), 0)
+        longest = max(longest, int(watched.max()))
+        watched = np.broadcast_to(watched[:, None], after.shape)
+        gone = (after >= 0) & (after <= watched)
+        observed.append(np.where(gone, after, watched).ravel())
+        lost.append(gone.ravel())
+        episodes.append(np.full(after.size, number))
+    return kaplan_meier(np.concatenate(observed), np.concatenate(lost), np.concatenate(episodes), longest)
+
+
+def _wilson(
+    share: Float[np.ndarray, " times"], observations: Float[np.ndarray, " times"] | Int[np.ndarray, " times"]
+) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, " times"]]:
+    """Wilson's score interval of a share among so many observations, which need not be whole."""
+    squared = QUANTILE**2 / observations
+    centre = (share + squared / 2) / (1 + squared)
+    half = QUANTILE / (1 + squared) * np.sqrt(share * (1 - share) / observations + squared / (4 * observations))
+    return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)  # rounding aside, the share is inside
+
+
+def _estimate(scores: np.ndarray, binary: bool) -> Estimate | None:
+    if not len(scores):
+        return None
+    if not binary:
+        return bootstrap([scores], seed=0)
+    rate = success_rate(scores > 0)
+    return Estimate(100 * rate.value, 100 * rate.low, 100 * rate.high)

@@ -1,0 +1,1 @@
+"""Weights & Biases and the local dashboard, both mirrors of rows."""

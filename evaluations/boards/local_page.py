@@ -1,0 +1,229 @@
+"""What the local dashboard shows, as plain JSON values made from rows: one entry a cell, that is a policy on a target.
+
+A cell pools the seeds of one target, policy and (on the score-against-size curve) budget of one experiment, and names
+its numbers as W&B runs do (evaluations/boards/run_content.py), so that both dashboards show the same panels
+(evaluations/boards/panels.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.analysis.summary import REFERENCES, role
+from evaluations.analysis.survival import held_at_need, in_any_head
+from evaluations.boards.panels import SECTIONS
+from evaluations.boards.run_content import run_content, suite_of
+from evaluations.rows.results import Row
+from evaluations.tasks.control.comparability import marked_environment
+from namm.errors import DataError
+
+BANDED = "cue/held"
+"""The history that has an interval."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A results folder that was read."""
+
+    name: str
+    folder: Path
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any]
+
+
+def read_experiments(folders: Sequence[Path]) -> list[Experiment]:
+    """The experiments in some results folders; folders of one name are told apart by their parents'.
+
+    Raises:
+        DataError: A folder holds no rows, or a damaged file.
+    """
+    found = []
+    names = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        rows = _rows(folder / "rows.jsonl")
+        if not rows:
+            raise DataError(
+                f"expected rows.jsonl with at least one row in {folder}, found none; name folders that rl.py wrote "
+                "(its --out)"
+            )
+        if names.count(name) > 1:
+            name = f"{folder.resolve().parent.name}/{name}"
+        found.append(Experiment(name, folder, tuple(rows), _settings(folder / "config.json")))
+    return found
+
+
+def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str, Any]]:
+    """Every cell of some experiments, references first, then NAMM, then rivals.
+
+    Args:
+        experiments: What was read.
+        most_videos: Videos to put into the page, at most; NAMM's come first.
+    """
+    groups: dict[tuple[str, str, str, int | None], tuple[Experiment, list[Row]]] = {}
+    for experiment in experiments:
+        for row in experiment.rows:
+            budget = row["identity"].get("budget") if role(row) == "curve" else None
+            key = (experiment.name, row["target"], row["policy"], budget)
+            groups.setdefault(key, (experiment, []))[1].append(row)
+    found = [(experiment, _cell(experiment, rows), rows) for experiment, rows in groups.values()]
+    found.sort(key=lambda item: (item[1]["family"] != "reference", item[1]["family"] != "namm"))
+    for experiment, cell, rows in sorted(found, key=lambda item: item[1]["family"] != "namm"):
+        video = _video(experiment.folder, rows) if most_videos else None
+        cell["video"] = video
+        most_videos -= video is not None
+    return [cell for _, cell, _ in found]
+
+
+def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
+    first = rows[0]
+    contents = [run_content(row, experiment.name, experiment.settings) for row in rows]
+    policy = first["policy"]
+    return {
+        "experiment": experiment.name,
+        "suite": suite_of(first, experiment.settings) or "none",
+        "modality": first["identity"].get("modality", "control"),
+        "target": first["target"],
+        "env": marked_environment(first),
+        "policy": policy,
+        "family": "reference" if policy in REFERENCES else "namm" if policy.startswith("namm") else "rival",
+        "role": role(first),
+        "budget": first["identity"].get("budget"),
+        "seeds": len(rows),
+        "episodes": sum(len(row.get("episodes", ())) for row in rows),
+        "score_name": first["score_name"],
+        "numbers": _numbers(rows, [content.summary for content in contents]),
+        "spread": {name: _spread(rows, name) for name in ("episode/return", "episode/length")},
+        "lines": _lines(rows, [content.history for content in contents]),
+        "heads": _heads(rows),
+        "versions": first["versions"],
+        "checkpoint": (first["identity"].get("checkpoint_sha256") or "")[:12],
+        "namm": (first["identity"].get("namm_sha256") or "")[:12],
+    }
+
+
+def _numbers(rows: Sequence[Row], summaries: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """[value, low, high] of every number that the panels show; without an interval where there is none to have."""
+    wanted = dict.fromkeys(["score", "episode_length", "kept_fraction", "slots_mean", *_summary_names()])
+    found = {}
+    for name in wanted:
+        known = [summary[name] for summary in summaries if name in summary]
+        estimate = _estimate(rows, name)
+        if estimate is not None:
+            found[name] = [estimate.value, estimate.low, estimate.high]
+        elif known:
+            found[name] = [sum(known) / len(known)]
+    return found
+
+
+def _estimate(rows: Sequence[Row], name: str) -> Estimate | None:
+    """Interval of a number that every episode has one of."""
+    episodes = [row.get("episodes", ()) for row in rows]
+    if name == "cue_held":
+        return held_at_need(rows)
+    if name not in ("score", "slots_mean") or not all(name in episode for each in episodes for episode in each):
+        return None
+    if not any(len(each) > 1 for each in episodes):
+        return None  # seeds are strata: one score in each tells nothing of its spread
+    successes = [episode.get("success") for each in episodes for episode in each]
+    if name == "score" and rows[0]["score_name"] == "success rate" and None not in successes:
+        rate = success_rate(successes)
+        return Estimate(100 * rate.value, 100 * rate.low, 100 * rate.high)
+    return bootstrap([[episode[name] for episode in each] for each in episodes], seed=0)
+
+
+def _spread(rows: Sequence[Row], name: str) -> list[float]:
+    key = name.partition("/")[2]
+    return [float(episode[key]) for row in rows for episode in row.get("episodes", ()) if episode.get(key) is not None]
+
+
+def _lines(
+    rows: Sequence[Row], histories: Sequence[Sequence[Mapping[str, float]]]
+) -> dict[str, dict[str, list[float]]]:
+    """x and y (and low and high) of every history that the panels show, mean over the seeds that have each point."""
+    found = {}
+    for _, panels in SECTIONS:
+        for panel in panels:
+            for name in panel.y if panel.kind == "lines" else ():
+                points: dict[float, list[float]] = {}
+                for entry in (entry for history in histories for entry in history if name in entry):
+                    points.setdefault(float(entry[panel.x]), []).append(float(entry[name]))
+                if points:
+                    steps = sorted(points)
+                    found[name] = {"x": steps, "y": [round(float(np.mean(points[step])), 4) for step in steps]}
+    kept = in_any_head(rows)
+    if kept is not None:
+        steps = np.append(kept.steps, kept.horizon)
+        several = {"y": kept.held, "low": kept.low, "high": kept.high}
+        curve = {name: np.append(values, values[-1]).round(4).tolist() for name, values in several.items()}
+        found[BANDED] = {"x": steps.tolist(), **curve}
+    return found
+
+
+def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
+    told = [row["retention"] for row in rows if (row.get("retention") or {}).get("heads")]
+    if not told:
+        return None
+    stacked = np.array([retention["heads"] for retention in told], dtype=float)
+    known = np.isfinite(stacked)
+    mean = np.where(known, stacked, 0).sum(0) / np.maximum(known.sum(0), 1)
+    used = known.any(axis=(0, 1, 2))
+    layers, heads, _ = mean.shape
+    edges = told[0]["age_edges"]
+    ages = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges)]
+    return {
+        "values": mean.reshape(layers * heads, -1)[:, used].round(3).tolist(),
+        "ages": [age for age, shown in zip(ages, used, strict=True) if shown],
+        "names": [f"layer {i}" if heads == 1 else f"{i} · {j}" for i in range(layers) for j in range(heads)],
+    }
+
+
+def _video(folder: Path, rows: Sequence[Row]) -> str | None:
+    keys = [row["key"] for row in rows if row.get("trace")]
+    found = [path for key in keys for path in (folder / "media").glob(f"*{key}.gif")]
+    return f"data:image/gif;base64,{base64.b64encode(found[0].read_bytes()).decode()}" if found else None
+
+
+def _summary_names() -> list[str]:
+    names = []
+    for _, panels in SECTIONS:
+        for panel in panels:
+            if panel.kind in ("bars", "scatter"):
+                names += [*panel.y, *([panel.x] if panel.x else [])]
+    return names
+
+
+def _rows(path: Path) -> list[Row]:
+    """The finished rows of an experiment that may still be running: a last line that is half written is left out."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    rows = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[row["key"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise DataError(
+                    f"expected a row in line {number} of {path}, found {error}; delete that line"
+                ) from error
+    return list(rows.values())
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(
+            f"expected a JSON object in {path}, found {error}; delete it or run the experiment again"
+        ) from error
+    return found if isinstance(found, dict) else {}

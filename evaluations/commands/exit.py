@@ -1,0 +1,122 @@
+"""How a command ends: one line and an exit code for whatever stops it, never a traceback for what a user can mend.
+
+0 is done, 1 means that something broke on the way and the same command continues, 2 is a mistake in the input, 130 an
+interruption. `NAMM_DEBUG=1` shows where an error comes from.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from evaluations.rows.file import UnfinishedError
+from namm.errors import ConfigError, NammError, RankError, StorageError, did_you_mean
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+Config = TypeVar("Config", bound=Any)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command, or one rank of it, ended."""
+
+    code: int = 0
+    """Exit code."""
+    message: str = ""
+    """What there is to say, in one line; empty where it was said or there is nothing."""
+    follows: bool = False
+    """Whether it ended only because another rank had."""
+
+
+def exit_code(work: Callable[[], object], resume: str) -> int:
+    """Does the work of a command, says how it ended, and returns the exit code of its process.
+
+    Args:
+        work: Parses the command line and does what it says.
+        resume: Said to whoever interrupts, where the work does not say it better: what is kept, and how to go on.
+    """
+    found = ending(work, resume)
+    tell(found.message)
+    return found.code
+
+
+def ending(work: Callable[[], object], resume: str) -> Ending:
+    """Does the work of a command and returns how it ended; arguments as of `exit_code`."""
+    try:
+        with _terminated_like_interrupted():
+            work()
+    except SystemExit as exit_:  # tyro: a wrong option, or --help
+        return Ending(exit_.code if isinstance(exit_.code, int) else WRONG)
+    except KeyboardInterrupt as stopped:
+        return Ending(INTERRUPTED, f"\nInterrupted: {str(stopped) or resume}")
+    except (NammError, OSError) as error:
+        expected = isinstance(error, NammError) or error.errno in NO_ROOM
+        if not expected or debugging():
+            raise
+        if not isinstance(error, NammError):
+            error = UnfinishedError(f"A file could not be written: {error}; make room, the same command continues.")
+        broke = isinstance(error, UnfinishedError | StorageError | RankError)
+        return Ending(FAILED if broke else WRONG, f"error: {error}", isinstance(error, RankError))
+    return Ending()
+
+
+def tell(message: str) -> None:
+    """Says how a command ended, on stderr."""
+    if message:
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (`NAMM_DEBUG=1`)."""
+    return os.environ.get("NAMM_DEBUG") == "1"
+
+
+def read_config(path: Path, kind: type[Config], paths: Sequence[str]) -> Config:
+    """The configuration that an earlier run wrote beside its results.
+
+    Args:
+        path: Of its config.json.
+        kind: Dataclass of the settings.
+        paths: Settings that are paths.
+
+    Raises:
+        ConfigError: It cannot be read, or has a setting that `kind` lacks.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config must be the config.json of an earlier run, found {path} ({error}).") from error
+    known = {entry.name for entry in fields(kind)}
+    if not isinstance(values, dict) or set(values) - known:
+        wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else "no object"
+        raise ConfigError(f"{path} has a setting that this command lacks: {wrong!r}. {did_you_mean(wrong, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return kind(**{**values, **{name: Path(values[name]) for name in paths if values.get(name)}})
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill (SIGTERM, as schedulers send) ends a run as Ctrl-C does; only the main thread can ask for it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

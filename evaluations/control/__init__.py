@@ -1,0 +1,1 @@
+"""The control experiment: Decision Transformers in environments, under every policy."""

@@ -1,0 +1,67 @@
+"""Pictures and animations of finished rows, made once and kept in the experiment's folder `media`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from evaluations.analysis.summary import TargetSummary
+from evaluations.boards.wandb_runs import Media
+from evaluations.control.cells import ControlTarget
+from evaluations.control.memory_figures import memory_picture
+from evaluations.control.replay import animate
+from evaluations.report import figures
+from evaluations.report.sections.base import Animation
+from evaluations.rows.results import Row, write_atomically
+from namm.errors import DataError
+
+
+def media_of(
+    rows: Sequence[Row], target: ControlTarget, folder: Path, video: bool, say: Callable[[str], None]
+) -> Media:
+    """What is shown beside the numbers of these rows: nothing, where none of them has a trace."""
+    row = next((row for row in rows if row.get("trace")), None)
+    if row is None:
+        return Media()
+    picture = _media_folder(folder) / f"{_file_name(row)}.png"
+    write_atomically(picture, figures.png(memory_picture(row)))
+    return Media(picture, _animation(row, target, folder, say) if video else None)
+
+
+def animations(
+    summaries: Sequence[TargetSummary], folder: Path, targets: Mapping[str, ControlTarget], say: Callable[[str], None]
+) -> dict[str, Animation]:
+    """For the report: the best NAMM's first episode on every target."""
+    found: dict[str, Animation] = {}
+    for summary in summaries:
+        shown = summary.best_namm or summary.policies[0]
+        row = next((row for row in shown.rows if row.get("trace")), None)
+        path = row and _animation(row, targets[summary.target], folder, say)
+        if row and path:
+            seed = row["trace"]["reset_seed"]
+            caption = f"{shown.policy} on {summary.task}, reset seed {seed}. Below: its memory, bright where held."
+            found[summary.target] = Animation(path, caption)
+    return found
+
+
+def _animation(row: Row, target: ControlTarget, folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The GIF of a row's traced episode, made once; None, and a line why, where the replay is another episode."""
+    path = _media_folder(folder) / f"{_file_name(row)}-{row['key']}.gif"
+    if path.exists():
+        return path
+    try:
+        return animate(row, target.env_kwargs, path)
+    except DataError as error:
+        say(f"no animation: {error}")
+        return None
+
+
+def _media_folder(folder: Path) -> Path:
+    media = folder / "media"
+    media.mkdir(exist_ok=True)
+    return media
+
+
+def _file_name(row: Row) -> str:
+    name = f"{row['target']}-{row['policy']}"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-")

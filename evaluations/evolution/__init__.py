@@ -1,0 +1,1 @@
+"""How a NAMM is evolved: stages, sources, fitness, searches, and how a run is watched."""

@@ -1,0 +1,146 @@
+"""A Weights & Biases mirror of an evolution: history.jsonl is the truth, and nothing here can stop an evolution.
+
+Each generation is logged over `evolution/generation`, never by W&B's own step. A run that continues goes on under its
+id where W&B is online. Offline a second run of one id would begin anew, so a continued run becomes a new part of the
+same group, which repeats the history from its first generation: the last part is always whole. NAMMs are artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from evaluations.boards.wandb_runs import LEAN, PROJECT, Mode, open_wandb
+from evaluations.evolution.series import AXIS, numbers
+from evaluations.rows.results import write_atomically
+
+
+class EvolutionTracker:
+    """Mirrors one evolution, as a context.
+
+    Args:
+        mode: "online", "offline", "disabled", or "auto": online where somebody is logged in, else offline.
+        folder: Of the run; `tracked.json` there remembers the W&B run.
+        config: The resolved configuration.
+        history: Rows that are there already.
+    """
+
+    def __init__(
+        self, mode: Mode, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.folder, self.config, self.history = folder, config, history
+        self._wandb, self.mode, self.notice = open_wandb(mode)
+        self._path = folder / "tracked.json"
+        self._run: Any = None
+
+    def __enter__(self) -> Self:
+        if self._wandb is None:
+            return self
+        try:
+            self._start()
+        except self._wandb.errors.Error as error:
+            if self.mode != "online":
+                self._guard(self._start)
+                return self
+            reason = str(error).partition("\n")[0]
+            self.mode = "offline"
+            self.notice = f"W&B could not be reached ({reason}); this run is kept offline, wandb sync uploads it later."
+            self._wandb.teardown()  # forgets the run that did not come about, whose id this one has
+            self._guard(self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._run is not None:
+            code = 0 if kind is None or issubclass(kind, KeyboardInterrupt) else 1
+            self._guard(lambda: self._run.finish(exit_code=code))
+
+    def log(self, row: Mapping[str, Any], picture: Path | None = None) -> None:
+        """Logs one generation, with a picture where there is a new one."""
+        if self._run is None:
+            return
+        content: dict[str, Any] = numbers(row)
+        if picture is not None:
+            content["evolution/retention"] = self._wandb.Image(str(picture))
+        self._guard(lambda: self._run.log(content))
+        self._note(row["generation"])
+
+    def log_namm(self, folder: Path, generation: int, aliases: Sequence[str], score: float | None) -> None:
+        """Logs a NAMM as an artifact.
+
+        Args:
+            folder: With its two files.
+            generation: After which it was the mean.
+            aliases: Such as "best-validation".
+            score: On validation.
+        """
+        if self._run is None:
+            return
+
+        def log() -> None:
+            facts = {"generation": generation, "validation": score}
+            artifact = self._wandb.Artifact(f"namm-{self._run.id}", type="model", metadata=facts)
+            for path in sorted(folder.iterdir()):
+                artifact.add_file(str(path), skip_cache=True)
+            self._run.log_artifact(artifact, aliases=[f"generation-{generation:04d}", *aliases])
+
+        self._guard(log)
+
+    def _start(self) -> None:
+        known = _load(self._path)
+        part = known.get("part", 0) + 1
+        root = known.get("root") or secrets.token_hex(4)
+        again = self.mode == "online" and known.get("mode") == "online"
+        name = known["id"] if again else root if part == 1 else f"{root}-part{part}"
+        config = {**self.config, "resumed_from": None if again else known.get("id")}
+        label = self.folder.resolve().name
+        self._run = self._wandb.init(
+            id=name, resume="allow" if self.mode == "online" else None, project=PROJECT, group=label, job_type="evolve",
+            name=label if again or part == 1 else f"{label} part {part}", config=_without_dots(config),
+            dir=str(self.folder), mode=self.mode, reinit="create_new", settings=self._wandb.Settings(**LEAN),
+        )  # fmt: skip
+        self._run.define_metric(AXIS, hidden=True)
+        self._run.define_metric("evolution/*", step_metric=AXIS)
+        for metric in ("evolution/validation", "evolution/fitness_mean"):
+            self._run.define_metric(metric, step_metric=AXIS, summary="max")
+        self._known = {"root": root, "id": name, "part": part if not again else known["part"], "mode": self.mode}
+        done = known.get("generation", 0) if again else 0
+        for row in self.history:
+            if row["generation"] > done:
+                self._run.log(numbers(row))
+        self._note(max(done, len(self.history)))
+
+    def _note(self, generation: int) -> None:
+        write_atomically(self._path, json.dumps({**self._known, "generation": generation}) + "\n")
+
+    def _guard(self, work: Any) -> None:
+        """Whatever W&B has against it costs the mirror, not the evolution."""
+        try:
+            work()
+        except (self._wandb.errors.Error, OSError, ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            self.notice = f"W&B is given up ({type(error).__name__}: {reason}); history.jsonl has everything."
+            self._run = None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The note of an earlier process; a damaged one only means a new run."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _without_dots(value: Any) -> Any:
+    """The configuration as W&B takes it: plain values, no dots in keys."""
+    if isinstance(value, Mapping):
+        return {str(key).replace(".", "_"): _without_dots(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_dots(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

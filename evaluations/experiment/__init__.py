@@ -1,0 +1,1 @@
+"""How any experiment is run: units, plans, equal memory, claims, workers."""

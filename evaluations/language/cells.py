@@ -1,0 +1,237 @@
+"""Cells of a text experiment: one policy reads and answers the prompts of one exam and seed.
+
+Beside the keys of evaluations/rows/results.py a row holds:
+
+    metrics     slots_mean (when the question comes; per KV head, mean over layers, heads and prompts), head_slots (the
+                same for each layer and head), kept_fraction (slots / tokens read by then), evicted (until the end, per
+                KV head and prompt), evicting (share of the prompts of which anything had been evicted by then),
+                tokens_seen, bytes_mean and state_bytes_mean (then, per prompt), bytes_peak and state_bytes_peak,
+                prefill_seconds, decode_seconds, policy_seconds (a part of both; null on a GPU), decoded_tokens,
+                prompts_cut, and the means of whatever else is graded (nats_per_token, token_accuracy)
+    prompts     id, document (a short name of the text it is about, where others may be about the same), score, slots,
+                tokens, and what else is graded
+    memory      asked_to_evict, role (reference, free, matched, given), matched_to, asked, settings of the policy
+    protocol    how prompts were made and answered
+    trace       one prompt, what was kept of it and what was answered (evaluations/language/trace.py); first seed only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluations.language.answers import Journal
+from evaluations.language.calibration import TargetStatistics
+from evaluations.language.exams import Exam, ExamPrompts
+from evaluations.language.plan import Size, TextUnit
+from evaluations.language.trace import told_trace, traced_place
+from evaluations.rows.results import Cell
+from modalities.language.prompts import Group, Prompt, batches_of, groups_of
+from modalities.language.reading import Answer, Costs, read
+from modalities.language.token_kinds import token_kinds
+from namm import NAMM, NAMMConfig
+from namm.policies import Policy, make_policy
+
+HOP = NAMMConfig().hop
+"""Queries of one step of a NAMM's spectra."""
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How prompts are read; none of it changes a score but `protected_last`."""
+
+    interval: int
+    """Tokens between two updates."""
+    schedule: Literal["interval", "prompt"]
+    """Update at every interval, or once, when the context has been read."""
+    protected_last: int
+    """Newest tokens that are never evicted."""
+    batch: int
+    """Most prompts side by side."""
+    batch_tokens: int
+    """Most tokens side by side."""
+    chunk: int | None
+    """Most columns of a forward call."""
+    share: bool
+    """Read what prompts have in common once."""
+    trace_seed: int
+    trace_tokens: int
+    """Longest context whose kept tokens are shown."""
+
+
+@dataclass
+class TextRunner:
+    """Runs the cells of one exam."""
+
+    exam: Exam
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    model_name: str
+    facts: Mapping[str, Any]
+    """Everything about the model that decides a score."""
+    namm: NAMM | None
+    statistics: TargetStatistics
+    options: ReadingOptions
+    folder: Path
+
+    def cell(self, unit: TextUnit, seed: int, versions: Mapping[str, str]) -> Cell:
+        """One cell of a unit, its identity holding everything that decides the result.
+
+        Args:
+            unit: Policy and size.
+            seed: Of drawn prompts, and of policies that draw.
+            versions: Of the packages.
+        """
+        spec, size = unit.spec, unit.size
+        acts: dict[str, Any] = {"interval": self.options.interval, "schedule": self.options.schedule}
+        if spec.label != "full":
+            acts |= {"protected_last": self.options.protected_last, "budget": size.budget}
+            acts |= {"head_budgets": size.head_budgets, "kept_fraction": size.kept_fraction}
+        if spec.is_namm and self.namm is not None:
+            acts |= {"namm_sha256": self.namm.sha256()}
+        if spec.label == "namm:target":
+            acts |= {"calibration": self.statistics.described(self.model, self.options.interval)}
+        identity = {
+            "modality": "text",
+            **self.facts,
+            **self.exam.identity(),
+            **acts,
+            **{name: versions[name] for name in ("torch", "transformers", "namm_suite")},
+        }
+        return Cell(f"{self.model_name}/{self.exam.name}", self.exam.name, spec.label, seed, identity)
+
+    def run(self, unit: TextUnit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Reads and answers the prompts of each cell and returns the content of its row."""
+        return [self._row(unit, cell) for cell in cells]
+
+    def _row(self, unit: TextUnit, cell: Cell) -> dict[str, Any]:
+        asked = self.exam.prompts(cell.seed)
+        if self.options.schedule == "prompt":  # what is judged at once must be whole steps of a NAMM
+            asked = replace(asked, prompts=tuple(prompt.aligned(HOP) for prompt in asked.prompts))
+        traced = traced_place(asked, self.options.trace_tokens) if cell.seed == self.options.trace_seed else None
+        journal = Journal(self.folder, cell.key)
+        for size, groups in self._by_size(unit, asked.prompts):
+            policy = self._policy(unit, size, cell.seed)
+            left = [_without(group, journal.answers) for group in groups]
+            left = [group for group in left if group.members]
+            options = self.options
+            # what is judged once is judged after one call: the whole context
+            once = options.schedule == "prompt"
+            share, chunk = options.share and not once, None if once else options.chunk
+            for batch in batches_of(left, asked.prompts, options.batch, options.batch_tokens, share):
+                watched = frozenset() if traced is None else frozenset([traced])
+                answers, costs = read(self.model, policy, asked.prompts, batch, self.exam.finished, chunk, watched)
+                texts = {place: self.exam.answer_text([answer]) for place, answer in answers.items() if answer.tokens}
+                journal.add(answers, costs, texts)
+        return self._content(unit, asked, journal.answers, journal.costs, traced, self._policy(unit, unit.size, 0))
+
+    def _by_size(self, unit: TextUnit, prompts: Sequence[Prompt]) -> list[tuple[Size, list[Group]]]:
+        """The groups, divided by the budgets they get; in one part where all get the same."""
+        groups, fraction = groups_of(prompts), unit.size.kept_fraction
+        if fraction is None:
+            return [(unit.size, groups)]
+        least = unit.spec.protected_first + self.options.protected_last
+        parts: dict[int, list[Group]] = {}
+        for group in groups:
+            for member in group.members:  # a beginning can only be shared under one budget
+                budget = max(least, round(fraction * len(prompts[member].context)))
+                parts.setdefault(budget, []).append(Group((member,), len(prompts[member].context), group.identity))
+        return [(Size(budget=budget), found) for budget, found in parts.items()]
+
+    def _policy(self, unit: TextUnit, size: Size, seed: int) -> Policy:
+        spec, options = unit.spec, self.options
+        if spec.label == "full":
+            return make_policy("full")
+        told: dict[str, Any] = {"interval": options.interval, "protected_last": options.protected_last}
+        told |= {"budget": size.budget, "head_budgets": size.head_budgets, "schedule": options.schedule}
+        if size.kept_fraction is not None and size.budget is None:
+            told["budget"] = 10**9  # described, never used: every prompt has its own
+        if spec.takes("seed"):
+            told["seed"] = seed
+        if spec.takes("special_ids") and self.tokenizer is not None:
+            told |= token_kinds(self.tokenizer)
+        if not spec.is_namm:
+            return make_policy(spec.name, **told)
+        mode = spec.label.partition(":")[2]
+        told["namm"] = self.namm
+        if mode == "released":
+            return make_policy(spec.label, **told)
+        target = self.statistics.of(self.model, self.namm, options.interval) if mode == "target" else None
+        return make_policy("namm", statistics=mode, target_statistics=target, **told)
+
+    def _content(
+        self, unit: TextUnit, asked: ExamPrompts, answers: Mapping[int, Answer], costs: Sequence[Costs],
+        traced: int | None, policy: Policy,
+    ) -> dict[str, Any]:  # fmt: skip
+        graded = []
+        for place, (name, members) in enumerate(zip(asked.ids, asked.members, strict=True)):
+            given = [answers[member] for member in members]
+            grade = self.exam.grade(asked, place, given)
+            document = asked.documents[place] if asked.documents else None
+            about = {} if document is None else {"document": document}
+            graded.append({"id": name, **about, **grade, "slots": given[0].slots, "tokens": given[0].context_tokens})
+        firsts = [answers[members[0]] for members in asked.members]
+        return {
+            "score": _mean(graded, "score"),
+            "score_name": self.exam.score_name,
+            "metrics": {**_measured(graded, firsts, costs), **asked.facts},
+            "prompts": graded,
+            "memory": {
+                "asked_to_evict": unit.spec.label != "full",
+                "kept_fraction_asked": unit.size.kept_fraction,
+                "settings": _without_sizes(policy.describe()),
+                **unit.facts(),
+            },
+            "protocol": {
+                **self.exam.protocol(),
+                "updates": "once, after the context"
+                if self.options.schedule == "prompt"
+                else f"every {self.options.interval} tokens",
+                "protected_last": self.options.protected_last,
+            },
+            "trace": None if traced is None else told_trace(self.exam, asked, traced, answers, self.tokenizer),
+            "seconds": round(sum(cost.prefill_seconds + cost.decode_seconds for cost in costs), 3),
+        }
+
+
+def _without(group: Group, known: Mapping[int, Answer]) -> Group:
+    left = tuple(member for member in group.members if member not in known)
+    return Group(left, group.shared, group.identity)
+
+
+def _without_sizes(described: dict[str, object]) -> dict[str, object]:
+    """What a policy says of itself, less what is in the identity of the cell."""
+    return {name: value for name, value in described.items() if name not in ("head_budgets", "budget")}
+
+
+def _measured(graded: Sequence[Mapping[str, Any]], answers: Sequence[Answer], costs: Sequence[Costs]) -> dict[str, Any]:
+    held = np.mean([answer.held.numpy() for answer in answers], axis=0)
+    prompts = sum(cost.prompts for cost in costs)
+    policy = [cost.policy_seconds for cost in costs if cost.policy_seconds is not None]
+    extras = [name for name in graded[0] if isinstance(graded[0][name], float) and name not in ("score", "slots")]
+    return {
+        "slots_mean": _mean(graded, "slots"),
+        "head_slots": held.tolist(),
+        "kept_fraction": float(np.mean([grade["slots"] / grade["tokens"] for grade in graded])),
+        "evicted": sum(cost.evicted for cost in costs) / (prompts * held.size),
+        "evicting": float(np.mean([grade["slots"] < grade["tokens"] for grade in graded])),
+        "tokens_seen": float(np.mean([grade["tokens"] for grade in graded])),
+        "bytes_mean": sum(cost.cache_bytes for cost in costs) / prompts,
+        "bytes_peak": max(cost.peak_cache_bytes / cost.prompts for cost in costs),
+        "state_bytes_mean": sum(cost.state_bytes for cost in costs) / prompts,
+        "state_bytes_peak": max(cost.peak_state_bytes / cost.prompts for cost in costs),
+        "prefill_seconds": sum(cost.prefill_seconds for cost in costs),
+        "decode_seconds": sum(cost.decode_seconds for cost in costs),
+        "policy_seconds": sum(policy) if len(policy) == len(costs) else None,
+        "decoded_tokens": float(sum(cost.decoded_tokens for cost in costs)),
+        **{name: _mean(graded, name) for name in extras},
+    }
+
+
+def _mean(graded: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([grade[name] for grade in graded]))

@@ -1,0 +1,197 @@
+"""A text experiment from its options to its report."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from evaluations.analysis.summary import summarise
+from evaluations.boards.wandb_runs import Media, Tracker
+from evaluations.experiment.play import play
+from evaluations.language import terminal
+from evaluations.language.cells import ReadingOptions, TextRunner
+from evaluations.language.examples import example_page
+from evaluations.language.page import named, page_of, write_page
+from evaluations.language.plan import Size, TextPlan, TextPolicy, TextUnit, parse_policies
+from evaluations.language.setup import CORPUS, OWN, ExamOptions, ModelOptions, TextSetup, task_names
+from evaluations.report import markdown
+from evaluations.rows.file import Row
+from evaluations.rows.results import Results, write_atomically
+from evaluations.tasks.recall.corpus import default_vocabulary
+from evaluations.tasks.text import BenchmarkOptions
+from modalities.huggingface.rope import NTKRope
+from namm.config import check_interval
+from namm.errors import ConfigError
+from namm.policies import PRESETS
+
+if TYPE_CHECKING:
+    from evaluations.text import TextConfig
+
+QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
+QUICK_PROMPTS = 8
+
+
+def run_experiment(config: TextConfig, console: Console, command: str) -> list[Row]:
+    """Runs what has no row yet, draws the report and returns all rows.
+
+    Raises:
+        NammError: A setting or a file is wrong, or something could not be read.
+    """
+    rows = play_experiment(config, console)
+    if rows is not None:
+        _report(rows, config.out, console, command, json.loads((config.out / "config.json").read_text()))
+    return rows or []
+
+
+def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
+    """Runs what has no row yet and returns all rows; None where another process leads.
+
+    Raises:
+        NammError: A setting or a file is wrong, or something could not be read.
+    """
+    policies, match = check(config)
+    results = _open(config.out, console)
+    setup = setup_of(config, policies)
+    runners = setup.load()
+    tasks = tuple(dict.fromkeys(runner.exam.name for runner in runners.values()))
+    results.write_config({**vars(config), "tasks": tasks, "config": None})
+    plans = [_plan(config, label, runner, policies, match) for label, runner in runners.items()]
+    folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
+    settings = json.loads((config.out / "config.json").read_text())
+    with Tracker(config.wandb, config.out, settings, folders) as tracker:
+        if tracker.notice:
+            console.print(tracker.notice, markup=False, soft_wrap=True)
+
+        def media(unit: TextUnit, rows: Sequence[Row]) -> Media:
+            return Media(html=example_page(rows, results.folder / "media"))
+
+        return play(plans, runners, setup, config.workers, results, tracker, console, media)
+
+
+def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
+    """The policies and whose size they get, after everything that can be checked without opening a file.
+
+    Raises:
+        NammError: A setting is wrong.
+    """
+    for interval in config.intervals:
+        check_interval(interval)
+    sizes = {name: getattr(config, name) for name in ("budget", "kept_fraction", "budget_fraction")}
+    if sum(value is not None for value in sizes.values()) > 1:
+        raise ConfigError("Give one of --budget, --kept-fraction and --budget-fraction, not several.")
+    for name in ("kept_fraction", "budget_fraction"):
+        if sizes[name] is not None and not 0.0 < sizes[name] <= 1.0:
+            raise ConfigError(f"--{name.replace('_', '-')} must lie in (0, 1], found {sizes[name]}.")
+    for name in ("intervals", "seeds", "context_tokens", "lengths"):
+        if not getattr(config, name):
+            raise ConfigError(f"--{name.replace('_', '-')} must name at least one, found none.")
+    least = {"budget": 1, "prompts": 1, "batch": 1, "batch_tokens": 1, "chunk": 1, "workers": 1, "threads": 1}
+    least |= {"limit": 1, "samples": 1, "window": 2, "protect_last": 0, "example_tokens": 0}
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        if value is not None and value < smallest:
+            raise ConfigError(f"--{name.replace('_', '-')} must be {smallest} or more, found {value}.")
+    if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
+    sized = config.budget is not None or config.kept_fraction is not None
+    policies, match = parse_policies(config.policy, config.match, sized)
+    chunk = PRESETS["namm:released"][1]["eager_chunk"]
+    if TextPolicy("namm:released") in policies and (
+        config.schedule == "prompt" or any(interval % chunk for interval in config.intervals)
+    ):
+        raise ConfigError(
+            f"namm:released reads in chunks of {chunk} and updates in between, found --schedule {config.schedule} and "
+            f"--intervals {list(config.intervals)}; pass --intervals 512 as released, or namm:source."
+        )
+    for spec in policies:
+        most = spec.protected_first + config.protect_last
+        if config.budget is not None and spec.label != "full" and config.budget < max(1, most):
+            raise ConfigError(
+                f"--budget must hold what is never evicted, found {config.budget} where {spec.label} protects {most} "
+                "tokens; raise it or protect fewer."
+            )
+    if config.tasks is not None:
+        task_names(config.tasks)
+    return policies, match
+
+
+def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
+    """What every process of the experiment loads."""
+    rope = None if config.rope_factor is None else NTKRope(config.rope_factor, config.rope_alpha)
+    model = ModelOptions(config.model, config.dtype, config.device, rope)
+    prompts, tasks = config.prompts, config.tasks
+    if config.quick:
+        prompts, tasks = min(prompts, QUICK_PROMPTS), tasks or QUICK_TASKS
+    exams = ExamOptions(
+        tasks=tasks or default_tasks(config.model),
+        context_tokens=config.context_tokens,
+        prompts=prompts,
+        benchmark=BenchmarkOptions(
+            config.data, config.templates, config.lengths, config.samples, config.prompt_set, config.depths
+        ),
+        window=config.window,
+        chat_template=config.chat_template,
+        limit=config.limit,
+    )
+    reading = ReadingOptions(
+        interval=config.intervals[0],
+        schedule=config.schedule,
+        protected_last=config.protect_last,
+        batch=config.batch,
+        batch_tokens=config.batch_tokens,
+        chunk=config.chunk,
+        share=config.share,
+        trace_seed=config.seeds[0],
+        trace_tokens=config.example_tokens,
+    )
+    namm = config.namm if any(spec.is_namm for spec in policies) else None
+    return TextSetup(model, exams, namm, config.intervals, reading, config.out, config.threads)
+
+
+def default_tasks(model: str) -> tuple[str, ...]:
+    """All that a model can be asked without data: the shipped vocabulary's tasks only where it has that vocabulary."""
+    from transformers import AutoConfig
+
+    try:
+        size = AutoConfig.from_pretrained(model).vocab_size
+    except (OSError, ValueError, AttributeError):
+        return OWN  # loading the model says what is wrong
+    return OWN if size == default_vocabulary().size else tuple(CORPUS)
+
+
+def _plan(
+    config: TextConfig, label: str, runner: TextRunner, policies: tuple[TextPolicy, ...], match: str | None
+) -> TextPlan:
+    seeds = config.seeds if runner.exam.drawn else config.seeds[:1]
+    return TextPlan(
+        target=label,
+        policies=policies,
+        seeds=tuple(seeds),
+        interval=None if config.schedule == "prompt" else runner.options.interval,
+        protected_last=config.protect_last,
+        match=match,
+        size=Size(budget=config.budget, kept_fraction=config.kept_fraction),
+        cap=config.budget_fraction,
+    )
+
+
+def _report(rows: Sequence[Row], folder: Path, console: Console, command: str, told: Mapping[str, Any]) -> None:
+    summaries = summarise(rows, named(rows))
+    write_atomically(folder / "summary.md", markdown.markdown(rows, summaries))
+    report = write_page(folder / "report.html", rows, summaries, page_of(command, told))
+    terminal.show(summaries, console)
+    console.print(f"rows    {folder / 'rows.jsonl'}\nreport  {report}", markup=False, soft_wrap=True)
+
+
+def _open(folder: Path, console: Console) -> Results:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = Results(folder)
+    for warning in caught:
+        console.print(f"warning: {warning.message}", markup=False, soft_wrap=True)
+    return results

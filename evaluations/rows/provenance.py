@@ -1,0 +1,90 @@
+"""What numbers were made with: versions of the packages, and a digest of the code of this project that decides them.
+
+The digest does not enter a cell's key: while somebody edits, most edits leave results as they are, and such a key would
+measure everything again. It lies in every row instead, blind to comments, docstrings and layout, so that an experiment
+can say which of the rows that it keeps were made by other code.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+DECIDING_CODE = (
+    "namm", "modalities", "evaluations/tasks", "evaluations/control/cells.py", "evaluations/control/plan.py",
+    "evaluations/control/holdings.py", "evaluations/control/retention.py", "evaluations/control/cues.py",
+    "evaluations/language",
+)  # fmt: skip
+"""What decides or measures results, seen from the root of the project."""
+
+
+def versions(packages: Sequence[str] = ("torch", "transformers", "gymnasium", "mujoco", "numpy")) -> dict[str, str]:
+    """What the numbers were made with: Python, the packages that decide them, this project, its commit and its code."""
+    found = {"python": platform.python_version(), **package_versions(packages)}
+    try:
+        found["namm_suite"] = importlib.metadata.version("namm-suite")
+    except importlib.metadata.PackageNotFoundError:
+        found["namm_suite"] = "source"
+    return {**found, "git_commit": _git_commit(), "code": code_sha256()[:12]}
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The installed version of each package, or "missing"."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def versions_differ(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """How two results of `versions` differ, as "torch 2.11.0, now 2.12.0"; empty where they would decide the same.
+
+    A commit that leaves the code of `DECIDING_CODE` as it was is no difference.
+    """
+    names = [name for name in now if name != "git_commit" and then.get(name, now[name]) != now[name]]
+    return ", ".join(f"{name} {then[name]}, now {now[name]}" for name in names)
+
+
+@cache
+def code_sha256() -> str:
+    """The SHA-256 of the code that decides results, as hex digits: the same whatever comments and docstrings say."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for name in DECIDING_CODE:
+        path = root / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode())
+            digest.update(_without_comments(file.read_text("utf-8")).encode())
+    return digest.hexdigest()
+
+
+def _without_comments(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@cache
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return done.stdout.strip() or "none"

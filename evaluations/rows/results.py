@@ -1,0 +1,230 @@
+"""Experiment = target x task x policy x seed: one cell of the grid gives one row of rows.jsonl.
+
+A cell's key hashes every setting that decides its result, so a row is reused exactly when the same cell is asked for
+again and never when a checkpoint, an option or a simulator version has changed. The code of this project is not part of
+the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
+(evaluations/rows/provenance.py). A row is written at once and synced to the disk as its cell finishes: whatever stops
+a run costs at most what it was playing, and the same command goes on.
+
+Keys of a row: `schema key target task policy seed identity score score_name metrics episodes versions seconds finished`
+and what the experiment adds (evaluations/control/cells.py documents those of control).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evaluations.rows.file import Row, RowsFile
+from namm.errors import ConfigError, DataError
+
+SCHEMA = 1
+"""Version of the row format; part of every key, so rows of another format are never reused."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    `target`, `task` and `policy` are the names shown to people, `identity` holds every other setting that decides the
+    result (checksums, options, versions) as plain JSON values.
+    """
+
+    target: str
+    task: str
+    policy: str
+    seed: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hex digits that change whenever anything that decides the result changes."""
+        content = [SCHEMA, self.target, self.task, self.policy, self.seed, dict(self.identity)]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """What the progress display calls this cell."""
+        return f"{self.target} · {self.policy} · seed {self.seed}"
+
+
+class Results:
+    """The folder of one experiment: rows.jsonl, config.json and whatever is drawn from them.
+
+    Other processes may be adding rows to the same folder: `refresh` takes in what they finished.
+
+    Args:
+        folder: Made if it is missing. Rows already in it are read; a damaged last line (a killed write) is moved to
+            rows.damaged.
+
+    Raises:
+        ConfigError: If the folder cannot be made or written to; raised before any work is done.
+        DataError: If a line in the middle of rows.jsonl is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "rows.jsonl"
+        _require_writable(self.folder)
+        self._file = RowsFile(self.path)
+        self._rows: dict[str, Row] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what other processes have added."""
+        self._rows |= {row["key"]: row for row in self._file.read_new()}
+
+    def get(self, cell: Cell) -> Row | None:
+        """The finished row of a cell, or None."""
+        return self._rows.get(cell.key)
+
+    def rows(self, cells: Iterable[Cell]) -> list[Row]:
+        """The finished rows of these cells, in their order; rows of other experiments in the folder are left out."""
+        return [self._rows[cell.key] for cell in cells if cell.key in self._rows]
+
+    def keys(self) -> frozenset[str]:
+        """The keys of all rows in the folder."""
+        return frozenset(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, cells: Sequence[Cell], contents: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Writes finished rows: all in one write, synced to the disk before this returns.
+
+        Args:
+            cells: What was run. A cell that another process has finished meanwhile keeps that one's row.
+            contents: What came out of each; not-a-number becomes null.
+
+        Returns:
+            The rows of the cells as they can be read back.
+
+        Raises:
+            UnfinishedError: If the disk is full.
+        """
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [
+            _plain(
+                {
+                    "schema": SCHEMA,
+                    "key": cell.key,
+                    "target": cell.target,
+                    "task": cell.task,
+                    "policy": cell.policy,
+                    "seed": cell.seed,
+                    "identity": dict(cell.identity),
+                    **content,
+                    "finished": finished,
+                }
+            )
+            for cell, content in zip(cells, contents, strict=True)
+        ]
+        others, added = self._file.append(rows)
+        self._rows |= {row["key"]: row for row in (*others, *added)}
+        return self.rows(cells)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes the resolved configuration of the run beside its rows (atomically)."""
+        write_atomically(self.folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    results: Results,
+    run: Callable[[Sequence[Cell]], Iterable[Mapping[str, Any]]],
+    announce: Callable[[Cell, Row, bool], None] | None = None,
+) -> list[Row]:
+    """Runs the cells that have no row yet and returns the rows of all.
+
+    Args:
+        cells: Part of the grid, in order.
+        results: Where rows are kept.
+        run: Given the unfinished cells, yields the content of their rows in order. Each row is written as soon as it is
+            yielded, so a generator that plays cell by cell loses at most one; one that plays them as a batch loses all.
+        announce: Called after every cell with the cell, its row, and whether the row was reused.
+
+    Returns:
+        One row per cell, in order.
+
+    Raises:
+        DataError: If `run` yields more or fewer contents than it was given cells.
+    """
+    say = announce or (lambda cell, row, reused: None)
+    unfinished = []
+    for cell in cells:
+        row = results.get(cell)
+        if row is None:
+            unfinished.append(cell)
+        else:
+            say(cell, row, True)
+    contents = iter(run(unfinished)) if unfinished else iter(())
+    start = time.perf_counter()
+    for cell in unfinished:
+        content = next(contents, None)
+        if content is None:
+            raise DataError(f"A runner must give one row a cell, found none for {cell.label}; mend the experiment.")
+        seconds = round(time.perf_counter() - start, 3)
+        row = results.append([cell], [{"seconds": seconds, **content}])[0]
+        say(cell, row, False)
+        start = time.perf_counter()
+    return results.rows(cells)
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file by new content; a reader sees the old one or the new one, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _require_writable(folder: Path) -> None:
+    """A real file is written: permission bits say little on network drives and nothing to root."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise ConfigError(
+            f"The output folder must be writable, found {folder} ({error.strerror}); pass another one with --out."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """The same value out of JSON's own types; infinities and not-a-number become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

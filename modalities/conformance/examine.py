@@ -1,0 +1,228 @@
+"""Does a model keep what a Memory promises? One contract for every adapter, with a verdict to act on.
+
+    python -m modalities.conformance meta-llama/Llama-3.2-1B        # a name on the Hub, or a folder
+    python -m modalities.conformance tiny:gemma2                    # a tiny random model of a family
+
+The clauses are in `modalities.conformance.clauses`; here a model is made their subject, and what became of them a
+verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from modalities.conformance.clauses import (
+    BUDGET,
+    INTERVAL,
+    LENGTHS,
+    Check,
+    Subject,
+    batch_equals_its_members,
+    bytes_reported_are_held,
+    compared,
+    evicting,
+    forgetting_equals_masking,
+    generation_equals_stock,
+    pieces_equal_one_call,
+    prompts,
+)
+from modalities.conformance.tiny_models import tiny_model
+from modalities.huggingface.attach import attach, cache_name, cache_of
+from namm.errors import AttachError, NammError
+from namm.memory import Memory
+from namm.policies import make_policy
+
+__all__ = ["Check", "Subject", "Verdict", "examine", "load", "main", "prompts", "subject_of"]
+
+TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+"""Largest difference, in units of the largest stock value."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of all clauses."""
+
+    subject: str
+    checks: list[Check] = field(default_factory=list)
+    refused: str | None = None
+    """Why the model cannot be attached; then there are no checks."""
+    report: str = ""
+    """What the memory of the evicting run printed."""
+    how: str = ""
+    """How its layers are held, in words."""
+
+    @property
+    def conforms(self) -> bool:
+        """Whether every clause holds."""
+        return self.refused is None and bool(self.checks) and all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        if self.refused is not None:
+            return f"{self.subject}: REFUSED, and nothing was computed wrongly.\n  {self.refused}"
+        lines = [
+            f"  {'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}{check.note and '; ' + check.note}"
+            for check in self.checks
+        ]
+        failed = [check.name for check in self.checks if not check.passed]
+        end = "CONFORMS" if self.conforms else f"DOES NOT CONFORM ({'; '.join(failed)}): do not use its numbers"
+        return "\n".join([f"{self.subject}: {end}", *lines])
+
+
+def subject_of(model: PreTrainedModel, name: str | None = None) -> Subject:
+    """A Hugging Face model, as it is examined."""
+    model.eval()
+
+    def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
+        options = {} if cache is None else {cache_name(model) or "cache": cache}
+        if mask is not None and takes_positions:
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        with torch.no_grad():
+            output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        value = output.logits if hasattr(output, "logits") else output.last_hidden_state
+        try:
+            return value.float(), cache_of(output)
+        except StopIteration:
+            return value.float(), None
+
+    def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        return model.generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
+
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    config = model.config.get_text_config(decoder=True)
+    named = {**config.to_dict(), **model.config.to_dict()}
+    special = {value for key, value in named.items() if key.endswith("token_id") and isinstance(value, int)}
+    first = min(10, config.vocab_size // 2)
+    tokens = torch.tensor([token for token in range(first, config.vocab_size) if token not in special])
+    return Subject(
+        name=name or type(model).__name__,
+        run=run,
+        attach=lambda policy: attach(model, policy),
+        generate=generate if model.can_generate() else None,
+        fingerprint=lambda: _fingerprint(model),
+        tokens=tokens.to(model.device),
+        tolerance=TOLERANCE.get(model.dtype, 2e-4),
+    )
+
+
+def examine(subject: Subject, only: tuple[str, ...] = ()) -> Verdict:
+    """Runs every clause of the contract, or those named.
+
+    Raises:
+        Nothing that the model raises under a memory: an AttachError of the first call is a refusal, anything later
+        is a failed clause. What the stock model raises by itself is passed on.
+    """
+    ids, mask = prompts(subject)
+    stock, _ = subject.run(ids, mask, None)
+    before = subject.fingerprint()
+    try:
+        with subject.attach(make_policy("full", interval=INTERVAL)) as memory:
+            kept, _ = subject.run(ids, mask, None)
+            seen = memory.seen.tolist()
+    except AttachError as error:
+        return Verdict(subject.name, refused=str(error))
+    checks = [compared("keep-all equals stock", stock, kept, subject.tolerance, mask)]
+    checks.append(Check("tokens seen are counted without padding", seen == list(LENGTHS), f"{seen}"))
+    clauses: list[tuple[str, Callable[[], Check]]] = [
+        ("generate() equals stock", lambda: generation_equals_stock(subject, ids, mask)),
+        ("pieces equal one call", lambda: pieces_equal_one_call(subject, ids)),
+        ("forgetting equals masking", lambda: forgetting_equals_masking(subject, ids[:2])),
+        ("a batch equals its members", lambda: batch_equals_its_members(subject, ids, mask)),
+        ("bytes reported are bytes held", lambda: bytes_reported_are_held(subject, ids, mask)),
+    ]
+    for name, clause in clauses:
+        if not only or name in only:
+            try:
+                checks.append(clause())
+            except (NammError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                checks.append(Check(name, False, f"raised {type(error).__name__}: {error}"))
+    again, _ = subject.run(ids, mask, None)
+    same = torch.equal(stock, again) and subject.fingerprint() == before
+    checks.append(Check("the model is as before", same, "outputs, configuration, hooks and attributes compared"))
+    with subject.attach(evicting()) as memory:
+        subject.run(ids, mask, None)
+        report, how = str(memory.report()), "; ".join([_how(memory), *(check.note for check in checks if check.note)])
+    return Verdict(subject.name, checks, report=report, how=how)
+
+
+def _how(memory: Memory) -> str:
+    """Which layers the policy governs, and what is special about them."""
+    rules = [layer.rule for layer in memory.layers.values()]
+    bounded = sorted({str(rule.local).split(" of ")[0] for rule in rules if rule.local is not None})
+    count = sum(rule.local is not None for rule in rules)
+    widths = {(layer.cache.head_dim, layer.cache.value_dim) for layer in memory.layers.values()}
+    facts = [f"{count} of {len(rules)} layers: {' and '.join(bounded)}"] if bounded else []
+    facts += ["capped logits"] if any(rule.softcap is not None for rule in rules) else []
+    facts += ["learned sinks"] if any(rule.sinks is not None for rule in rules) else []
+    facts += [f"values {v} wide, keys {k}" for k, v in sorted(widths) if k != v]
+    facts += ["recurrent layers left to transformers"] if memory.report().beside_bytes else []
+    return "; ".join(facts) or "all layers alike"
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """A hash over a model's configuration, hooks, attributes and small change of its weights."""
+    facts: list[Any] = [
+        json.dumps(model.config.to_dict(), sort_keys=True, default=str),
+        model.config._attn_implementation,
+    ]
+    for name, module in model.named_modules():
+        facts.append((name, sorted(map(str, vars(module))), len(module._forward_hooks), len(module._forward_pre_hooks)))
+        facts.append("forward" in vars(module))
+    facts += [(name, tuple(p.shape), p.dtype, p._version) for name, p in model.named_parameters()]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Checks that a model may be used under a forgetting memory."""
+
+    model: tyro.conf.Positional[str]
+    """A folder, a name on the Hub, or ``tiny:FAMILY`` for a random model of a family."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights; only in float32 are small errors told from rounding."""
+
+    device_map: str | None = None
+    """Where the weights go, as in transformers (``auto``); None leaves them on the CPU."""
+
+    trust_remote_code: bool = False
+    """Whether the folder's own Python files may run."""
+
+
+def load(arguments: Arguments) -> PreTrainedModel:
+    """The model that the arguments name."""
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.model.startswith("tiny:"):
+        return tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
+    return AutoModelForCausalLM.from_pretrained(
+        arguments.model,
+        dtype=dtype,
+        device_map=arguments.device_map,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
+def main() -> None:
+    """The command; exit status 0 if the model conforms, 1 if it does not, 2 if it is refused."""
+    logging.set_verbosity_error()
+    arguments = tyro.cli(Arguments, prog="python -m modalities.conformance")
+    try:
+        model = load(arguments)
+    except (NammError, OSError, ValueError, ImportError) as error:
+        sys.exit(f"{arguments.model}: cannot be loaded. {error}")
+    verdict = examine(subject_of(model, arguments.model))
+    print(verdict)
+    if verdict.report:
+        print(f"What a memory of {BUDGET} slots held of it:\n{verdict.report}")
+    sys.exit(0 if verdict.conforms else 2 if verdict.refused else 1)

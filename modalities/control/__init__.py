@@ -1,0 +1,1 @@
+"""How Decision Transformers are fed and read: weights, facts, rollouts, simulators."""

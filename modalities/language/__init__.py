@@ -1,0 +1,1 @@
+"""How language models are fed and read: prompts, chunks, recall, kinds of token."""
