@@ -164,6 +164,7 @@ class Attached:
         self._begun = self.memory.seen > 0
         self.cache.pending = {}
 
+    @torch.compiler.disable
     def finish_call(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: no layer has kept its new tokens from the memory; the output is what the caller asked for."""
         self._check_all_attended()
@@ -229,6 +230,7 @@ def _check_interface(decoder: PreTrainedModel) -> None:
         )
 
 
+@torch.compiler.disable
 def _attention(
     module: nn.Module,
     query: Tensor,

@@ -36,6 +36,7 @@ class CacheInPlace:
         self.signature = inspect.signature(model.forward)
         self.name = cache_name(model)
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Puts the memory's cache in the place of the caller's."""
         named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
@@ -44,7 +45,9 @@ class CacheInPlace:
         asked = self._asked(args, kwargs)
         self._check_weights_are_not_wanted(asked)
         self._go_on_with(given)
-        self.attached.begin_call(wants_no_cache=given is None and self._option(asked, "use_cache") is False)
+        through_a_wrapper = self.attached.wants_no_cache and given is self.attached.cache  # nobody else can have it
+        wants_none = given is None and self._option(asked, "use_cache") is False
+        self.attached.begin_call(wants_no_cache=wants_none or through_a_wrapper)
         self._check_nothing_is_hidden(asked)
         self._check_documents_are_not_packed(asked)
         if self.attached.memory.policy.reads_tokens:
