@@ -118,7 +118,7 @@ def _check_continued(config: EvolveConfig) -> None:
     if not (config.out / STATE_FILE).exists() or not path.exists():
         return
     try:
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Expected the settings of the run in {path}, found: {error}; restore it.") from error
     mine = json.loads(json.dumps(asdict(config), default=str))

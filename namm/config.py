@@ -110,9 +110,14 @@ class NAMMConfig:
             CheckpointError: The file is missing, not JSON, or has missing or unknown keys.
         """
         try:
-            raw: Any = json.loads(path.read_text())
+            raw: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"Expected a NAMM config at {path}; the file does not exist.") from None
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected a NAMM config at {path}, found that it cannot be read ({error.strerror or error}); name the "
+                "folder that holds config.json and model.safetensors."
+            ) from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
         known = {key.name for key in dataclasses.fields(cls)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evaluations.commands.devices import check_device
@@ -17,6 +18,7 @@ from evaluations.evolution.config import EvolveConfig
 from evaluations.evolution.recall_fitness import RecallFitness, source_statistics
 from evaluations.evolution.stages import Stage
 from evaluations.tasks.recall.tasks import get_task, validation_seed
+from modalities.language.pretrained import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import CheckpointError, ConfigError
@@ -52,12 +54,9 @@ class Source:
         models = tuple(load_source(name, dtype, device) for name in (config.model, *config.more_models))
         tokenizer = None
         if any(stage.benchmarks for stage in course):
-            from transformers import AutoTokenizer
-
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(config.model)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"Expected a tokenizer beside {config.model}, found none: {error}") from error
+            tokenizer = read_tokenizer(config.model)
+            if tokenizer is None:
+                raise CheckpointError(f"Expected a tokenizer in {config.model}, found none; benchmarks need one.")
         return Source(models, tokenizer)
 
     def judge(self, config: EvolveConfig, stage: Stage, namm: NAMM) -> RecallFitness | BenchmarkFitness:
@@ -166,9 +165,9 @@ def load_source(name: str, dtype: torch.dtype, device: str = "cpu") -> PreTraine
 def _found(name: str, read: Callable[..., Any], **options: Any) -> Any:
     try:
         return read(name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"Expected a causal language model (a folder or a Hub id) at {name!r}, found none: {error}"
+            f"Expected a causal language model (a folder or a Hub id) at {name!r}, found none that can be read: {error}"
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from evaluations.commands.devices import check_device
 from evaluations.language.benchmark_exams import BenchmarkExam, Reading
@@ -23,6 +24,7 @@ from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
+from modalities.language.pretrained import read_tokenizer
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -122,12 +124,13 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """Its tokenizer; None where the folder has none."""
-        from transformers import AutoTokenizer
+        """Its tokenizer; None where the folder has none.
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.options.model)
-        except (OSError, ValueError, KeyError):
+        Raises:
+            CheckpointError: It has one that is damaged.
+        """
+        tokenizer = read_tokenizer(self.options.model)
+        if tokenizer is None:
             return None
         tokenizer.model_max_length = int(1e30)  # what is too long is cut here, and not worth a warning before
         return tokenizer
@@ -238,9 +241,10 @@ def _model(options: ModelOptions, index: int) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             options.model, dtype=DTYPES[options.dtype], use_safetensors=True, **placed
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"Expected a causal language model (a folder or a Hub id) at {options.model!r}, found none: {error}"
+            f"Expected a causal language model (a folder or a Hub id) at {options.model!r}, found none that can be "
+            f"read: {error}"
         ) from error
     return (model if device is None else model.to(device)).eval()
 

@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from namm.errors import UnknownNameError, did_you_mean
 
@@ -114,17 +119,21 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model of a family, in evaluation mode.
 
     Args:
-        family: A model type of :func:`family_names`, such as ``gemma2``.
+        family: A model type of :func:`family_names`, such as ``gemma2``, or one of pictures and text (``llava``).
         seed: Of its weights.
         changes: Fields of its (text) configuration.
 
     Raises:
         UnknownNameError: No such family.
     """
-    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    seeing = family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not seeing:
         known = did_you_mean(family, family_names(), listed="docs/models.md")
         raise UnknownNameError(f"Unknown model family {family!r}. {known}")
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]]
+    of_text = CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING
+    model_class = (MODEL_FOR_CAUSAL_LM_MAPPING if of_text else MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)[
+        CONFIG_MAPPING[family]
+    ]
     model_class = model_class[0] if isinstance(model_class, tuple) else model_class
     own = getattr(model_class, "config_class", None)  # the text part of a family that has others, too
     config_class = own if own is not None else CONFIG_MAPPING[family]

@@ -42,7 +42,7 @@ HARMLESS = {
 
 
 @contextmanager
-def attach(model: nn.Module, policy: Policy | NAMM, *, store: str = "packed", **options: Any) -> Iterator[Memory]:
+def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **options: Any) -> Iterator[Memory]:
     """Lets a policy govern a model's KV cache for the length of a ``with`` block.
 
     Inside it, ``generate()`` and plain forward calls of the model (or of the submodule given, such as a Decision

@@ -1,4 +1,4 @@
-"""lm_eval's response cache belongs to one model under one policy, and what cannot be scored is an error that names it."""
+"""lm_eval's response cache belongs to one model under one policy; what cannot be scored is an error that names it."""
 
 from __future__ import annotations
 
