@@ -20,20 +20,20 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import torch
 import tyro
 from rich.console import Console
 
-import checkpoints
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
-from evaluations.boards.wandb_runs import Mode, Tracker
+from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
 from evaluations.commands.exit import exit_code, read_config
+from evaluations.control.config import RLConfig
 from evaluations.control.experiment import ControlExperiment
 from evaluations.control.plan import PROTECTED_LAST, PolicySpec
 from evaluations.control.setup import ControlSetup
@@ -44,101 +44,11 @@ from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
-from namm.padded import Store
 from namm.policies import POLICIES
 from namm.policies.base import Selection
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
 POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
-DEFAULT_POLICIES = (
-    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff",
-    "oldest",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RLConfig:
-    """Everything `rl.py` can be told."""
-
-    suite: tuple[str, ...] = ()
-    """Sets of shipped targets: d4rl (the nine locomotion cells), memory, default. Not together with --env."""
-
-    env: tuple[str, ...] = ()
-    """Shipped targets (hopper-medium, tmaze-150, ...) or Gymnasium ids. Default: what --suite default names."""
-
-    checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Decision Transformer: a folder or a Hugging Face Hub id. May be given several times."""
-
-    dataset: str | None = None
-    """State statistics for checkpoints that lack them: D4RL HDF5 file, D4RL name (hopper-medium) or Minari id."""
-
-    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v2"
-    """Folder of the NAMM."""
-
-    policy: tuple[str, ...] = DEFAULT_POLICIES
-    """Policies to compare. `namm` stands for namm:source, namm:target and namm:sequence (whose feature statistics)."""
-
-    budget: int | None = None
-    """Slots per KV head after an update, for every policy that forgets, NAMM included. Default: rivals match NAMM."""
-
-    match: str = "best"
-    """The NAMM whose mean size the rivals get: `best` (highest score, of equals the smaller) or e.g. namm:target."""
-
-    curve: int = 0
-    """Points of a curve of score against cache size, for every policy that forgets. NAMM ranks, the budget decides."""
-
-    curve_seeds: tuple[int, ...] | None = None
-    """Seeds of the curve's points, some of --seeds. Default: the first two."""
-
-    interval: int = 48
-    """Tokens between two updates, a multiple of 16; three tokens are one environment step."""
-
-    episodes: int | None = None
-    """Episodes per target, policy and seed. Default: 4 for Hopper, 32 and 16 for the mazes."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seed is a set of reset seeds that all policies share."""
-
-    target_return: float | None = None
-    """Return to ask the agent for. Default: what the checkpoint says."""
-
-    max_steps: int | None = None
-    """Cut every episode after so many steps (normalised scores then mean little). Default: the environment decides."""
-
-    device: str = "cpu"
-    """Where the models run: cpu, cuda, cuda:1, ..."""
-
-    workers: int = 1
-    """Processes of this machine that share the cells; several machines share --out (docs/distribution.md)."""
-
-    simulators: int | None = None
-    """Processes that step the environments while the model acts; 0: none. Default: spare cores, for large batches."""
-
-    lanes: int = 2
-    """Parts of a large batch that take turns, so that simulators overlap with the model. 1 is faster with --workers,
-    one a core; its rows are its own, for another size of batch rounds otherwise."""
-
-    store: Store = "packed"
-    """How memories hold what is kept: packed, no slot unused; or padded, short heads filled up to one rectangle, faster
-    for large batches and up to a third larger. Its rows are its own, as those of --lanes 1."""
-
-    threads: int = 1
-    """Threads of torch on a CPU, in each process: a step of a small model is too short to be shared."""
-
-    out: Path = Path("results/rl")
-    """Folder of the experiment; its name is the group in Weights & Biases."""
-
-    wandb: Mode = "auto"
-    """auto is online where somebody is logged in, else offline."""
-
-    video: bool = True
-    """Make an animation of one episode per target and policy."""
-
-    quick: bool = False
-    """A short form to try things out: one seed, few episodes, without the longest maze."""
-
-    config: Path | None = None
-    """Start from the config.json of an earlier run; other options given here win."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

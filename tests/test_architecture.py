@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,12 @@ FORBIDDEN = {
     "evaluations": {"checkpoints.recipes"},
 }
 """What each package must not import, wherever in a file."""
+WINGS = (
+    {"rows"}, {"commands"}, {"tasks"}, {"analysis"}, {"experiment"}, {"report"}, {"boards"},
+    {"control", "language", "vision", "evolution"},
+)  # fmt: skip
+"""The wings of evaluations/, from the ground up: each may import what stands below it and nothing beside it; the
+commands, which lie in the folder itself, may import all."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -78,10 +86,42 @@ def test_nothing_executes_what_it_loads() -> None:
     ]
 
 
-def test_no_script_hides_a_module_of_the_standard_library() -> None:
-    """`python evaluations/rl.py` puts its folder first on the path, where a `statistics.py` would be found."""
-    found = {path.stem for path in (ROOT / "evaluations").glob("*.py")} | {"tasks"}
-    assert not found & set(sys.stdlib_module_names)
+def wing_of(module: str) -> str | None:
+    """The wing of a module of evaluations/, such as `evaluations.rows.file`; None for a command and what is no part."""
+    parts = module.split(".")
+    folder = ROOT / "evaluations" / parts[1] if parts[0] == "evaluations" and len(parts) > 1 else None
+    return parts[1] if folder is not None and folder.is_dir() else None
+
+
+def test_the_wings_of_the_evaluations_import_downwards_only() -> None:
+    floor = {wing: number for number, wings in enumerate(WINGS) for wing in wings}
+    backward = set()
+    for path in (ROOT / "evaluations").rglob("*.py"):
+        own = wing_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for name in imports(path) if own else ():
+            other = wing_of(name)
+            is_command = other is None and name.startswith("evaluations.")
+            if is_command or (other and other != own and floor[other] >= floor[own]):
+                backward.add(f"{path.relative_to(ROOT)} imports {name}")
+    # run_content asks control for its suites until each modality describes its own boards
+    assert {line for line in backward if not line.startswith("evaluations/boards/run_content.py")} == set()
+
+
+def test_every_folder_of_the_evaluations_is_a_wing() -> None:
+    folders = {path.name for path in (ROOT / "evaluations").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= set.union(*WINGS)
+
+
+def test_nothing_in_the_evaluations_hides_a_module_that_is_not_ours() -> None:
+    """`python evaluations/rl.py` puts its folder first on the path: a `datasets` there would be everybody's."""
+    ours = {"namm", "modalities", "evaluations", "checkpoints"}
+    entries = [path for path in (ROOT / "evaluations").iterdir() if path.suffix == ".py" or path.is_dir()]
+    found = {path.stem for path in entries} - {"__init__", "__pycache__"}
+    assert "rows" in found
+    installed = set(importlib.metadata.packages_distributions()) - ours
+    required = importlib.metadata.requires("namm-suite") or ()
+    named = {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in required}
+    assert not found & (set(sys.stdlib_module_names) | installed | named | ours)
 
 
 @pytest.mark.parametrize("script", ["rl", "text", "evolve"])

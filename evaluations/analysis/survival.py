@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
-from evaluations.control.cues import held_when_asked
 from evaluations.rows.results import Row
 from namm.errors import DataError
 
@@ -158,6 +157,16 @@ def held_at_need(rows: Sequence[Row]) -> Estimate | None:
     mean, episodes = np.array([np.mean(shares)]), np.array([len(shares)])
     low, high = _wilson(mean, episodes)
     return Estimate(float(mean[0]), float(low[0]), float(high[0]))
+
+
+def held_when_asked(episode: Mapping[str, Any]) -> Bool[np.ndarray, "cues heads"]:
+    """Whether each (layer, head) still held the state token of each cue as the action that needs it was chosen.
+
+    Args:
+        episode: One entry of a row's `cue`: for each cue when it was shown, asked for, and lost by each head.
+    """
+    lost = np.array([[np.inf if value is None else value for value in cue] for cue in episode["lost"]])
+    return lost > (np.array(episode["asked"]) - np.array(episode["shown"]))[:, None]
 
 
 def _episodes(rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]:

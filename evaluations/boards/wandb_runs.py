@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
 
 from evaluations.boards.run_content import AXES, RunContent, run_content
+from evaluations.experiment.contract import Media
 from evaluations.rows.results import Row, write_atomically
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -40,16 +40,6 @@ LEAN = {
 }
 """A run is made after the fact, from a row: watching this process says nothing about it, takes time, and tells names of
 users and machines. Versions and the git commit are in the row."""
-
-
-@dataclass(frozen=True)
-class Media:
-    """Shown beside the numbers of a run: a picture of its memory (PNG), a video of one episode (GIF), a page (HTML)."""
-
-    picture: Path | None = None
-    video: Path | None = None
-    html: Path | None = None
-    """A whole page: what was kept of a prompt."""
 
 
 class Tracker:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.control.cues import held_when_asked
+from evaluations.analysis.survival import held_when_asked
 from evaluations.control.holdings import MemoryHoldings, WindowHoldings
 from evaluations.control.plan import PROTECTED_LAST, Unit
 from evaluations.control.replay import ActionRecorder, encode_actions

@@ -149,16 +149,6 @@ class CueWatch:
         return self.lost["s"].shape[2:] if self.lost else (0, 0)
 
 
-def held_when_asked(episode: Mapping[str, Any]) -> Bool[np.ndarray, "cues heads"]:
-    """Whether each (layer, head) still held the state token of each cue as the action that needs it was chosen.
-
-    Args:
-        episode: What `CueWatch.episode` says of it.
-    """
-    lost = np.array([[np.inf if value is None else value for value in cue] for cue in episode["lost"]])
-    return lost > (np.array(episode["asked"]) - np.array(episode["shown"]))[:, None]
-
-
 def _holds(
     held: Int[np.ndarray, "live kv_heads slots"], token: Int[np.ndarray, "live cues repeats"]
 ) -> Bool[np.ndarray, "live cues kv_heads"]:

@@ -13,14 +13,15 @@ from typing import Any
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Media, Tracker
+from evaluations.boards.wandb_runs import Tracker
 from evaluations.control.cells import ControlRunner
 from evaluations.control.media import animations, media_of
+from evaluations.control.page import page_of, write_page
 from evaluations.control.plan import Plan, PolicySpec, Unit
 from evaluations.control.setup import ControlSetup
+from evaluations.experiment.contract import Media
 from evaluations.experiment.play import play
 from evaluations.report import markdown
-from evaluations.report.page import Page, write_report
 from evaluations.rows.results import Results, Row, write_atomically
 
 
@@ -109,8 +110,8 @@ class ControlExperiment:
         targets = {name: runner.target for name, runner in runners.items()}
         shown = animations(summaries, results.folder, targets, say) if self.video else {}
         write_atomically(results.folder / "summary.md", markdown.markdown(rows, summaries))
-        page = Page("NAMM on control", command, config, shown)
-        report = write_report(results.folder / "report.html", rows, page)
+        page = page_of(command, config, shown)
+        report = write_page(results.folder / "report.html", rows, page, summaries)
         markdown.show(rows, summaries, console)
         say(f"rows    {results.path}\nreport  {report}")
         return report

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evaluations.analysis.summary import TargetSummary
-from evaluations.boards.wandb_runs import Media
 from evaluations.control.cells import ControlTarget
 from evaluations.control.memory_figures import memory_picture
 from evaluations.control.replay import animate
+from evaluations.experiment.contract import Media
 from evaluations.report import figures
 from evaluations.report.sections.base import Animation
 from evaluations.rows.results import Row, write_atomically

@@ -32,7 +32,7 @@ TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How targets are chosen; the fields of `evaluations.rl.RLConfig` that concern them."""
+    """How targets are chosen; the fields of `evaluations.control.config.RLConfig` that concern them."""
 
     suite: Sequence[str] = ()
     env: Sequence[str] = ()

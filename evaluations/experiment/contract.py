@@ -7,6 +7,8 @@ The control and the text experiment share how units are claimed, played, resumed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from evaluations.rows.file import Row
@@ -76,3 +78,23 @@ class Setup(Protocol):
 
     def load(self, index: int = 0) -> Mapping[str, Runner]:
         """A runner for every target, by name."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """Shown beside the numbers of a row: a picture of its memory (PNG), a video of one trial (GIF), a page (HTML)."""
+
+    picture: Path | None = None
+    video: Path | None = None
+    html: Path | None = None
+    """A whole page: what was kept of a trial."""
+
+
+class Mirror(Protocol):
+    """Whatever shows finished rows elsewhere, such as Weights & Biases."""
+
+    def is_tracked(self, rows: Sequence[Row]) -> bool:
+        """Whether all of these rows are there already, or nothing is mirrored."""
+
+    def mirror(self, rows: Sequence[Row], media: Media | None = None) -> list[str]:
+        """Shows the rows that are not there yet, and says where."""

@@ -8,10 +8,9 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from evaluations.boards.wandb_runs import Media, Tracker
 from evaluations.commands.progress import Display
 from evaluations.experiment.claims import Claims
-from evaluations.experiment.contract import Plan, Runner, Setup, Unit
+from evaluations.experiment.contract import Media, Mirror, Plan, Runner, Setup, Unit
 from evaluations.experiment.session import Session
 from evaluations.experiment.workers import ThisProcess, Workers
 from evaluations.rows.provenance import versions
@@ -24,7 +23,7 @@ def play(
     setup: Setup,
     workers: int,
     results: Results,
-    tracker: Tracker,
+    mirror: Mirror,
     console: Console,
     media: Callable[[Unit, Sequence[Row]], Media],
     remarks: Sequence[str] = (),
@@ -37,7 +36,7 @@ def play(
         setup: What worker processes load.
         workers: Processes of this machine; 1 is this one alone.
         results: Where the rows are; other processes may be adding to them.
-        tracker: Mirrors them.
+        mirror: Shows them elsewhere.
         console: Where the progress goes.
         media: What W&B shows of finished rows beside their numbers.
         remarks: Said first, by the process that leads.
@@ -59,7 +58,7 @@ def play(
         players = stack.enter_context(
             ThisProcess(runners) if workers == 1 else Workers(setup, workers, local * workers, say)
         )
-        session = Session(plans, runners, results, claims, players, tracker, display, versions(), media)
+        session = Session(plans, runners, results, claims, players, mirror, display, versions(), media)
         if session.lead():
             for remark in remarks:
                 say(remark)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluations.analysis.summary import LOG_LIKELIHOOD
-from evaluations.boards.wandb_runs import Media, Tracker
 from evaluations.commands.progress import Display
 from evaluations.experiment.claims import Claims
-from evaluations.experiment.contract import Plan, Runner, Unit
+from evaluations.experiment.contract import Media, Mirror, Plan, Runner, Unit
 from evaluations.experiment.workers import Outcome, Players
 from evaluations.rows.file import UnfinishedError
 from evaluations.rows.provenance import versions_differ
@@ -40,7 +39,7 @@ class Session:
     results: Results
     claims: Claims
     players: Players
-    tracker: Tracker
+    mirror: Mirror
     display: Display
     versions: Mapping[str, str]
     media: Callable[[Unit, Sequence[Row]], Media]
@@ -187,13 +186,13 @@ class Session:
             if rows is None or not at_most:
                 continue
             self._mirrored.add(unit)
-            if self.tracker.is_tracked(rows):
+            if self.mirror.is_tracked(rows):
                 continue
             at_most -= 1
             self.display.working_on(f"{unit.label} · W&B")
             media = self.media(unit, rows)
             with self.claims.held(MIRROR):
-                self.tracker.mirror(rows, media)
+                self.mirror.mirror(rows, media)
 
     def _compare(self, cell: Cell, row: Row) -> None:
         """Says what made the rows that are kept, where that is not what would make them now."""

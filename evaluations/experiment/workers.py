@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from evaluations.control.plan import Unit
+from evaluations.experiment.contract import Runner, Setup, Unit
 from evaluations.rows.results import Cell
 
 

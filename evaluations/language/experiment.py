@@ -6,15 +6,17 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Media, Tracker
+from evaluations.boards.wandb_runs import Tracker
+from evaluations.experiment.contract import Media
 from evaluations.experiment.play import play
 from evaluations.language import terminal
 from evaluations.language.cells import ReadingOptions, TextRunner
+from evaluations.language.config import TextConfig
 from evaluations.language.examples import example_page
 from evaluations.language.page import named, page_of, write_page
 from evaluations.language.plan import Size, TextPlan, TextPolicy, TextUnit, parse_policies
@@ -28,9 +30,6 @@ from modalities.huggingface.rope import NTKRope
 from namm.config import check_interval
 from namm.errors import ConfigError
 from namm.policies import PRESETS
-
-if TYPE_CHECKING:
-    from evaluations.text import TextConfig
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
 QUICK_PROMPTS = 8

@@ -73,9 +73,7 @@ def opening(report: Report) -> str:
         ("prompts a policy", sum(len(trials(row)) for row in rows) // max(1, len({row["policy"] for row in rows}))),
         ("update interval", f"{interval} tokens"),
     )
-    tiles = "".join(f"<div class='tile'><b>{escape(str(v))}</b><span>{escape(k)}</span></div>" for k, v in facts)
-    title = escape(report.page.title)
-    return f"<header><h1>{title}</h1><p class='lead'>{LEAD}</p><div class='tiles'>{tiles}</div></header>"
+    return frame.header(report, LEAD, facts)
 
 
 def memory(report: Report, summary: TargetSummary) -> str:

@@ -2,8 +2,8 @@
 
 Everything is inside the file (styles, pictures, animation), nothing is fetched, and it follows the reader's light or
 dark setting. It is made from finished rows alone, so it can be made again at any time, also of a run that was
-interrupted. What it shows is a list of sections (evaluations/report/sections/); to add one, write a function and list
-it here.
+interrupted. What it shows is a list of sections (evaluations/report/sections/), which each kind of experiment names in
+its own `page.py`.
 """
 
 from __future__ import annotations
@@ -14,51 +14,21 @@ from importlib import resources
 from pathlib import Path
 
 from evaluations.analysis.summary import TargetSummary, summarise
-from evaluations.control import memory_section
-from evaluations.report.sections import comparison, curves, frame, target
+from evaluations.report.sections import target
 from evaluations.report.sections.base import Animation, Page, Report, Section, TargetPart, identifier
 from evaluations.rows.results import Row, write_atomically
 
-__all__ = ["PARTS", "SECTIONS", "Animation", "Page", "Report", "Section", "TargetPart", "render", "write_report"]
-
-PARTS: tuple[TargetPart, ...] = (
-    target.scores,
-    curves.numbers,
-    target.memory,
-    memory_section.retention,
-    memory_section.cues,
-    target.animation,
-    target.episodes,
-)
-"""What is shown of every target, in order."""
-
+__all__ = ["Animation", "Page", "Report", "Section", "TargetPart", "render", "targets", "write_report"]
 
 OPEN = 3
 """More targets than this start folded."""
-
-
-def targets(report: Report, parts: Sequence[TargetPart] = PARTS) -> str:
-    """Every target with all its parts, foldable."""
-    unfolded = " open" if len(report.targets) <= OPEN else ""
-    return "".join(_target(report, summary, parts, unfolded) for summary in report.targets)
-
-
-SECTIONS: tuple[Section, ...] = (
-    frame.opening,
-    comparison.overview,
-    comparison.aggregate,
-    curves.curves,
-    targets,
-    frame.making,
-)
-"""The page, from top to bottom."""
 
 
 def write_report(
     path: Path,
     rows: Sequence[Row],
     page: Page,
-    sections: Sequence[Section] = SECTIONS,
+    sections: Sequence[Section],
     summaries: Sequence[TargetSummary] | None = None,
 ) -> Path:
     """Writes the report of some rows atomically and returns its path; see `render`."""
@@ -69,7 +39,7 @@ def write_report(
 def render(
     rows: Sequence[Row],
     page: Page,
-    sections: Sequence[Section] = SECTIONS,
+    sections: Sequence[Section],
     summaries: Sequence[TargetSummary] | None = None,
 ) -> str:
     """The page as text.
@@ -88,6 +58,12 @@ def render(
         f"<title>{escape(page.title)}</title><style>{style}</style></head><body><main>"
         f"{''.join(section(report) for section in sections)}</main></body></html>\n"
     )
+
+
+def targets(report: Report, parts: Sequence[TargetPart]) -> str:
+    """Every target with all its parts, foldable."""
+    unfolded = " open" if len(report.targets) <= OPEN else ""
+    return "".join(_target(report, summary, parts, unfolded) for summary in report.targets)
 
 
 def _target(report: Report, summary: TargetSummary, parts: Sequence[TargetPart], unfolded: str) -> str:

@@ -1,8 +1,8 @@
 """What every section of the report is given, and the few pieces of HTML that all of them use.
 
 A `Section` is a function from the whole `Report` to HTML, a `TargetPart` one from a report and one of its targets; an
-empty string leaves it out. evaluations/report/page.py lists the ones that are shown, in order. Text that comes from
-rows or options is escaped where it enters the page; pictures are inline SVG in the page's own ink.
+empty string leaves it out. Each kind of experiment lists the ones it shows, in order, in its own `page.py`. Text that
+comes from rows or options is escaped where it enters the page; pictures are inline SVG in the page's own ink.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Page:
     unfinished: int = 0
     """Cells that have no row yet."""
     reading: Sequence[str] = ()
-    """How to read the tables, as HTML; those of control where there is none."""
+    """How to read the tables, as HTML."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One target: its scores, what they say, the memory behind them, and every episode."""
+"""One target: its scores, what they say, the memory behind them, and one trial as it went."""
 
 from __future__ import annotations
 
@@ -51,21 +51,6 @@ def animation(report: Report, target: TargetSummary) -> str:
     )
 
 
-def episodes(report: Report, target: TargetSummary) -> str:
-    """Every episode of every policy, folded away."""
-    del report
-    names = ("reset_seed", "return", "normalised_score", "success", "length", "slots_mean", "slots_peak")
-    lines = []
-    for policy in target.policies:
-        for row in policy.rows:
-            for episode in row["episodes"]:
-                cells = "".join(f"<td>{_short(episode.get(name))}</td>" for name in names)
-                lines.append(f"<tr><th scope='row'>{escape(policy.policy)}</th><td>{row['seed']}</td>{cells}</tr>")
-    heads = [head(name.replace("_", " ")) for name in ("policy", "seed", *names)]
-    shown = table(heads, lines, tall=True)
-    return f"<details><summary>All {len(lines)} episodes</summary>{shown}</details>"
-
-
 def numbers(target: TargetSummary, *groups: str) -> str:
     """The tables of these groups of columns, as one."""
     columns = [column for group in groups for column in columns_of(target, group)]
@@ -79,11 +64,3 @@ def numbers(target: TargetSummary, *groups: str) -> str:
 
 def _flag(policy: PolicySummary) -> str:
     return " <span class='flag'>evicted nothing</span>" if policy.kept_everything else ""
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluations.analysis.survival import held_when_asked
 from evaluations.boards.run_content import run_content
 from evaluations.boards.wandb_runs import LEAN, Media, Tracker
-from evaluations.control.cues import held_when_asked
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SECRET = "0123456789abcdef" * 2 + "c0ffee42"

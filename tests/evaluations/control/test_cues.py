@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluations.analysis.survival import held_when_asked
 from evaluations.control import experiment
-from evaluations.control.cues import MOST_CUES, Cue, CueWatch, cues_of, held_when_asked
+from evaluations.control.cues import MOST_CUES, Cue, CueWatch, cues_of
 from evaluations.control.retention import BatchObserver
 from evaluations.rl import main
 from namm.errors import DataError
@@ -135,7 +136,7 @@ def test_rows_of_a_real_memory_agree_with_a_look_at_every_step(tmp_path, monkeyp
                 (step, episode, position[episode], np.ravel(found).tolist())
             )
 
-    monkeypatch.setattr(experiment, "write_report", lambda path, rows, page: path)
+    monkeypatch.setattr(experiment, "write_page", lambda path, *rest: path)
     monkeypatch.setattr(BatchObserver, "__call__", spy)
     maze = {"env_kwargs": {"corridor_steps": 50}, "context_steps": None, "target_return": 1.0}
     checkpoint = tiny_decision_transformer(tmp_path / "maze", "ContinuousTMaze-v0", **maze)

@@ -89,7 +89,7 @@ def test_a_dataset_says_what_a_name_does_not(tmp_path):
 
 def test_an_odd_checkpoint_is_played_and_its_scores_are_marked(tmp_path, monkeypatch, capsys):
     """From the command line to rows and tables, on a robot whose feet are not D4RL's."""
-    monkeypatch.setattr(experiment, "write_report", lambda path, *rest: path)
+    monkeypatch.setattr(experiment, "write_page", lambda path, *rest: path)
     odd = {"max_ep_len": 4096, "state_dim": None, "max_length": 5, "architectures": ["TrainableDT"], "K": 20, "odd": []}
     folder = hub_checkpoint(tmp_path / "decision-transformer-gym-walker2d-expert", **odd)
     out = tmp_path / "rl"

@@ -12,8 +12,9 @@ from PIL import Image
 from evaluations.analysis.aggregates import aggregate
 from evaluations.analysis.summary import summarise
 from evaluations.control import memory_figures
+from evaluations.control.page import write_page
 from evaluations.report import figures
-from evaluations.report.page import Animation, Page, write_report
+from evaluations.report.page import Animation, Page
 from evaluations.report.tables import markdown, rich_tables
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
@@ -56,7 +57,7 @@ def page(rows, tmp_path_factory) -> str:
     frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:])
     animations = {"hopper": Animation(folder / "a.gif", "x")}
     content = Page("a <title> & more", "python evaluations/rl.py", {"interval": 48}, animations)
-    return write_report(folder / "report.html", rows, content).read_text()
+    return write_page(folder / "report.html", rows, content).read_text()
 
 
 def test_the_page_fetches_nothing_and_is_well_formed(page):

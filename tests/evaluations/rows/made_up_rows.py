@@ -6,7 +6,7 @@ import base64
 
 import numpy as np
 
-from evaluations.control.cues import held_when_asked
+from evaluations.analysis.survival import held_when_asked
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import Cell, Row
 
