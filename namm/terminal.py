@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,18 @@ def _is_closed() -> bool:
     found = False
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None and not stream.closed:
-                stream.flush()
+            if stream is None or stream.closed:
+                continue
+            stream.flush()
+            place = stream.fileno()
+            asked = select.poll()
+            asked.register(place, 0)
+            broken = any(told & (select.POLLERR | select.POLLHUP) for _, told in asked.poll(0))
         except BrokenPipeError:
+            broken = True
+        except (OSError, ValueError):  # no file at all
+            continue
+        if broken:
             found = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
