@@ -29,7 +29,9 @@ from evaluations.tasks.control.d4rl import D4RLTask, OfflineDataset
 from evaluations.tasks.control.d4rl_files import write_hdf5
 from evaluations.tasks.control.find import open_dataset
 from evaluations.tasks.control.minari_files import write_minari
+from modalities.control.facts import reference_pair
 from namm.errors import ConfigError, UnknownNameError
+from namm.typed import Origin
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
@@ -123,7 +125,8 @@ def to_minari(command: ToMinari, console: Console) -> None:
     """
     dataset = open_dataset(command.source, dtype=None)
     env_id = command.env or dataset.env_id
-    reference = command.reference or dataset.reference_scores
+    reference = None if command.reference is None else reference_pair(*command.reference, Origin("--reference"))
+    reference = reference or dataset.reference_scores
     if reference is None and env_id is not None:
         try:
             reference = d4rl.reference_scores(env_id)

@@ -38,6 +38,7 @@ from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult, evolve
 from namm.evolution.ranks import Ranks, joined
+from namm.typed import check_fields
 
 __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "run"]
 
@@ -165,6 +166,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[EvolveConfig, Launch]:
     default = _Command(preset_config(named.preset, **given), Launch())
     about = (__doc__ or "").partition("\n\n")[0]
     command = tyro.cli(_Command, args=arguments, default=default, description=about, prog="namm-evolve")
+    for options in (command.config.fitness, command.config, command.launch):  # the first are named without "fitness."
+        check_fields(options)
     return command.config, command.launch
 
 

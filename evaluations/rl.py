@@ -33,6 +33,7 @@ import modalities  # noqa: F401  (before transformers: lets torchvision be impor
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
 from evaluations.commands.exit import exit_code, read_config
+from evaluations.control.cells import RESET_SEEDS
 from evaluations.control.config import RLConfig
 from evaluations.control.experiment import ControlExperiment
 from evaluations.control.plan import PROTECTED_LAST, PolicySpec
@@ -40,15 +41,19 @@ from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
 from evaluations.rows.results import Results
 from modalities.control.agents import find_checkpoint
+from modalities.control.facts import reference_pair
 from modalities.control.rollout import check_lanes
 from namm.config import check_interval
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
 from namm.policies import POLICIES
 from namm.policies.base import Selection
+from namm.typed import Origin, check_fields
 
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
-POLICY_NAMES = ("native_window", *POLICIES, *(f"namm:{mode}" for mode in STATISTICS))
+PLAYING = tuple(name for name, policy in POLICIES.items() if policy.foresees is None)
+"""Policies for episodes: what follows depends on what is done, so that nobody can read it ahead."""
+POLICY_NAMES = ("native_window", *PLAYING, *(f"namm:{mode}" for mode in STATISTICS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,9 +103,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
     folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:
-        said = tracker.notice
-        if said:
-            console.print(said, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         experiment = ControlExperiment(
             setup=setup,
             specs=specs,
@@ -113,8 +117,8 @@ def run(config: RLConfig, command: str = "namm-rl") -> Path:
             workers=config.workers,
         )
         report = experiment.run(runners, results, tracker, console, command, resolved)
-        if tracker.notice != said:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
         return report
 
 
@@ -133,6 +137,11 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
     specs: dict[PolicySpec, None] = {}
     for name in names:
         if name not in POLICY_NAMES:
+            if name in POLICIES:
+                raise ConfigError(
+                    f"Policy {name!r} reads ahead what follows, which in an episode depends on what is done; expected "
+                    f"one that judges by the past, such as {', '.join(PLAYING[1:4])}."
+                )
             raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, POLICY_NAMES)}")
         base, _, mode = name.partition(":")
         modes = [mode] if mode else STATISTICS if base == "namm" else [None]
@@ -142,6 +151,9 @@ def parse_policies(names: Sequence[str]) -> list[PolicySpec]:
 
 def _check(config: RLConfig) -> list[PolicySpec]:
     """The policies, after everything that can be checked without opening a file."""
+    check_fields(config)
+    if config.reference is not None:
+        reference_pair(*config.reference, Origin("--reference"))
     specs = parse_policies(config.policy)
     check_interval(config.interval)
     for spec in specs:
@@ -171,6 +183,10 @@ def _check(config: RLConfig) -> list[PolicySpec]:
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
     check_lanes(config.lanes)
+    if (config.episodes or 1) > RESET_SEEDS:
+        raise ConfigError(
+            f"--episodes must be {RESET_SEEDS} or fewer, found {config.episodes}: seeds would share episodes."
+        )
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     if config.curve and "full" not in [spec.name for spec in specs]:
@@ -197,7 +213,7 @@ def _parse(arguments: Sequence[str]) -> RLConfig:
     config = parse(description=description)
     if config.config is None:
         return config
-    return parse(description=description, default=read_config(config.config, RLConfig, paths=("namm", "out")))
+    return parse(description=description, default=read_config(config.config, RLConfig))
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from evaluations.analysis.estimates import Estimate
 from evaluations.commands.exit import exit_code, read_config
 from evaluations.language.config import TextConfig
 from evaluations.rows.file import Row
+from namm.typed import check_fields
 
 
 def run(config: TextConfig, console: Console | None = None, command: str = "namm-text") -> list[Row]:
@@ -81,10 +82,10 @@ def _parse(arguments: Sequence[str]) -> TextConfig:
     parse: Any = partial(tyro.cli, TextConfig, args=arguments, prog="namm-text")
     description = (__doc__ or "").partition("\n\n")[0]
     config = parse(description=description)
-    if config.config is None:
-        return config
-    earlier = read_config(config.config, TextConfig, paths=("namm", "out"))
-    return parse(description=description, default=earlier)
+    if config.config is not None:
+        config = parse(description=description, default=read_config(config.config, TextConfig))
+    check_fields(config)
+    return config
 
 
 if __name__ == "__main__":

@@ -9,37 +9,37 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
+from namm.typed import Count, Natural, Origin, Positive, build, check_fields, read_json
 
 
 @dataclass(frozen=True)
 class NAMMConfig:
     """What a Neural Attention Memory Model computes (arXiv 2410.13166, section 3 and the released run files)."""
 
-    window: int = 32
+    window: Count = 32
     """Queries in one STFT window; also the DFT length."""
 
-    hop: int = 16
+    hop: Count = 16
     """Queries between two STFT frames; every update interval is a multiple of it."""
 
     decay: float = 0.99
     """EMA decay per query; one frame decays by ``decay ** hop``."""
 
-    recency_dim: int = 8
+    recency_dim: Natural = 8
     """Width of the sinusoidal embedding of a token's age; 0 for none (the paper's ablation)."""
 
-    recency_max_frequency: float = 50_000.0
+    recency_max_frequency: Positive = 50_000.0
     """Longest wavelength base of the age embedding."""
 
-    max_age: int = 32_768
+    max_age: Natural = 32_768
     """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
 
     scorer: str = "bam"
     """Scorer network: backward attention ("bam") or token-wise ("mlp")."""
 
-    hidden: int = 32
+    hidden: Count = 32
     """Width of the scorer's attention (bam) or hidden layer (mlp)."""
 
     interval: int = 512
@@ -52,6 +52,7 @@ class NAMMConfig:
     """What is seen of the attention a token received: its "spectrogram", or its "mean" over each hop (ablation)."""
 
     def __post_init__(self) -> None:
+        check_fields(self, Origin("a NAMM's config"))
         if self.window != 2 * self.hop:
             raise ConfigError(
                 f"window must be twice the hop (half-overlapping Hann frames), found window={self.window}, "
@@ -67,8 +68,6 @@ class NAMMConfig:
             raise ConfigError(
                 f"Unknown signal {self.signal!r}. {did_you_mean(str(self.signal), ('spectrogram', 'mean'))}"
             )
-        if self.recency_dim < 0:
-            raise ConfigError(f"recency_dim must be 0 or more, found {self.recency_dim}.")
         check_interval(self.interval, self.hop)
 
     @property
@@ -107,31 +106,11 @@ class NAMMConfig:
         """Reads a config strictly: every key known, every key present but those that `to_json` leaves out.
 
         Raises:
-            CheckpointError: The file is missing, not JSON, or has missing or unknown keys.
+            CheckpointError: The file is missing, not JSON, has missing or unknown keys, or a value of another kind.
         """
-        try:
-            raw: Any = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"Expected a NAMM config at {path}; the file does not exist.") from None
-        except OSError as error:
-            raise CheckpointError(
-                f"Expected a NAMM config at {path}, found that it cannot be read ({error.strerror or error}); name the "
-                "folder that holds config.json and model.safetensors."
-            ) from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"Expected JSON in {path}, found text that does not parse: {error}.") from error
-        known = {key.name for key in dataclasses.fields(cls)}
-        needed = {key.name for key in dataclasses.fields(cls) if not key.metadata.get("added_later")}
-        if not isinstance(raw, dict) or not needed <= set(raw) <= known:
-            found = set(raw) if isinstance(raw, dict) else set()
-            raise CheckpointError(
-                f"{path} is not a NAMM config of this version: missing keys {sorted(needed - found)}, "
-                f"unknown keys {sorted(found - known)}. Save it again with NAMM.save_pretrained."
-            )
-        try:
-            return cls(**raw)
-        except (TypeError, ConfigError) as error:
-            raise CheckpointError(f"{path} holds an impossible NAMM config: {error}") from error
+        origin = Origin(str(path), CheckpointError, "save it again with NAMM.save_pretrained")
+        later = [key.name for key in dataclasses.fields(cls) if key.metadata.get("added_later")]
+        return build(cls, read_json(path), origin, optional=later)
 
 
 def check_interval(interval: int, hop: int = 16) -> None:

@@ -100,11 +100,16 @@ class RunningStatistics:
 
     def per_layer(self) -> FeatureStatistics:
         """One pair a layer, as the target's own statistics."""
-        return FeatureStatistics(self.mean.float(), self.variance.sqrt().float())
+        return FeatureStatistics(self.mean.float(), _deviation(self.variance))
 
     def pooled(self) -> FeatureStatistics:
         """One pair for all layers, as the released code freezes from its source."""
         share = self.count / self.count.sum().clamp_min(1.0)
         mean = (share * self.mean).sum(0, keepdim=True)
         variance = (share * (self.variance + (self.mean - mean).square())).sum(0, keepdim=True)
-        return FeatureStatistics(mean.float(), variance.sqrt().float())
+        return FeatureStatistics(mean.float(), _deviation(variance))
+
+
+def _deviation(variance: Float[Tensor, "layers bins"]) -> Float[Tensor, "layers bins"]:
+    """At least what :func:`z_score` divides by, so that what is saved says what is done."""
+    return variance.sqrt().float().clamp_min(MIN_DEVIATION)

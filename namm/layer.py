@@ -24,7 +24,7 @@ from namm.local import attend_local, within_reach
 from namm.padded import Store
 from namm.policies.base import Policy
 from namm.rules import PLAIN, AttentionRule, sink_part
-from namm.tokens import TokenRecord
+from namm.told import Told
 from namm.update import update_layer
 
 
@@ -56,7 +56,7 @@ class LayerMemory:
         key: Float[Tensor, "batch kv_heads tokens head_dim"],
         value: Float[Tensor, "batch kv_heads tokens value_dim"],
         first_sequence: int,
-        tokens: TokenRecord,
+        told: Told,
         depth: int | None,
         rule: AttentionRule = PLAIN,
         store: Store = "packed",
@@ -65,7 +65,7 @@ class LayerMemory:
         batch, kv_heads, _, head_dim = key.shape
         self.index, self.policy = index, policy
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
-        self.tokens, self.depth = tokens, depth
+        self.told, self.depth = told, depth
         self.only_prompt = policy.selection.schedule == "prompt"
         self.interval = None if self.only_prompt else policy.selection.interval
         self.rule = rule
@@ -172,14 +172,18 @@ class LayerMemory:
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
-    def _judge_prompt(self) -> None:
-        """One update of everything seen, for each length that a sequence of the batch has."""
+    def judge(self) -> None:
+        """One update of everything not judged yet, for each number of such tokens that a sequence of the batch has."""
         began = time.perf_counter()
         lengths = self.cache.tail_lengths
         for length in lengths[lengths > 0].unique().tolist():
             update_layer(self, lengths == length, length)
-        self.updates = 1
+        self.updates += 1
         self.update_seconds += time.perf_counter() - began
+
+    def _judge_prompt(self) -> None:
+        """One update of everything seen, and no other."""
+        self.judge()
         self.only_prompt = False
         self._only_release()
         self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
@@ -221,7 +225,7 @@ class LayerMemory:
             out, log_sum = join_parts(out, log_sum, *sink_part(rule.sinks, out, self.group))
         out = out.reshape(*query.shape[:3], cache.value_dim)
         judges = self.only_prompt or (self.interval is not None and not self.only_releases)
-        if self.policy.observes_attention and judges:
+        if (self.policy.observes_attention or self.policy.reads_queries) and judges:
             self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
         return out
 

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from namm.errors import AttachError
+from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
 from namm.padded import check_store
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
+from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
-from namm.tokens import TokenRecord
+from namm.told import Told
 
 
 class Beside(Protocol):
@@ -42,6 +44,7 @@ class Memory:
         policy: Decides what is kept.
         store: How kept tokens lie in layers that begin from now on.
         layers: What each layer holds.
+        told: What is known beside queries, keys and values.
         parts: Memories that the batch was split into; empty for a batch that was not.
         identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
             depend on its row; None numbers them from 0.
@@ -63,7 +66,7 @@ class Memory:
         self.policy = policy
         self.store = check_store(store)
         self.depth = depth
-        self.tokens = TokenRecord()
+        self.told = Told()
         self.layers: dict[int, LayerMemory] = {}
         self.parts: list[Memory] = []
         self.peaks = Peaks()
@@ -77,7 +80,7 @@ class Memory:
         """Forgets everything; the next call starts new sequences."""
         self.layers.clear()
         self.parts = []
-        self.tokens = TokenRecord()
+        self.told.begin()
         if self._is_part:
             self.peaks.leave(self.first_sequence)
         else:
@@ -94,6 +97,7 @@ class Memory:
             part = Memory(self.policy, self.depth, self.store)
             part.first_sequence, part.peaks, part._is_part = first, self.peaks, True
             part.watchers = self.watchers
+            part.told = Told(self.told.rotations)
             self.parts.append(part)
         return list(self.parts)
 
@@ -125,7 +129,7 @@ class Memory:
         self._check_whole()
         if layer not in self.layers:
             self.layers[layer] = LayerMemory(
-                layer, self.policy, query, key, value, self.first_sequence, self.tokens, self.depth, rule, self.store
+                layer, self.policy, query, key, value, self.first_sequence, self.told, self.depth, rule, self.store
             )
             if self.identities is not None:
                 self.layers[layer].sequences = self.identities.cpu()
@@ -156,7 +160,30 @@ class Memory:
             padding: True for real tokens, as in :meth:`attend`.
         """
         self._check_whole()
-        self.tokens.add(ids, padding)
+        self.told.tokens.add(ids, padding)
+
+    def tell_rotations(self, rotations: Sequence[Rotation]) -> None:
+        """Tells how each layer encodes positions; only policies whose ``reads_rotation`` is set need it.
+
+        Args:
+            rotations: One a layer; :data:`namm.rotation.UNTURNED` where queries and keys are not turned.
+        """
+        self.told.rotations = tuple(rotations)
+
+    def tell_foresight(self, foresight: Foresight | None) -> None:
+        """Tells what a second reading has shown of the sequences; only policies whose ``foresees`` is set need it.
+
+        Args:
+            foresight: Of the present batch, or of the one that begins with the next call; None takes it back.
+        """
+        self._check_whole()
+        self.told.foresee(foresight)
+
+    def judge(self) -> None:
+        """Has the policy judge now what has come since the last update, though no interval is complete."""
+        self._check_whole()
+        for layer in self.layers.values():
+            layer.judge()
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
@@ -205,7 +232,7 @@ class Memory:
             AttachError: The batch is split: rows leave the part that holds them.
         """
         self._check_whole()
-        self.tokens.select(rows)
+        self.told.select(rows)
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:

@@ -141,8 +141,20 @@ class NAMM(nn.Module):
         if not fits:
             raise CheckpointError(f"{path} does not fit its config: expected {expected}, found {found}.")
         for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                raise CheckpointError(f"{path}: expected floats in {name}, found {tensor.dtype}; save the NAMM again.")
             if not bool(torch.isfinite(tensor).all()):
                 raise CheckpointError(f"{path}: {name} holds NaN or infinity; the checkpoint is damaged.")
+        pair = found["statistics_mean"], found["statistics_deviation"]
+        if pair[0] != pair[1] or not pair[0][0]:
+            raise CheckpointError(
+                f"{path}: expected a mean and a deviation for each layer, found {pair}; measure them again."
+            )
+        least = float(tensors["statistics_deviation"].min())
+        if least <= 0.0:
+            raise CheckpointError(
+                f"{path}: expected deviations above 0 in statistics_deviation, found {least:g}; measure them again."
+            )
         statistics = FeatureStatistics(tensors["statistics_mean"], tensors["statistics_deviation"])
         return cls(config, tensors["flat"], statistics)
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm import attention
-from namm.policies.base import Asked, State, TokenView
+from namm.policies.base import Asked, Queries, State, TokenView
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
@@ -60,19 +60,32 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
     def pick(tensor: Tensor) -> Tensor:
         return tensor if everyone else tensor[rows]
 
+    carried = {name: pick(tensor) for name, tensor in state.items()}
     view = TokenView(
         layer=layer.index,
         positions=pick(positions),
         valid=pick(valid),
         seen=pick(cache.seen.to(cache.device)),
         sequences=pick(layer.sequences.to(cache.device)),
-        state={name: pick(tensor) for name, tensor in state.items()},
+        state=dict(carried),
         head_state={name: tensor[rows] for name, tensor in layer.head_state.items()},
         keys=lambda: pick(torch.cat([cache.kept("keys", index), cache.tail_keys[:, :, :interval]], dim=2)),
         values=lambda: pick(torch.cat([cache.kept("values", index), cache.tail_values[:, :, :interval]], dim=2)),
-        token_ids=lambda: layer.tokens.at(rows, view.positions),
+        token_ids=lambda: layer.told.tokens.at(rows, view.positions),
+        queries=lambda: Queries(
+            pick(layer.queries)[:, :, :interval],
+            pick(layer.log_sums)[:, :, :interval],
+            pick(tail_positions[:, 0]),
+            layer.scale,
+            layer.rule,
+        ),
+        rotation=lambda: layer.told.rotation(layer.index),
+        foreseen=lambda: layer.told.foreseen(layer.index, rows, view.positions, view.seen),
     )
     kept = view.valid if layer.only_releases else _judged(layer, rows, view)
+    for name, written in view.state.items():
+        if written is not carried[name]:
+            state[name][rows] = written
     if everyone:
         survivors = kept
     else:

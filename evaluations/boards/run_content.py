@@ -71,20 +71,21 @@ class RunContent:
     """Score and every metric."""
 
 
-def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunContent:
+def run_content(row: Row, experiment: str, settings: Mapping[str, Any], identity: str = "") -> RunContent:
     """The run of a row.
 
     Args:
         row: A finished row.
         experiment: Name of the experiment's folder.
         settings: The experiment's resolved configuration.
+        identity: Of the experiment, which its name is not (`evaluations.rows.identity`); only the id follows from it.
     """
     kind, modality = role(row), row["identity"].get("modality", "control")
     suite = suite_of(row, settings)
     budget = f"-b{row['identity'].get('budget')}" if kind == "curve" else ""
     columns = tuple(dict.fromkeys(name for trial in trials(row) for name in trial))
     return RunContent(
-        id=hashlib.sha256(f"{experiment}/{row['key']}".encode()).hexdigest()[:16],
+        id=hashlib.sha256(f"{identity or experiment}/{row['key']}".encode()).hexdigest()[:16],
         name=_plain(f"{row['target']}-{row['policy']}{budget}-s{row['seed']}"),
         group=suite or experiment,
         job_type="curve" if kind == "curve" else "evaluate",
@@ -110,13 +111,24 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any]) -> RunCo
         history=(*_trials(row), *_cache(row), *_retention(row), *_ages(row), *_cues(row)),
         columns=columns,
         table_name="prompts" if "prompts" in row else "episodes",
-        table=tuple(tuple(trial.get(name) for name in columns) for trial in trials(row)),
+        table=tuple(zip(*(_column([trial.get(name) for trial in trials(row)]) for name in columns), strict=True)),
         summary={
             name: float(value)
             for name, value in {"score": row["score"], **row["metrics"], "seconds": row.get("seconds")}.items()
             if isinstance(value, (int, float))
         },
     )
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one kind, as W&B's tables need them: numbers, where all are; text, where several kinds meet."""
+    kinds = {"bool" if isinstance(v, bool) else "number" if isinstance(v, int | float) else type(v).__name__
+             for v in values if v is not None}  # fmt: skip
+    if len(kinds) < 2:
+        return values
+    if kinds == {"bool", "number"}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
 
 
 def suite_of(row: Row, settings: Mapping[str, Any]) -> str | None:

@@ -7,10 +7,9 @@ interruption, 141 that nobody reads the output any more. `NAMM_DEBUG=1` shows wh
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.console import Console
 from evaluations.rows.file import UnfinishedError
 from namm.errors import ConfigError, NammError, RankError, StorageError, did_you_mean
 from namm.terminal import any_terminal
+from namm.typed import Origin, build, read_json
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 Config = TypeVar("Config", bound=Any)
@@ -95,27 +95,22 @@ def debugging() -> bool:
     return os.environ.get("NAMM_DEBUG") == "1"
 
 
-def read_config(path: Path, kind: type[Config], paths: Sequence[str]) -> Config:
+def read_config(path: Path, kind: type[Config]) -> Config:
     """The configuration that an earlier run wrote beside its results.
 
     Args:
         path: Of its config.json.
         kind: Dataclass of the settings.
-        paths: Settings that are paths.
 
     Raises:
-        ConfigError: It cannot be read, or has a setting that `kind` lacks.
+        ConfigError: It cannot be read, has a setting that `kind` lacks, or one of another type.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config must be the config.json of an earlier run, found {path} ({error}).") from error
+    values = read_json(path, ConfigError)
     known = {entry.name for entry in fields(kind)}
     if not isinstance(values, dict) or set(values) - known:
         wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else "no object"
         raise ConfigError(f"{path} has a setting that this command lacks: {wrong!r}. {did_you_mean(wrong, known)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return kind(**{**values, **{name: Path(values[name]) for name in paths if values.get(name)}})
+    return build(kind, values, Origin(str(path), ConfigError))
 
 
 @contextmanager

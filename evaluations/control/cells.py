@@ -22,6 +22,7 @@ Beside the keys of evaluations/rows/results.py a row holds:
                 token was first gone from each (layer, head) (lost [cue][layer * head]) and its neighbours R and a from
                 the last one (lost_R, lost_a), null where held to the end
     trace       one episode's memory and actions (first seed only)
+    remarks     what was assumed about the target, what its data contradict, episodes that never told of success
     comparability   verdict and reason: may the normalised score stand beside D4RL's; null where D4RL has no such robot
 """
 
@@ -41,6 +42,7 @@ from evaluations.control.plan import PROTECTED_LAST, Unit
 from evaluations.control.replay import ActionRecorder, encode_actions
 from evaluations.control.retention import BatchObserver, RetentionBook
 from evaluations.rows.results import Cell
+from evaluations.rows.score_kinds import ScoreKind, as_success_rate
 from evaluations.tasks.control.comparability import comparability
 from evaluations.tasks.control.d4rl import normalised_score
 from modalities import attach
@@ -72,7 +74,9 @@ class ControlTarget:
     max_steps: int | None = None
     checkpoint_sha256: str = ""
     remarks: tuple[str, ...] = ()
-    """What was assumed about it, for people to read."""
+    """What was assumed about it, for people to read; also in every row."""
+    score: ScoreKind = "auto"
+    """What its score is; auto: a success rate where the environment tells of success, else a return."""
 
     def reset_seeds(self, seed: int) -> list[int]:
         """The episodes of a seed, the same for every policy."""
@@ -129,6 +133,8 @@ class ControlRunner:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
         if self.store != "packed" and spec.name != "native_window":
             acts |= {"store": self.store}
+        if target.score != "auto":
+            acts |= {"score": target.score}
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold, and no other row is a point of a curve
         identity = {
@@ -172,11 +178,14 @@ class ControlRunner:
             played = self._play(recorder, [seed for cell in cells for seed in cell.identity["reset_seeds"]], observer)
             report = None if memory is None else memory.report()
         seconds = round((time.perf_counter() - started) / len(cells), 3)
+        told = any(episode.success is not None for episode in played.episodes)
         contents = []
         for index, (cell, book) in enumerate(zip(cells, observer.books, strict=True)):
             episodes = played.episodes[observer.first[index] : observer.first[index] + sizes[index]]
             cue = observer.cue(index, [episode.length for episode in episodes])
             content = self._content(episodes, played, book, cue)
+            if self.target.score == "success" or (self.target.score == "auto" and told):
+                content = as_success_rate(content)
             if report is not None:
                 self._add_peaks(content["metrics"], report, sum(sizes))
             trace = book.traced()
@@ -189,8 +198,8 @@ class ControlRunner:
                 "recomputed": spec.name == "native_window",
                 **unit.facts(),
             }
-            told = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
-            contents.append({**content, "memory": memory_facts, **told})
+            watched = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
+            contents.append({**content, "memory": memory_facts, **watched})
         return contents
 
     def _play(self, agent: Agent, seeds: Sequence[int], observer: BatchObserver | None = None) -> Rollout:
@@ -250,25 +259,23 @@ class ControlRunner:
         episodes = []
         for index, episode in enumerate(played):
             normalised = None if reference is None else normalised_score(episode.total, reference)
-            success = episode.success
-            score = 100.0 * success if success is not None else episode.total if normalised is None else normalised
             episodes.append(
                 {
                     "reset_seed": episode.seed,
                     "return": episode.total,
                     "normalised_score": normalised,
-                    "success": success,
+                    "success": episode.success,
                     "length": episode.length,
-                    "score": float(score),
+                    "score": float(episode.total if normalised is None else normalised),
                     **book.episode(index),
                     **({} if held[index] is None else {"cue_held": float(held[index].any(axis=1).mean())}),
                 }
             )
-        is_rate = episodes[0]["success"] is not None
         verdict = comparability(self.target.env_id)
         return {
             "score": _mean(episodes, "score"),
-            "score_name": "success rate" if is_rate else "return" if reference is None else "normalised score",
+            "score_name": "return" if reference is None else "normalised score",
+            "remarks": list(self.target.remarks),
             "comparability": None if verdict is None or reference is None else asdict(verdict),
             "metrics": {
                 "return": _mean(episodes, "return"),

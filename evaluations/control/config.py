@@ -10,7 +10,9 @@ import tyro
 
 import checkpoints
 from evaluations.boards.wandb_runs import Mode
+from evaluations.rows.score_kinds import ScoreKind
 from namm.padded import Store
+from namm.typed import Count, Positive
 
 DEFAULT_POLICIES = (
     "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff",
@@ -63,6 +65,19 @@ class RLConfig:
 
     target_return: float | None = None
     """Return to ask the agent for. Default: what the checkpoint says."""
+
+    return_scale: Positive | None = None
+    """What returns-to-go are divided by. Default: what the checkpoint says, else 1000."""
+
+    context_steps: Count | None = None
+    """Steps of the native window. Default: what the checkpoint says, else 20."""
+
+    reference: tuple[float, float] | None = None
+    """Return of a random and of an expert policy, for normalised scores. Default: the checkpoint's, else D4RL's."""
+
+    score: ScoreKind = "auto"
+    """A target's score: its success rate, or its return (normalised where there are reference scores). auto: the
+    success rate where any episode tells of success."""
 
     max_steps: int | None = None
     """Cut every episode after so many steps (normalised scores then mean little). Default: the environment decides."""

@@ -70,10 +70,14 @@ class ControlExperiment:
         ]
         remarks += [f"{name}: {remark}" for name, runner in runners.items() for remark in runner.target.remarks]
 
-        def media(unit: Unit, rows: Sequence[Row]) -> Media:
-            def say(line: str) -> None:
+        said: set[str] = set()
+
+        def say(line: str) -> None:
+            if line not in said:  # what one policy's picture lacks, the others' lack too
+                said.add(line)
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+        def media(unit: Unit, rows: Sequence[Row]) -> Media:
             return media_of(rows, runners[unit.target].target, results.folder, self.video, say)
 
         rows = play(plans, runners, self.setup, self.workers, results, tracker, console, media, remarks)

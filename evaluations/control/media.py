@@ -13,7 +13,7 @@ from evaluations.experiment.contract import Media
 from evaluations.report import figures
 from evaluations.report.sections.base import Animation
 from evaluations.rows.results import Row, write_atomically
-from namm.errors import DataError
+from namm.errors import NammError
 
 
 def media_of(
@@ -23,9 +23,15 @@ def media_of(
     row = next((row for row in rows if row.get("trace")), None)
     if row is None:
         return Media()
-    picture = _media_folder(folder) / f"{_file_name(row)}.png"
-    write_atomically(picture, figures.png(memory_picture(row)))
-    return Media(picture, _animation(row, target, folder, say) if video else None)
+
+    def draw() -> Path:
+        picture = _media_folder(folder) / f"{_file_name(row)}.png"
+        write_atomically(picture, figures.png(memory_picture(row)))
+        return picture
+
+    return Media(
+        _drawn("picture of the memory", row, draw, say), _animation(row, target, folder, say) if video else None
+    )
 
 
 def animations(
@@ -45,14 +51,23 @@ def animations(
 
 
 def _animation(row: Row, target: ControlTarget, folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The GIF of a row's traced episode, made once; None, and a line why, where the replay is another episode."""
-    path = _media_folder(folder) / f"{_file_name(row)}-{row['key']}.gif"
-    if path.exists():
-        return path
+    """The GIF of a row's traced episode, made once; None, and a line why, where it cannot be drawn."""
+
+    def draw() -> Path:
+        path = _media_folder(folder) / f"{_file_name(row)}-{row['key']}.gif"
+        return path if path.exists() else animate(row, target.env_kwargs, path)
+
+    return _drawn("animation", row, draw, say)
+
+
+def _drawn(what: str, row: Row, draw: Callable[[], Path], say: Callable[[str], None]) -> Path | None:
+    """What was drawn. Simulators, their renderers and the disk may raise anything; that costs a picture, no result."""
     try:
-        return animate(row, target.env_kwargs, path)
-    except DataError as error:
-        say(f"no animation: {error}")
+        return draw()
+    except Exception as error:
+        told = (str(error).strip().splitlines() or [""])[0]
+        reason = told if isinstance(error, NammError) else f"{type(error).__name__}: {told}"
+        say(f"no {what} of {row['target']}: {reason}")
         return None
 
 

@@ -9,6 +9,7 @@ Below the scene lies the memory: one column a token, bright where layers and hea
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +112,8 @@ def animate(row: Row, env_kwargs: Mapping[str, Any], path: Path, frames: int = 5
         `path`.
 
     Raises:
-        DataError: If the replay's return is not the recorded one, so that the film would show another episode.
+        DataError: If the replay's return is not the recorded one, so that the film would show another episode, or the
+            environment draws no pictures.
     """
     trace = row["trace"]
     actions = decode_actions(trace["actions"], trace["action_size"])
@@ -128,10 +130,9 @@ def animate(row: Row, env_kwargs: Mapping[str, Any], path: Path, frames: int = 5
         )
     palette = images[len(images) // 2].quantize(96)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    temporary = path.with_suffix(".part.gif")
-    flat[0].save(temporary, save_all=True, append_images=flat[1:], duration=[100] * (len(flat) - 1) + [1500], loop=0)
-    write_atomically(path, temporary.read_bytes())
-    temporary.unlink()
+    film, times = io.BytesIO(), [100] * (len(flat) - 1) + [1500]
+    flat[0].save(film, format="GIF", save_all=True, append_images=flat[1:], duration=times, loop=0)
+    write_atomically(path, film.getvalue())
     return path
 
 
@@ -139,27 +140,38 @@ def _play(
     env_id: str, env_kwargs: Mapping[str, Any], seed: int, actions: Float[np.ndarray, "steps action"], every: int
 ) -> Iterator[tuple[int, Image.Image, float]]:
     """Yields (step, picture, return so far) at every so many steps and at the end."""
-    drawn = "rgb_array" if not _is_mujoco(env_id, env_kwargs) else None
-    environment = gym.make(env_id, render_mode=drawn, **env_kwargs)
+    environment = gym.make(env_id, **_render_mode(env_id, env_kwargs), **env_kwargs)
+    space = environment.action_space
     try:
         environment.reset(seed=seed)
         total = 0.0
         for step, action in enumerate(actions):
             if step % every == 0:
                 yield step, _scene(environment), total
-            _, reward, *_ = environment.step(action)
+            _, reward, *_ = environment.step(np.clip(action, space.low, space.high).astype(space.dtype))
             total += float(reward)
         yield len(actions), _scene(environment), total
     finally:
         environment.close()
 
 
-def _is_mujoco(env_id: str, env_kwargs: Mapping[str, Any]) -> bool:
+def _render_mode(env_id: str, env_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """How the environment is asked for pictures; not at all where they are drawn here.
+
+    Raises:
+        DataError: It draws none.
+    """
     environment = gym.make(env_id, **env_kwargs)
     try:
-        return _needs_opengl(environment.unwrapped)
+        base = environment.unwrapped
+        modes = base.metadata.get("render_modes") or ()
+        if _needs_opengl(base):
+            return {}
     finally:
         environment.close()
+    if "rgb_array" not in modes:
+        raise DataError(f"{env_id} has no render mode rgb_array ({', '.join(map(str, modes)) or 'it has none'})")
+    return {"render_mode": "rgb_array"}
 
 
 def _needs_opengl(base: gym.Env) -> bool:
@@ -171,10 +183,11 @@ def _scene(environment: gym.Env) -> Image.Image:
     base = environment.unwrapped
     if _needs_opengl(base):
         return _side_view(base.model, base.data)
-    picture = environment.render()
-    if not isinstance(picture, np.ndarray):
-        return Image.new("RGB", (WIDTH, 1), SKY)
-    image = Image.fromarray(picture)
+    picture: Any = environment.render()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        found = f"an array of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise DataError(f"expected a picture [height, width, 3] of the environment's render(), found {found}")
+    image = Image.fromarray(picture.astype(np.uint8))
     return image.resize((WIDTH, round(image.height * WIDTH / image.width)))
 
 

@@ -7,7 +7,6 @@ it is part of the error.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+from modalities.control.facts import ControlFacts
 from namm.errors import CheckpointError, UnknownNameError, did_you_mean
 
 SHIPPED_FOLDER = Path(checkpoints.__file__).parent / "control"
@@ -46,7 +46,7 @@ class Shipped:
     def env_id(self) -> str:
         """Environment that the checkpoint names; empty where it has not been made."""
         facts = self.path / "control.json"
-        return json.loads(facts.read_text("utf-8"))["env_id"] if facts.is_file() else ""
+        return ControlFacts.from_json(facts).env_id if facts.is_file() else ""
 
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -18,13 +20,16 @@ import torch
 from evaluations.control.cells import ControlTarget
 from evaluations.control.shipped import SHIPPED, Shipped, best_for, require_checkpoints, targets_of
 from evaluations.rows.results import file_sha256
+from evaluations.rows.score_kinds import ScoreKind
 from evaluations.tasks import register_all
 from evaluations.tasks.control import d4rl
+from evaluations.tasks.control.contradictions import score_remarks
 from evaluations.tasks.control.find import DatasetFacts, dataset_facts, published_facts
-from modalities.control.agents import FACTS_FILE, ControlModel, find_checkpoint
+from modalities.control.agents import FACTS_FILE, ControlFacts, ControlModel, find_checkpoint
 from modalities.control.rollout import make_env
 from modalities.control.weights import hub_id, weight_files
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.typed import option
 
 TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}
 """What the Decision Transformer paper asks for, where a checkpoint does not say; elsewhere an expert's return."""
@@ -40,6 +45,10 @@ class TargetOptions:
     dataset: str | None = None
     episodes: int | None = None
     target_return: float | None = None
+    return_scale: float | None = None
+    context_steps: int | None = None
+    reference: tuple[float, float] | None = None
+    score: ScoreKind = "auto"
     max_steps: int | None = None
     quick: bool = False
 
@@ -56,9 +65,12 @@ def resolve_targets(options: TargetOptions, device: torch.device) -> list[tuple[
     register_all()
     named = _named(options)
     dataset = None if options.dataset is None else dataset_facts(options.dataset)
+    given = {"return_scale": options.return_scale, "context_steps": options.context_steps}
+    given |= {"reference_scores": options.reference}
+    given = {name: value for name, value in given.items() if value is not None}
     found = []
     for name, source, env_id, shipped in named:
-        control, remarks = _load(source, env_id, dataset, device)
+        control, remarks = _load(source, env_id, dataset, device, given)
         found.append((_target(name, source, control, shipped, options, remarks), control))
     return found
 
@@ -133,26 +145,52 @@ def _check_registered(env: str) -> None:
 
 
 def _load(
-    source: str, env_id: str | None, dataset: DatasetFacts | None, device: torch.device
+    source: str, env_id: str | None, dataset: DatasetFacts | None, device: torch.device, given: Mapping[str, Any]
 ) -> tuple[ControlModel, list[str]]:
     """The model, and what was assumed about it. What it does not say itself comes from the dataset, then its name."""
     statistics = None if dataset is None else dataset.statistics
-    if (find_checkpoint(source) / FACTS_FILE).is_file():
-        control = ControlModel.load(source, dataset_statistics=statistics, env_id=env_id, device=device)
-        return control, [f"state statistics of {dataset.origin}"] if dataset else []
     folder = find_checkpoint(source)
+    if (folder / FACTS_FILE).is_file():
+        control = ControlModel.load(source, dataset_statistics=statistics, env_id=env_id, device=device, **given)
+        remarks = [f"state statistics of {dataset.origin}", *dataset.remarks] if dataset else []
+        return control, [*remarks, *_assumed(control), *_of_another(control, folder, given)]
     task = d4rl.task_in(hub_id(folder) or folder.resolve().name)
     if dataset is None and task is not None:
         dataset = published_facts(task)
     if dataset is None:
-        control = ControlModel.load(source, env_id=env_id, device=device)  # says what is missing
+        control = ControlModel.load(source, env_id=env_id, device=device, **given)  # says what is missing
         return control, []
     env_id = env_id or dataset.env_id or (task.env_id if task else None)
-    reference = dataset.reference_scores or _reference(env_id)
-    facts = {"reference_scores": reference}
+    facts = {"reference_scores": dataset.reference_scores or _reference(env_id), **given}
     control = ControlModel.load(source, dataset_statistics=dataset.statistics, env_id=env_id, device=device, **facts)
     window = control.facts.context_steps
-    return control, [f"no {FACTS_FILE}: {env_id} with {dataset.origin}, a native window of {window} steps"]
+    remark = f"no {FACTS_FILE}: {env_id} with {dataset.origin}, a native window of {window} steps"
+    return control, [remark, *dataset.remarks, *_assumed(control)]
+
+
+def _assumed(control: ControlModel) -> list[str]:
+    """What neither the checkpoint nor an option says, and the option that does."""
+    values = {"return_scale": control.facts.return_scale, "context_steps": control.facts.context_steps}
+    words = {"return_scale": "a return scale of {:g}", "context_steps": "a native window of {} steps"}
+    return [f"assumed: {words[name].format(values[name])} ({option(name)} says another)" for name in control.assumed]
+
+
+def _of_another(control: ControlModel, folder: Path, given: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint's file says against D4RL, or of another environment than the one it now acts in."""
+    stored, facts = ControlFacts.from_json(folder / FACTS_FILE), control.facts
+    remarks = []
+    if "reference_scores" not in given:
+        remarks += score_remarks(facts.reference_scores, (facts.env_id,), FACTS_FILE)
+    kept = {"reference scores": facts.reference_scores, "target return": facts.target_return}
+    named = [name for name, value in kept.items() if value is not None]
+    if _family(stored.env_id) != _family(facts.env_id) and named:
+        remarks.append(f"assumed: the {' and '.join(named)} of {stored.env_id} also in {facts.env_id}")
+    return remarks
+
+
+def _family(env_id: str) -> str:
+    """An environment whatever its version."""
+    return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2].rpartition(":")[2]).lower()
 
 
 def _reference(env_id: str | None) -> tuple[float, float] | None:
@@ -179,8 +217,15 @@ def _target(
         environment.close()
     robot = facts.env_id.rpartition("/")[2].rpartition(":")[2].lower().partition("-")[0]
     expert = facts.reference_scores[1] if facts.reference_scores else None
-    candidates = (options.target_return, facts.target_return, TARGET_RETURNS.get(robot), expert)
-    target_return = next((value for value in candidates if value is not None), None)
+    candidates = {
+        "--target-return": options.target_return,
+        FACTS_FILE: facts.target_return,
+        f"the paper's for {robot}": TARGET_RETURNS.get(robot),
+        "the expert's of the reference scores": expert,
+    }
+    says, target_return = next(((who, value) for who, value in candidates.items() if value is not None), ("", None))
+    if says not in ("--target-return", FACTS_FILE) and target_return is not None:
+        remarks = [*remarks, f"assumed: a target return of {target_return:g}, {says} (--target-return says another)"]
     if target_return is None:
         raise ConfigError(f"{name} does not say which return to ask for; pass --target-return.")
     episodes = options.episodes
@@ -195,7 +240,8 @@ def _target(
         env_kwargs=env_kwargs,
         max_steps=options.max_steps,
         checkpoint_sha256=_checksum(find_checkpoint(source)),
-        remarks=tuple(remarks),
+        remarks=tuple(dict.fromkeys(remarks)),
+        score=options.score,
     )
 
 

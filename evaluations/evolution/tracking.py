@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evaluations.boards.wandb_runs import LEAN, PROJECT, Mode, open_wandb
+from evaluations.boards.wandb_runs import DELETED, LEAN, PROJECT, Mode, open_wandb
 from evaluations.evolution.series import AXIS, numbers
 from evaluations.rows.results import write_atomically
 
@@ -42,8 +42,12 @@ class EvolutionTracker:
             return self
         try:
             self._start()
-        except self._wandb.errors.Error as error:
+        except Exception as error:
             if self.mode != "online":
+                self._give_up(error)
+                return self
+            if DELETED in str(error):  # its id is never given again: the run begins anew
+                write_atomically(self._path, "{}\n")
                 self._guard(self._start)
                 return self
             reason = str(error).partition("\n")[0]
@@ -68,7 +72,7 @@ class EvolutionTracker:
         if picture is not None:
             content["evolution/retention"] = self._wandb.Image(str(picture))
         self._guard(lambda: self._run.log(content))
-        self._note(row["generation"])
+        self._guard(lambda: self._note(row["generation"]))
 
     def log_namm(self, folder: Path, generation: int, aliases: Sequence[str], score: float | None) -> None:
         """Logs a NAMM as an artifact.
@@ -122,10 +126,13 @@ class EvolutionTracker:
         """Whatever W&B has against it costs the mirror, not the evolution."""
         try:
             work()
-        except (self._wandb.errors.Error, OSError, ValueError, TypeError) as error:
-            reason = str(error).partition("\n")[0]
-            self.notice = f"W&B is given up ({type(error).__name__}: {reason}); history.jsonl has everything."
-            self._run = None
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        reason = str(error).partition("\n")[0]
+        self.notice = f"W&B is given up ({type(error).__name__}: {reason}); history.jsonl has everything."
+        self._run = None
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -97,4 +97,7 @@ class Mirror(Protocol):
         """Whether all of these rows are there already, or nothing is mirrored."""
 
     def mirror(self, rows: Sequence[Row], media: Media | None = None) -> list[str]:
-        """Shows the rows that are not there yet, and says where."""
+        """Shows the rows that are not there yet, and says where; what cannot be shown costs nothing but a line."""
+
+    def unsaid(self) -> list[str]:
+        """Lines to tell that have come up since this was last asked."""

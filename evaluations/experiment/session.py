@@ -190,9 +190,19 @@ class Session:
                 continue
             at_most -= 1
             self.display.working_on(f"{unit.label} · W&B")
-            media = self.media(unit, rows)
             with self.claims.held(MIRROR):
-                self.mirror.mirror(rows, media)
+                self.mirror.mirror(rows, self._drawn(unit, rows))
+            for line in self.mirror.unsaid():
+                self.display.say(line)
+
+    def _drawn(self, unit: Unit, rows: Sequence[Row]) -> Media:
+        """Pictures for the mirror; one that cannot be drawn costs a line."""
+        try:
+            return self.media(unit, rows)
+        except Exception as error:
+            told = (str(error).strip().splitlines() or [""])[0]
+            self.display.say(f"no pictures of {unit.label}: {type(error).__name__}: {told}")
+            return Media()
 
     def _compare(self, cell: Cell, row: Row) -> None:
         """Says what made the rows that are kept, where that is not what would make them now."""

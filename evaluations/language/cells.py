@@ -31,6 +31,7 @@ from evaluations.language.exams import Exam, ExamPrompts
 from evaluations.language.plan import Size, TextUnit
 from evaluations.language.trace import told_trace, traced_place
 from evaluations.rows.results import Cell
+from modalities.language.foresight import requests
 from modalities.language.prompts import Group, Prompt, batches_of, groups_of
 from modalities.language.reading import Answer, Costs, read
 from modalities.language.token_kinds import token_kinds
@@ -155,6 +156,8 @@ class TextRunner:
             told["seed"] = seed
         if spec.takes("special_ids") and self.tokenizer is not None:
             told |= token_kinds(self.tokenizer)
+        if spec.takes("request") and self.tokenizer is not None:
+            told |= requests(self.tokenizer)
         if not spec.is_namm:
             return make_policy(spec.name, **told)
         mode = spec.label.partition(":")[2]

@@ -65,8 +65,8 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     settings = json.loads((config.out / "config.json").read_text(encoding="utf-8"))
     with Tracker(config.wandb, config.out, settings, folders) as tracker:
-        if tracker.notice:
-            console.print(tracker.notice, markup=False, soft_wrap=True)
+        for line in tracker.unsaid():
+            console.print(line, markup=False, soft_wrap=True)
 
         def media(unit: TextUnit, rows: Sequence[Row]) -> Media:
             return Media(html=example_page(rows, results.folder / "media"))

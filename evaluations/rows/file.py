@@ -73,13 +73,14 @@ class RowsFile:
         with _locked(descriptor):
             return self._take_in(descriptor)
 
-    def append(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    def append(self, rows: Sequence[Row], replace: bool = False) -> tuple[list[Row], list[Row]]:
         """Adds rows in one write, synced to the disk before this returns; all of them or none.
 
         A row whose key is in the file already, perhaps by somebody else, is left out.
 
         Args:
             rows: Of plain JSON values, each with a `key`.
+            replace: Add them also where their key is there: of two rows of one key the later one counts.
 
         Returns:
             What was new in the file before (see `read_new`), and what was added.
@@ -90,7 +91,7 @@ class RowsFile:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         with _locked(descriptor):
             others = self._take_in(descriptor)
-            rows = [row for row in rows if row["key"] not in self._keys]
+            rows = [row for row in rows if replace or row["key"] not in self._keys]
             lines = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
             self._write(descriptor, lines)
             self._taken_in += len(lines)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.rows.file import Row, RowsFile
+from evaluations.rows.score_kinds import settled
 from namm.errors import ConfigError, DataError
 
 SCHEMA = 1
@@ -83,7 +84,10 @@ class Results:
 
     def refresh(self) -> None:
         """Reads what other processes have added."""
-        self._rows |= {row["key"]: row for row in self._file.read_new()}
+        new = self._file.read_new()
+        self._rows |= {row["key"]: row for row in new}
+        if new:
+            self._settle()
 
     def get(self, cell: Cell) -> Row | None:
         """The finished row of a cell, or None."""
@@ -132,7 +136,15 @@ class Results:
         ]
         others, added = self._file.append(rows)
         self._rows |= {row["key"]: row for row in (*others, *added)}
+        self._settle()
         return self.rows(cells)
+
+    def _settle(self) -> None:
+        """Gives the rows of a target one kind of score, should a new one have shown which it is."""
+        corrected = settled(self._rows.values())
+        if corrected:
+            others, added = self._file.append(corrected, replace=True)
+            self._rows |= {row["key"]: row for row in (*others, *added)}
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the resolved configuration of the run beside its rows (atomically)."""

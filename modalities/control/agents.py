@@ -22,10 +22,11 @@ from torch import Tensor
 
 from modalities.control.encoder import StepEncoder
 from modalities.control.facts import FACTS_FILE, ControlFacts, StateStatistics, find_checkpoint
-from modalities.control.weights import import_transformers, load_decision_transformer, native_window
+from modalities.control.weights import import_transformers, load_decision_transformer, native_window, read_config
 from modalities.huggingface.attach import cache_name, cache_of
 from namm.errors import CheckpointError, ConfigError
 from namm.memory import Memory
+from namm.typed import read_json
 
 __all__ = [
     "FACTS_FILE",
@@ -45,9 +46,10 @@ class ControlModel:
     Attributes:
         model: The stock `DecisionTransformerModel` in eval mode. Attach a memory to `model.encoder`.
         facts: Environment, state statistics, return scale, native window.
+        assumed: Names of the facts that nothing says and that are a usual value.
     """
 
-    def __init__(self, model: torch.nn.Module, facts: ControlFacts) -> None:
+    def __init__(self, model: torch.nn.Module, facts: ControlFacts, assumed: Sequence[str] = ()) -> None:
         dimensions = model.config.state_dim
         for name in ("state_mean", "state_std"):
             if len(getattr(facts, name)) != dimensions:
@@ -60,6 +62,7 @@ class ControlModel:
             raise CheckpointError("expected standard deviations above 0 in state_std; add the floor of 1e-6")
         self.model = model.eval().requires_grad_(False)
         self.facts = facts
+        self.assumed = tuple(assumed)
         self.device = next(model.parameters()).device
         self._mean = torch.tensor(facts.state_mean, dtype=torch.float32, device=self.device)
         self._std = torch.tensor(facts.state_std, dtype=torch.float32, device=self.device)
@@ -95,6 +98,7 @@ class ControlModel:
             given["state_std"] = tuple(float(value) for value in dataset_statistics.std)
         if (folder / FACTS_FILE).is_file():
             stored = ControlFacts.from_json(folder / FACTS_FILE)
+            said = {*given, *read_json(folder / FACTS_FILE)}
             if given.get("env_id", stored.env_id) != stored.env_id:
                 given.setdefault("env_kwargs", {})  # the stored arguments belong to the checkpoint's own environment
             loaded = replace(stored, **given)
@@ -105,7 +109,9 @@ class ControlModel:
             )
         else:
             loaded = ControlFacts(**{"context_steps": native_window(folder), **given})
-        return cls(load_decision_transformer(folder).to(device), loaded)
+            said = {*given, *(["context_steps"] if "max_length" in read_config(folder) else [])}
+        assumed = [name for name in ("return_scale", "context_steps") if name not in said]
+        return cls(load_decision_transformer(folder).to(device), loaded, assumed)
 
     def check_environment(self, env: Any) -> None:
         """Raises ConfigError unless observation and action space of a Gymnasium environment fit the model."""

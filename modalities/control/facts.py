@@ -9,14 +9,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from namm.errors import CheckpointError
+from namm.errors import CheckpointError, ConfigError
+from namm.typed import Count, Origin, Positive, build, check_fields, read_json, typed
 
 FACTS_FILE = "control.json"
 
@@ -43,11 +44,11 @@ class ControlFacts:
     """Gymnasium id of the environment it was trained for."""
     state_mean: tuple[float, ...]
     """Mean of its training states."""
-    state_std: tuple[float, ...]
+    state_std: tuple[Positive, ...]
     """Standard deviation of its training states, the floor included."""
-    context_steps: int | None = 20
+    context_steps: Count | None = 20
     """Steps of its native window; None: it was trained on whole episodes."""
-    return_scale: float = 1000.0
+    return_scale: Positive = 1000.0
     """Returns-to-go are divided by this before the model sees them."""
     target_return: float | None = None
     """Return to ask for by default."""
@@ -58,31 +59,48 @@ class ControlFacts:
     provenance: dict[str, Any] = field(default_factory=dict)
     """How it was made: versions, dataset sizes and returns."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, Origin("the facts of a checkpoint"))
+        if not self.env_id:
+            raise ConfigError("expected the id of an environment in env_id, found an empty text")
+        if self.reference_scores is not None:
+            reference_pair(*self.reference_scores, Origin("reference_scores"))
+
     @classmethod
     def from_json(cls, path: Path) -> ControlFacts:
         """Reads `control.json`.
 
         Raises:
-            CheckpointError: The file is damaged, a fact is missing, or one is there that nobody knows.
+            CheckpointError: The file is damaged, a fact is missing, of another kind or impossible, or one is there that
+                nobody knows.
         """
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"expected JSON in {path}, found a damaged file ({error}); copy it again") from error
-        known = {entry.name for entry in fields(cls)}
-        needed = {"env_id", "state_mean", "state_std"}
-        if not isinstance(values, dict) or not needed <= values.keys() or not values.keys() <= known:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            keys = f"{sorted(needed)} and at most {sorted(known)}"
-            raise CheckpointError(f"expected the keys {keys} in {path}, found {found}; write the file again")
-        for name in ("state_mean", "state_std", "reference_scores"):
-            if values.get(name) is not None:
-                values[name] = tuple(float(value) for value in values[name])
-        return cls(**values)
+        return build(cls, read_json(path), Origin(str(path), CheckpointError, "correct it, or write the file again"))
 
     def to_json(self) -> str:
         """The text of `control.json`."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def reference_pair(
+    random: Any, expert: Any, origin: Origin, names: tuple[str, str] = ("random", "expert")
+) -> tuple[float, float] | None:
+    """Return of a random and of an expert policy, between which scores are normalised; None where both are None.
+
+    Args:
+        random: As stored.
+        expert: As stored.
+        origin: Where they come from.
+        names: What they are called there.
+
+    Raises:
+        NammError: One is missing, they are no finite numbers, or the expert's is not above the other.
+    """
+    if random is None and expert is None:
+        return None
+    low, high = (typed(value, float, name, origin) for value, name in zip((random, expert), names, strict=True))
+    if low >= high:
+        raise origin.wrong(names[1], f"a return above {names[0]} ({low:g})", high)
+    return low, high
 
 
 def find_checkpoint(source: str | Path) -> Path:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from modalities.control.pool import SimulatorPool
 from modalities.control.simulators import LocalSimulators, Simulators, Stepped, make_env
-from namm.errors import ConfigError, DataError
+from modalities.control.worker import said_success
+from namm.errors import ConfigError, DataError, SimulatorError
 
 __all__ = [
     "Agent",
@@ -78,7 +79,7 @@ class EpisodeResult:
     length: int
     """Steps."""
     success: bool | None
-    """`info["success"]` of the last step; None where the environment does not say."""
+    """Whether any step's `info["success"]` (or `["is_success"]`) was true; None where no step says."""
     cue_steps: tuple[int, ...] = ()
     """Steps whose state an agent has to remember, as the reset's `info["cue_steps"]` (or `["cue_step"]`) tells."""
 
@@ -203,6 +204,7 @@ class _Play:
         self.max_steps, self.overlap = max_steps, overlap
         self.camera, self.record_every, self.sizes = camera, record_every, sizes
         self.totals = np.zeros(len(envs.seeds))
+        self.successes: list[bool | None] = [None] * len(envs.seeds)
         self.finished: list[Any] = [None] * len(envs.seeds)
         self.frames: list[Any] = []
         self.agent_seconds = self.env_seconds = 0.0
@@ -211,6 +213,9 @@ class _Play:
         """Plays every episode to its end."""
         with self._simulating():
             self.states, self.infos = self.envs.reset()
+        self._check_finite(list(range(len(self.infos))), self.states, "state", 0)
+        # an environment that speaks of success when it is reset speaks of every episode
+        self.successes = [None if said_success(info) is None else False for info in self.infos]
         if on_start is not None:
             on_start(self.infos)
         lanes, step = self._lanes(), 0
@@ -266,18 +271,35 @@ class _Play:
         """Takes in what the lane's last actions did; episodes that ended leave it."""
         with self._simulating():
             stepped = self.envs.receive() if lane.stepped is None else lane.stepped
+        self._check_finite(lane.live, stepped.rewards[:, None], "reward", step)
+        self._check_finite(lane.live, np.where(stepped.ended[:, None], 0.0, stepped.states), "state", step)
         self.states[lane.live] = stepped.states
         self.totals[lane.live] += stepped.rewards
+        for index, said in zip(lane.live, stepped.successes, strict=True):
+            if said is not None:  # latched: a goal that was reached stays reached
+                self.successes[index] = bool(self.successes[index]) or said
         over = stepped.ended | (step == self.max_steps)
         for row in np.flatnonzero(over).tolist():
             index = lane.live[row]
             total, cues = float(self.totals[index]), _cue_steps(self.infos[index])
-            self.finished[index] = EpisodeResult(self.envs.seeds[index], total, step, stepped.successes[row], cues)
+            self.finished[index] = EpisodeResult(self.envs.seeds[index], total, step, self.successes[index], cues)
         remaining = np.flatnonzero(~over)
         if 0 < len(remaining) < len(lane.live):
             with self._acting():
                 lane.agent.drop(torch.from_numpy(remaining))
         lane.live = [lane.live[row] for row in remaining.tolist()]
+
+    def _check_finite(
+        self, episodes: Sequence[int], values: Float[np.ndarray, "episodes n"], what: str, step: int
+    ) -> None:
+        """Raises SimulatorError where an environment gives NaN or infinity, which would go on as a number."""
+        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(wrong):
+            raise SimulatorError(
+                f"Expected finite numbers of {self.envs.env_id}, found NaN or infinity in the {what} after step {step} "
+                f"of the episode with reset seed {self.envs.seeds[episodes[wrong[0]]]}. Mend the environment or leave "
+                "that seed out."
+            )
 
     def _forget(self, lanes: Sequence[_Lane]) -> None:
         """Empties lanes that are over while others go on, so that an observer sees live episodes only."""

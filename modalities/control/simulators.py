@@ -76,7 +76,7 @@ class Stepped:
     ended: Bool[np.ndarray, " episodes"]
     """Terminated or truncated."""
     successes: list[bool | None]
-    """`info["success"]`; None where the environment does not say."""
+    """What `info` says of success at this step; None where it does not say."""
 
 
 class Simulators(ABC):

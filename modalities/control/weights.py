@@ -8,14 +8,16 @@ converts them.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from namm.errors import CheckpointError
+from namm.typed import Count, Origin, Positive, read_json, typed
 
 OBSOLETE_BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
 """Causal masks that older releases of transformers stored in checkpoints."""
@@ -23,12 +25,13 @@ UNUSED = re.compile(r"(predict_state|predict_return)\.|encoder\.wte\.")
 """Parts that do not act; a checkpoint may lack them."""
 LANDMARK = "embed_timestep.weight"
 """A tensor that every Decision Transformer has once: what stands before its name is a wrapper's prefix."""
-SHAPING = (
-    *("state_dim", "act_dim", "hidden_size", "max_ep_len", "action_tanh", "vocab_size", "n_positions", "n_layer"),
-    *("n_head", "n_inner", "activation_function", "layer_norm_epsilon", "scale_attn_weights"),
-    *("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+SHAPING: Mapping[str, Any] = MappingProxyType(
+    dict.fromkeys(("state_dim", "act_dim", "hidden_size", "max_ep_len", "vocab_size", "n_positions", "n_layer"), Count)
+    | dict.fromkeys(("n_head", "n_inner"), Count)
+    | dict.fromkeys(("action_tanh", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"), bool)
+    | {"reorder_and_upcast_attn": bool, "activation_function": str, "layer_norm_epsilon": Positive}
 )
-"""The fields of config.json that shape the model."""
+"""The fields of config.json that shape the model, and what each of them holds."""
 TABLES = ("max_ep_len", "n_positions", "vocab_size")
 """Of these, those that only say how long a table is: the table itself knows better."""
 WINDOW = 20
@@ -55,13 +58,15 @@ def load_decision_transformer(folder: Path) -> torch.nn.Module:
     settings = read_config(folder)
     tensors = read_tensors(folder)
     read_off = _sizes(tensors)
-    said = {name: settings[name] for name in SHAPING if settings.get(name) is not None}
+    origin = Origin(str(folder / "config.json"), CheckpointError, "correct it, or copy the file again")
+    given = {name: kind for name, kind in SHAPING.items() if settings.get(name) is not None}
+    said = {name: typed(settings[name], kind, name, origin) for name, kind in given.items()}
     tables = {name: read_off[name] for name in TABLES if name in read_off}
     sizes = {**read_off, **said, **tables}
     try:
         config = transformers.DecisionTransformerConfig(**sizes, bos_token_id=None, eos_token_id=None)
         model = transformers.DecisionTransformerModel(config)
-    except (StrictDataclassError, ValueError, AttributeError, TypeError, KeyError, RuntimeError) as error:
+    except (StrictDataclassError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"expected the sizes of a Decision Transformer in {folder / 'config.json'}, found {sizes}, which do not "
             f"make one ({' '.join(str(error).split())}); copy the file again"
@@ -94,10 +99,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"expected config.json in {folder}, found none; save the model with save_pretrained")
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"expected a configuration in {path}, found {error}; copy it again") from error
+    settings = read_json(path)
     kind = settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
     if kind != "decision_transformer":
         raise CheckpointError(f"expected a decision_transformer in {path}, found {kind!r}; choose another")
@@ -115,12 +117,8 @@ def native_window(folder: Path) -> int:
     steps = read_config(folder).get("max_length")
     if steps is None:
         return WINDOW
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise CheckpointError(
-            f"expected max_length in {folder / 'config.json'} to be a number of steps of 1 or more, found {steps!r}; "
-            "correct it or leave it out"
-        )
-    return steps
+    origin = Origin(str(folder / "config.json"), CheckpointError, "correct it or leave it out")
+    return typed(steps, Count, "max_length", origin)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -134,9 +132,9 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            names = sorted(set(read_json(index)["weight_map"].values()))
             shards = [folder / Path(name).name for name in names]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"expected a weight_map in {index}, found {error!r}; copy it again") from error
         lost = [shard.name for shard in shards if not shard.is_file()]
         if lost or not shards:

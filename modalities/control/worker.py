@@ -80,7 +80,7 @@ class Environments:
                 state, reward, terminated, truncated, info = self.open[episode].step(actions[row])
             states.append(state)
             rewards[row], ended[row] = float(reward), terminated or truncated
-            successes.append(bool(info["success"]) if "success" in info else None)
+            successes.append(said_success(info))
         return np.stack(states).astype(np.float32), rewards, ended, successes
 
     def close(self) -> None:
@@ -170,6 +170,16 @@ class StockRobots:
             rest = np.concatenate([positions, velocities], axis=1)[:, 2:]
             fine &= np.all((low < rest) & (rest < high), axis=1)
         return fine
+
+
+def said_success(info: Mapping[str, Any]) -> bool | None:
+    """Whether an `info` says that the goal is reached, under either of the names in use; None where it does not say."""
+    said = None
+    for name in ("success", "is_success"):
+        value = np.asarray(info.get(name))
+        if value.size == 1 and value.dtype.kind in "biuf" and not np.isnan(value.astype(float)).any():
+            said = bool(said) or bool(value.item())
+    return said
 
 
 def _wrappers(env: gym.Env) -> Iterator[gym.Wrapper]:

@@ -73,6 +73,12 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
     attached = Attached(memory, decoder.config)
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
+    if policy.reads_rotation:
+        from modalities.huggingface.rotations import (
+            rotations_of,  # which attaches in its turn, to see what the model computes
+        )
+
+        memory.tell_rotations(rotations_of(model))
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, mask_codes)
     configs = {id(m.config): m.config for m in decoder.modules() if isinstance(m, PreTrainedModel)}

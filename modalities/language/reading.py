@@ -7,21 +7,21 @@ leaves the batch.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface.attach import attach, cache_name, cache_of
-from modalities.language.prompts import IGNORED, Group, Prompt
+from modalities.huggingface.attach import attach
+from modalities.language.batch import Batch
+from modalities.language.foresight import Foreseen, foresee
+from modalities.language.prompts import Group, Prompt
 from namm.memory import Memory
-from namm.policies import Policy
+from namm.policies import Policy, make_policy
 
 Finished = Callable[[list[int]], bool]
 """Whether generated tokens are a whole answer."""
@@ -67,7 +67,7 @@ class Costs:
 
     prompts: int
     prefill_seconds: float
-    """Reading contexts and questions, updates included."""
+    """Reading contexts and questions, updates included, and whatever a policy has read ahead."""
     decode_seconds: float
     """Generating, updates included."""
     policy_seconds: float | None
@@ -106,12 +106,20 @@ def read(
     Returns:
         The answer of every member by place, and what the batch cost.
     """
+    clock = _Clock(model.device)
+    if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
+        groups = [
+            Group((member,), len(prompts[member].context), group.identity)
+            for group in groups
+            for member in group.members
+        ]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
+    ahead = _ahead(model, policy, asked, finished, chunk)
     with attach(model, policy) as memory:
         memory.identities = torch.tensor([group.identity for group in groups])
-        batch = _Batch(model, memory, chunk)
-        clock = _Clock(model.device)
+        memory.tell_foresight(ahead.foresight)
+        batch = Batch(model, memory, chunk)
         batch.feed([prompts[group.members[0]].context[: group.shared] for group in groups])
         batch.select([row for row, group in enumerate(groups) for _ in group.members])
         rest = [prompts[place].context[group.shared :] for group in groups for place in group.members]
@@ -139,81 +147,27 @@ def read(
         policy_seconds=policy_seconds,
         decoded_tokens=sum(map(len, tokens)),
         cache_bytes=then.cache_bytes,
-        peak_cache_bytes=now.peak_cache_bytes,
+        peak_cache_bytes=max(now.peak_cache_bytes, ahead.peak_cache_bytes),
         state_bytes=then.state_bytes,
-        peak_state_bytes=now.peak_state_bytes,
+        peak_state_bytes=max(now.peak_state_bytes, ahead.peak_state_bytes),
         evicted=now.evicted,
     )
     return answers, costs
 
 
-class _Batch:
-    """Rows of one attached model: feeds them further tokens, copies and drops them."""
-
-    def __init__(self, model: PreTrainedModel, memory: Memory, chunk: int | None) -> None:
-        self.model, self.memory, self.chunk = model, memory, memory.policy.eager_chunk or chunk
-        known = inspect.signature(model.forward).parameters
-        self.takes_positions, self.keeps_logits = "position_ids" in known, "logits_to_keep" in known
-        self.name = cache_name(model)
-        self.cache: Any = None
-        self.mask: Int[Tensor, "rows columns"] = torch.zeros(0, 0, dtype=torch.long)
-
-    def feed(self, parts: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
-        """Logits of the last column; parts are padded on the left."""
-        return self.ask(parts, [()] * len(parts))[0]
-
-    def ask(
-        self, parts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> tuple[Float[Tensor, "rows vocab"], list[tuple[tuple[int, ...], tuple[bool, ...], tuple[float, ...]]]]:
-        """Logits of the last column, and each row's choices, hits and log-likelihoods of the tokens that it asks for.
-
-        Args:
-            parts: Further tokens of each row.
-            targets: The token to predict after each, IGNORED where nothing is asked; empty where nothing at all is.
-        """
-        rows, columns = len(parts), max(map(len, parts))
-        ids, new = torch.zeros(rows, columns, dtype=torch.long), torch.zeros(rows, columns, dtype=torch.long)
-        wanted = torch.full((rows, columns), IGNORED)
-        for row, (part, asked) in enumerate(zip(parts, targets, strict=True)):
-            if part:
-                ids[row, columns - len(part) :] = torch.tensor(part)
-                new[row, columns - len(part) :] = 1
-            if asked:
-                wanted[row, columns - len(asked) :] = torch.tensor(asked)
-        before = self.mask.sum(1, keepdim=True) if self.mask.shape[1] else 0
-        positions = (before + new.cumsum(1) - 1).clamp_min(0)
-        self.mask = torch.cat([self.mask, new], dim=1) if self.mask.shape[1] else new
-        done = self.mask.shape[1] - columns
-        step = columns if self.chunk is None else self.chunk
-        device = self.model.device
-        choices, likelihoods = torch.zeros_like(wanted), torch.zeros(rows, columns)
-        for start in range(0, columns, step):
-            stop = min(start + step, columns)
-            named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
-            if self.takes_positions:
-                named["position_ids"] = positions[:, start:stop].to(device)
-            place = wanted[:, start:stop] != IGNORED
-            if self.keeps_logits:
-                named["logits_to_keep"] = stop - start if bool(place.any()) else 1
-            out = self.model(
-                input_ids=ids[:, start:stop].to(device), attention_mask=self.mask[:, : done + stop].to(device), **named
-            )
-            self.cache = cache_of(out)
-            if bool(place.any()):
-                choice, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
-                choices[:, start:stop][place], likelihoods[:, start:stop][place] = choice.cpu(), likelihood.cpu()
-        asks = wanted != IGNORED
-        told = (choices, choices == wanted, likelihoods)
-        scores = [tuple(tuple(each[row, asks[row]].tolist()) for each in told) for row in range(rows)]
-        return out.logits[:, -1], scores
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keeps these rows, in this order; one may appear more than once."""
-        if list(rows) == list(range(self.mask.shape[0])):
-            return
-        index = torch.tensor(rows)
-        self.memory.select_sequences(index)
-        self.mask = self.mask[index]
+def _ahead(
+    model: PreTrainedModel, policy: Policy, asked: Sequence[Prompt], finished: Finished, chunk: int | None
+) -> Foreseen:
+    """What the policy must know before the first token; the full cache's answer stands for what will be generated."""
+    if policy.foresees is None:
+        return Foreseen(None, 0, 0)
+    answers: list[tuple[int, ...]] = [()] * len(asked)
+    if policy.foresees == "future" and any(prompt.new_tokens for prompt in asked):
+        alone = [Group((place,), len(prompt.context), place) for place, prompt in enumerate(asked)]
+        found, _ = read(model, make_policy("full"), asked, alone, finished, chunk)
+        answers = [found[place].tokens[:-1] for place in range(len(asked))]  # the last one is never fed
+    later = [(*prompt.question, *answer) for prompt, answer in zip(asked, answers, strict=True)]
+    return foresee(model, policy, [prompt.context for prompt in asked], later, chunk)
 
 
 class _Clock:
@@ -241,16 +195,8 @@ def _kept(memory: Memory, row: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
     )
 
 
-def _scores(
-    logits: Float[Tensor, "tokens vocab"], wanted: Int[Tensor, " tokens"]
-) -> tuple[Int[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """The first choices, and the log-likelihood of what was wanted."""
-    logits = logits.float()
-    return logits.argmax(-1), logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
-
-
 def _generate(
-    batch: _Batch, logits: Float[Tensor, "rows vocab"], limits: Sequence[int], finished: Finished
+    batch: Batch, logits: Float[Tensor, "rows vocab"], limits: Sequence[int], finished: Finished
 ) -> list[list[int]]:
     """Greedy answers; the last token of one is never fed back."""
     tokens: list[list[int]] = [[] for _ in limits]

@@ -8,14 +8,20 @@ from typing import Any
 
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies.adakv import AdaKV
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Asked, Policy, Queries, Selection, State, TokenView
+from namm.policies.compactor import Compactor
+from namm.policies.expected_attention import ExpectedAttention
 from namm.policies.fastgen import FastGen
 from namm.policies.full import Full
 from namm.policies.h2o import H2O, H2OByAge
 from namm.policies.keydiff import KeyDiff
+from namm.policies.kvzip import KVzip
 from namm.policies.l2_norm import L2Norm
+from namm.policies.lagkv import LagKV
+from namm.policies.leverage import Leverage
 from namm.policies.namm import NAMMPolicy
 from namm.policies.oldest import Oldest
+from namm.policies.oracle import Oracle
 from namm.policies.pyramidkv import PyramidKV
 from namm.policies.random import Random
 from namm.policies.scissorhands import Scissorhands
@@ -41,6 +47,12 @@ POLICIES: dict[str, type[Policy]] = {
         FastGen,
         L2Norm,
         KeyDiff,
+        LagKV,
+        Leverage,
+        Compactor,
+        ExpectedAttention,
+        KVzip,
+        Oracle,
         NAMMPolicy,
     )
 }
@@ -54,7 +66,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Policies with options set, under names of their own; an option that is given goes before the preset's."""
 
-__all__ = ["POLICIES", "PRESETS", "Asked", "Policy", "Selection", "State", "TokenView", "make_policy"]
+__all__ = ["POLICIES", "PRESETS", "Asked", "Policy", "Queries", "Selection", "State", "TokenView", "make_policy"]
 
 
 def make_policy(name: str, **options: Any) -> Policy:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from namm.errors import AttachError
 from namm.policies.selection import Selection
+from namm.rotation import Rotation
+from namm.rules import PLAIN, AttentionRule
 
-__all__ = ["Asked", "Policy", "Selection", "State", "TokenView"]
+__all__ = ["Asked", "Policy", "Queries", "Selection", "State", "TokenView"]
 
 State = dict[str, Tensor]
 """Per-token state by name, ``[batch, kv_heads, slots, *shape]`` in fp32; new tokens start at zero."""
@@ -51,6 +54,30 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """The queries of the interval themselves, for policies that judge by more than what they looked at."""
+
+    states: Float[Tensor, "batch query_heads queries head_dim"]
+    """As the model computed them, positions encoded; heads of one KV head lie together."""
+
+    log_sums: Float[Tensor, "batch query_heads queries"]
+    """Log-sum-exp of each query's logits over everything it saw."""
+
+    positions: Int[Tensor, "batch queries"]
+    """Absolute positions, oldest first."""
+
+    scale: float
+    """Factor on the logits."""
+
+    rule: AttentionRule = PLAIN
+    """What the layer does beyond plain attention."""
+
+
+def _not_supplied(*_: object) -> Any:
+    raise AttachError("The policy asks for what it did not say it reads; set Policy.reads_queries or its like.")
+
+
+@dataclass(frozen=True)
 class TokenView:
     """What a policy sees of one layer at an update: slots oldest first, unused ones before the oldest token."""
 
@@ -70,7 +97,8 @@ class TokenView:
     """Identity of each batch row; survives rows that leave the batch."""
 
     state: State
-    """The policy's own per-token state, already carried over this interval."""
+    """The policy's own per-token state, already carried over this interval; an entry that :meth:`Policy.score` replaces
+    stays with its tokens."""
 
     head_state: State
     """The policy's own per-head state, zero at first; what :meth:`Policy.score` writes into it stays."""
@@ -83,6 +111,15 @@ class TokenView:
 
     token_ids: Callable[[], Int[Tensor, "batch kv_heads slots"]]
     """Looks up which token of the vocabulary each is, if the policy said that it reads them; -1 in unused slots."""
+
+    queries: Callable[[], Queries] = _not_supplied
+    """The interval's queries, if the policy said that it reads them."""
+
+    rotation: Callable[[], Rotation] = _not_supplied
+    """How positions are encoded in this layer's queries and keys, if whoever attached the model told it."""
+
+    foreseen: Callable[[], Float[Tensor, "batch kv_heads slots"]] = _not_supplied
+    """The largest attention each token gets later, as a second reading has shown (:mod:`namm.foresight`)."""
 
     @property
     def age(self) -> Int[Tensor, "batch kv_heads slots"]:
@@ -107,6 +144,16 @@ class Policy(ABC):
 
     reads_tokens: bool = False
     """Whether :attr:`TokenView.token_ids` is used; then the memory must be told the ids of its tokens."""
+
+    reads_queries: bool = False
+    """Whether :attr:`TokenView.queries` is used; then they are buffered until the update."""
+
+    reads_rotation: bool = False
+    """Whether :attr:`TokenView.rotation` is used; then whoever attaches a model finds it out and tells the memory."""
+
+    foresees: ClassVar[Literal["repetition", "future"] | None] = None
+    """What :attr:`TokenView.foreseen` is the attention of, if it is used: the context's "repetition", or its real
+    "future". Then whoever reads a text reads it twice, and tells the memory before the second time."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Fields of :class:`Selection` whose defaults are others for this policy."""

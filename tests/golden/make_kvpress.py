@@ -6,6 +6,9 @@ kvpress wants an older transformers than this project, so it needs an environmen
     /tmp/kvpress-env/bin/pip install torch==2.13.0 kvpress==0.5.5
     /tmp/kvpress-env/bin/python tests/golden/make_kvpress.py
 
+Presses that draw (leverage scores) are seeded before each layer with the layer's number, as this project's are. KVzip
+is given a stand-in for a tokenizer, since the model has none: its requests are tokens that are named here.
+
 What is stored for each case: ``scores`` [layers, kv_heads, prompt] where the press has scores, ``kept`` (0 or 1) of the
 same shape, and ``logits`` of the tokens that are fed one by one after the prompt, on the compressed cache.
 """
@@ -23,6 +26,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 PROMPT, AFTER = 96, 4
 DECODED = 64
+REQUEST, RESUME, ANSWER = [3, 1, 4], [15, 9, 2, 6], [5]
 CONFIG = {
     "vocab_size": 128,
     "hidden_size": 32,
@@ -51,6 +55,15 @@ def at_prompt_end() -> dict[str, tuple[object, str]]:
             "pyramidkv": kvpress.PyramidKVPress(**snap, beta=2),
             "adakv_free": kvpress.AdaKVPress(kvpress.SnapKVPress(**snap), alpha_safeguard=0.0),
             "adakv": kvpress.AdaKVPress(kvpress.SnapKVPress(**snap), alpha_safeguard=0.2),
+            "lagkv": kvpress.LagKVPress(compression_ratio=ratio, lag_size=8),
+            "lagkv_cross": kvpress.LagKVPress(compression_ratio=ratio, lag_size=8, cross_scoring=True),
+            "leverage": kvpress.LeverageScorePress(compression_ratio=ratio),
+            # parts of 28: the 84 tokens between its sinks and the newest are whole parts
+            "compactor": kvpress.CompactorPress(compression_ratio=ratio, chunk_size=28),
+            "expected_attention": kvpress.ExpectedAttentionPress(compression_ratio=ratio),
+            "expected_attention_mean": kvpress.ExpectedAttentionPress(
+                compression_ratio=ratio, use_covariance=False, n_future_positions=64, epsilon=0.02
+            ),
         }
         cases |= {f"{name}/{ratio}": (press, "sdpa") for name, press in ours.items()}
         cases[f"observed_attention/{ratio}"] = (kvpress.ObservedAttentionPress(compression_ratio=ratio), "eager")
@@ -72,11 +85,47 @@ def recorded(press: object, scores: list[torch.Tensor]) -> None:
     original = scorer.score
 
     def score(*args: object, **kwargs: object) -> torch.Tensor:
+        torch.manual_seed(len(scores))
         found = original(*args, **kwargs)
         scores.append(found[0].clone())
         return found
 
     scorer.score = score
+
+
+class Words:
+    """Stands in for a tokenizer: each request of KVzip is a few tokens of the model's vocabulary."""
+
+    chat_template = None
+
+    def encode(self, text: str, return_tensors: str, add_special_tokens: bool) -> torch.Tensor:
+        """Ids of one of the texts that the press asks for."""
+        kinds = {"": [], "\n": ANSWER}
+        ids = kinds.get(text, RESUME if "starting" in text else REQUEST)
+        return torch.tensor([ids], dtype=torch.long)
+
+
+def kvzip(model: LlamaForCausalLM, tokens: torch.Tensor, chunk: int) -> dict[str, np.ndarray]:
+    """Scores of the repetition, and what is kept of half the prompt, all layers and heads together."""
+    import kvpress.presses.kvzip_press as module
+
+    module.AutoTokenizer = type("AutoTokenizer", (), {"from_pretrained": staticmethod(lambda *_: Words())})
+    press = kvpress.KVzipPress(compression_ratio=0.5, chunk_size=chunk)
+    post, found = press.compress_post, {}
+
+    def compress_post(model: LlamaForCausalLM) -> None:
+        found["scores"] = press.score_val[:, 0].clone().numpy()
+        post(model)
+
+    press.compress_post = compress_post
+    with press(model):
+        model.model(input_ids=tokens, past_key_values=DynamicCache())
+    kept = np.ones_like(found["scores"], dtype=bool)
+    for index, layer in enumerate(model.model.layers):
+        _, heads, slots = layer.self_attn.masked_key_indices
+        kept[index, heads.numpy(), slots.numpy()] = False
+        layer.self_attn.masked_key_indices = None
+    return {"scores": found["scores"], "kept": kept}
 
 
 def kept_of(cache: DynamicCache, full: list[torch.Tensor]) -> np.ndarray:
@@ -129,6 +178,9 @@ def main() -> None:
             layer.self_attn.masked_key_indices = None
 
     model.set_attn_implementation("sdpa")
+    for chunk in (2048, 40):
+        for what, found in kvzip(model, tokens[:, :PROMPT], chunk).items():
+            stored[f"kvzip/{chunk}/{what}"] = found
     for name, press in in_decoding().items():
         cache = DynamicCache()
         with press(model):
@@ -141,6 +193,7 @@ def main() -> None:
 
     made_by = {name: version(name) for name in ("kvpress", "torch", "transformers", "numpy")}
     facts = {"made_by": made_by, "config": CONFIG, "prompt": PROMPT, "after": AFTER, "decoded": DECODED}
+    facts |= {"request": REQUEST, "resume": RESUME, "answer": ANSWER}
     stored["facts"] = np.array(json.dumps(facts))
     np.savez_compressed(Path(__file__).with_name("kvpress.npz"), **stored)
     print({name: int(stored[f"{name}/kept"].sum()) for name in at_prompt_end()})

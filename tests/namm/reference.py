@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from namm.policies import Asked, Policy, TokenView
+from namm.policies import Asked, Policy, Queries, TokenView
+from namm.told import Told
 
 
 def reference_attend(
@@ -18,6 +19,7 @@ def reference_attend(
     depth: int = 1,
     token_ids: Tensor | None = None,
     first_call: int = 0,
+    told: Told | None = None,
 ) -> tuple[Tensor, list[list[int]]]:
     """Output ``[query_heads, tokens, head_dim]`` and the positions each head holds at the end.
 
@@ -31,6 +33,7 @@ def reference_attend(
         depth: Layers of the model.
         token_ids: ``[tokens]``.
         first_call: Tokens of the first call, after which a policy with the schedule "prompt" judges.
+        told: What the memory was told; the sequence is the row of that number in it.
     """
     query_heads, tokens, width = query.shape
     kv_heads = key.shape[0]
@@ -41,6 +44,7 @@ def reference_attend(
     state = {name: torch.zeros(kv_heads, tokens, *shape) for name, shape in policy.state_shapes().items()}
     head_state = {name: torch.zeros(1, kv_heads, *shape) for name, shape in policy.head_state_shapes().items()}
     begun, before = 0, alive.sum(1)
+    sums: list[Tensor] = []  # log-sum-exp of each query's logits
     rows: list[Tensor] = []  # attention of each query of the interval over all positions, averaged over the group
     out = torch.zeros_like(query)
     for now in range(tokens):
@@ -49,11 +53,12 @@ def reference_attend(
         weights = logits.masked_fill(~alive[:, None], -torch.inf).softmax(-1)
         out[:, now] = torch.einsum("hgn,hnd->hgd", weights, value).reshape(query_heads, width)
         rows.append(weights.mean(1))
+        sums.append(logits.masked_fill(~alive[:, None], -torch.inf).logsumexp(-1).flatten())
         if interval is None or (now + 1) % interval or (once and now + 1 != interval):
             continue
         last = len(rows) if policy.observed_queries is None else min(len(rows), policy.observed_queries)
         columns = torch.stack(rows[-last:], dim=-1)  # [kv_heads, positions, queries]
-        rows = []
+        asked_sums, rows, sums = torch.stack(sums, dim=-1)[None], [], []
         queries = torch.arange(now + 1 - last, now + 1)[None]
         kept = torch.zeros_like(alive)
         for head in range(kv_heads):
@@ -89,8 +94,17 @@ def reference_attend(
             keys=lambda at=(heads, index): key[at][None],
             values=lambda at=(heads, index): value[at][None],
             token_ids=lambda ids=ids: ids,
+            queries=lambda first=begun, last=now + 1, log_sums=asked_sums: Queries(
+                query[None, :, first:last], log_sums, torch.arange(first, last)[None], width**-0.5
+            ),
+            rotation=lambda: told.rotation(layer),
+            foreseen=lambda at=(padded[None], seen): told.foreseen(layer, torch.tensor([sequence]), *at),
         )
-        keep = policy.selection.keep(policy.score(view), view.positions, view.valid, seen, layer, depth)[0]
+        scores = policy.score(view)
+        for name, written in view.state.items():  # what the policy wrote stays with its tokens
+            for head in range(kv_heads):
+                state[name][head, padded[head][valid[head]]] = written[0, head, valid[head]]
+        keep = policy.selection.keep(scores, view.positions, view.valid, seen, layer, depth)[0]
         for head in range(kv_heads):
             kept[head, padded[head][keep[head]]] = True
         alive = kept

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from namm import NAMM, NAMMConfig
 from namm.errors import CheckpointError, ConfigError
-from namm.features import FeatureStatistics
+from namm.features import FeatureStatistics, RunningStatistics
 
 
 @pytest.fixture
@@ -79,13 +79,54 @@ def test_tensors_that_do_not_fit_are_refused(folder: Path, change: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"surprise": 1}, "unknown keys"), ({"interval": 40}, "multiple of the hop"), ({"scorer": "bma"}, "Did you mean")],
+    [
+        ({"surprise": 1}, "unknown keys"),
+        ({"interval": 40}, "multiple of the hop"),
+        ({"scorer": "bma"}, "Did you mean"),
+        ({"window": "32"}, r"whole number of 1 or more in window of .*config\.json, found '32' \(text\)"),
+        ({"window": 32.0, "hop": 16.0}, r"whole number of 1 or more in hop of .* found 16\.0"),
+        ({"window": 0, "hop": 0}, "found 0"),
+        ({"hidden": -3}, "in hidden of .* found -3"),
+        ({"recency_max_frequency": 0}, "above 0 in recency_max_frequency"),
+        ({"recency_max_frequency": float("nan")}, "above 0 in recency_max_frequency of .* found nan"),
+        ({"decay": "0.99"}, "finite number in decay"),
+        ({"decay": None}, "finite number in decay of .* found null"),
+        ({"max_age": 1e5}, "whole number of 0 or more in max_age"),
+        ({"interval": True}, "whole number in interval"),
+    ],
 )
 def test_configs_that_do_not_fit_are_refused(folder: Path, change: dict[str, object], word: str) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=word):
         NAMM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0])
+def test_deviations_that_nothing_can_be_divided_by_are_refused(folder: Path, deviation: float) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["statistics_deviation"][0, 3] = deviation
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: expected deviations above 0"):
+        NAMM.from_pretrained(folder)
+
+
+def test_statistics_of_different_layers_and_of_whole_numbers_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "statistics_mean": torch.zeros(2, 17)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="a mean and a deviation for each layer"):
+        NAMM.from_pretrained(folder)
+    save_file({**tensors, "flat": torch.zeros(4172, dtype=torch.int64)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="expected floats in flat"):
+        NAMM.from_pretrained(folder)
+
+
+def test_statistics_that_were_measured_can_be_loaded_again(tmp_path: Path) -> None:
+    """A bin that never varied had deviation 0, which a checkpoint may not have."""
+    running = RunningStatistics(1, 17)
+    running.add(0, torch.zeros(5, 17))
+    NAMM(statistics=running.pooled()).save_pretrained(tmp_path / "namm")
+    assert NAMM.from_pretrained(tmp_path / "namm").statistics.deviation.min() > 0
 
 
 def test_missing_folders_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 from namm import NAMM, Memory
 from namm import attention as attention_module
 from namm.errors import AttachError, ConfigError
+from namm.foresight import Foresight
 from namm.policies import POLICIES, Policy, TokenView, make_policy
+from namm.rotation import Rotation
 from tests.namm.reference import reference_attend
 
 
@@ -41,6 +43,16 @@ def random_qkv(batch: int, kv_heads: int, group: int, tokens: int, width: int, s
 
 def kept_sets(memory: Memory, layer: int, row: int) -> list[list[int]]:
     return [[p for p in head if p >= 0] for head in memory.kept_positions(layer)[row].tolist()]
+
+
+def telling(memory: Memory, rows: int, kv_heads: int, tokens: int = 128, width: int = 8) -> Memory:
+    """The memory, told whatever a policy may want to know of it: made up, and other for every row, head and token."""
+    generator = torch.Generator().manual_seed(rows + kv_heads)
+    layers = memory.depth or 1
+    memory.tell_rotations([Rotation(100.0 ** -torch.linspace(0, 1, width // 2))] * layers)
+    maxima = {layer: torch.rand(rows, kv_heads, tokens, 9, generator=generator) for layer in range(layers)}
+    memory.tell_foresight(Foresight(maxima, torch.full((rows,), tokens), interval=16))
+    return memory
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -72,7 +84,7 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     layer, depth = seed % 3, 3
     query, key, value = random_qkv(len(lengths), kv_heads, group, most, width, seed)
     padding = torch.arange(most)[None] >= most - torch.tensor(lengths)[:, None]
-    memory = Memory(policy, depth=depth, store=store)
+    memory = telling(Memory(policy, depth=depth, store=store), len(lengths), kv_heads)
     bounds = sorted({min(cut, most) for cut in cuts} | {0, most})
     out = torch.cat(
         [
@@ -90,7 +102,7 @@ def test_batches_cuts_and_padding_equal_the_slow_memory_member_by_member(
     for row, length in enumerate(lengths):
         mine = slice(most - length, most)
         expected, kept = reference_attend(
-            policy, layer, query[row, :, mine], key[row, :, mine], value[row, :, mine], row, depth
+            policy, layer, query[row, :, mine], key[row, :, mine], value[row, :, mine], row, depth, told=memory.told
         )
         torch.testing.assert_close(out[row, :, mine], expected, atol=3e-5, rtol=1e-4)
         assert kept_sets(memory, layer, row) == kept
@@ -106,7 +118,7 @@ def test_a_prompt_is_compressed_once_by_any_policy(name: str) -> None:
     policy = any_policy(name, 16, schedule="prompt")
     query, key, value = random_qkv(len(lengths), 2, 2, most + more, 8, seed=12)
     padding = torch.arange(most)[None] >= most - torch.tensor(lengths)[:, None]
-    memory = Memory(policy, depth=depth)
+    memory = telling(Memory(policy, depth=depth), len(lengths), 2)
     out = [memory.attend(layer, *(t[:, :, :most] for t in (query, key, value)), padding=padding)]
     held = memory.slots().sum(-1)[:, 0]
     out += [
@@ -118,7 +130,15 @@ def test_a_prompt_is_compressed_once_by_any_policy(name: str) -> None:
     for row, length in enumerate(lengths):
         mine = slice(most - length, None)
         expected, kept = reference_attend(
-            policy, layer, query[row, :, mine], key[row, :, mine], value[row, :, mine], row, depth, first_call=length
+            policy,
+            layer,
+            query[row, :, mine],
+            key[row, :, mine],
+            value[row, :, mine],
+            row,
+            depth,
+            first_call=length,
+            told=memory.told,
         )
         torch.testing.assert_close(torch.cat(out, 2)[row, :, mine], expected, atol=3e-5, rtol=1e-4)
         assert kept_sets(memory, layer, row) == kept
@@ -130,7 +150,7 @@ def test_at_one_budget_all_policies_hold_the_same(name: str) -> None:
     policy = any_policy(name, 16)
     if name == "namm":
         policy = make_policy(name, namm=policy.namm, statistics="sequence", interval=16, budget=12, threshold=-1e9)
-    memory = Memory(policy, depth=3)
+    memory = telling(Memory(policy, depth=3), 2, 2)
     for layer in range(3):
         memory.attend(layer, *random_qkv(2, 2, 2, 96, 8, seed=layer))
     assert memory.slots().sum((1, 2)).tolist() == [3 * 2 * 12] * 2
@@ -154,11 +174,11 @@ def test_a_threshold_keeps_what_scores_as_much(name: str) -> None:
         return policy
 
     qkv = random_qkv(1, 2, 2, 48, 8, seed=13)
-    Memory(policy_with(-1e9), depth=1).attend(0, *qkv)
+    telling(Memory(policy_with(-1e9), depth=1), 1, 2).attend(0, *qkv)
     threshold = float(seen[0][seen[0].isfinite()].median())
-    memory = Memory(policy_with(threshold), depth=1)
+    memory = telling(Memory(policy_with(threshold), depth=1), 1, 2)
     memory.attend(0, *qkv)
-    sinks = set(range(4)) if name == "sink_window" else set()
+    sinks = set(range(POLICIES[name].defaults.get("protected_first", 0)))
     expected = [sorted({*(head >= threshold).nonzero().flatten().tolist(), *sinks}) for head in seen[1]]
     assert kept_sets(memory, 0, 0) == expected
     assert 0 < sum(len(head) for head in expected) < 96

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,9 +13,12 @@ from torch import Tensor
 
 from namm import Memory
 from namm.errors import AttachError, ConfigError
+from namm.foresight import Foresight, Recorder
 from namm.policies import Policy, make_policy
+from namm.rotation import UNTURNED, Rotation
 
 TOKENS, WIDTH, KV_HEADS, GROUP = 48, 8, 2, 2
+ROTATION = Rotation(torch.tensor([1.0, 0.3, 0.1]), interleaved=True)  # the last two numbers of a state are not turned
 
 
 @pytest.fixture
@@ -37,9 +42,17 @@ def attention(query: Tensor, key: Tensor, held: Sequence[Sequence[int]] | None =
     return out
 
 
-def scores_of(policy: Policy, qkv: tuple[Tensor, Tensor, Tensor], ids: Tensor | None = None, depth: int = 1) -> Memory:
+def scores_of(
+    policy: Policy,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    ids: Tensor | None = None,
+    depth: int = 1,
+    foresight: Foresight | None = None,
+) -> Memory:
     """The memory after the whole sequence; ``memory.scores`` are those of every update."""
     memory = Memory(policy, depth=depth)
+    memory.tell_rotations([ROTATION])
+    memory.tell_foresight(foresight)
     memory.scores, original = [], policy.score
 
     def score(view: object) -> Tensor:
@@ -195,6 +208,189 @@ def test_keydiff_keeps_keys_unlike_the_mean_of_those_held(qkv: tuple[Tensor, ...
         alike = [float(key @ mean / mean.norm()) for key in unit]
         torch.testing.assert_close(memory.scores[2][head], -torch.tensor(alike), atol=1e-5, rtol=1e-4)
         assert kept(memory)[head] == [held[i] for i in best([-value for value in alike], 8)]
+
+
+def turned(state: Tensor, position: int) -> Tensor:
+    """A query or key turned to a position, pair by pair, as complex numbers."""
+    out = state.clone()
+    for pair, frequency in enumerate(ROTATION.frequencies.tolist()):
+        number = complex(state[2 * pair], state[2 * pair + 1]) * cmath.exp(1j * frequency * position)
+        out[2 * pair], out[2 * pair + 1] = number.real, number.imag
+    return out
+
+
+@pytest.mark.parametrize("interval", [48, 16])
+@pytest.mark.parametrize("covariance", [True, False])
+def test_expected_attention_expects_the_mean_weight_of_queries_to_come(
+    qkv: tuple[Tensor, ...], interval: int, covariance: bool
+) -> None:
+    """At the last update: queries of the last interval, everything kept so far, sinks apart."""
+    policy = make_policy(
+        "expected_attention", interval=interval, threshold=-1.0, future=5, covariance=covariance, epsilon=0.01,
+        protected_first=3,
+    )  # fmt: skip
+    memory = scores_of(policy, qkv)
+    query, key, value = qkv
+    asked = range(max(3, TOKENS - interval), TOKENS)
+    for kv_head in range(KV_HEADS):
+        weights = torch.zeros(TOKENS - 3)
+        for head in range(kv_head * GROUP, (kv_head + 1) * GROUP):
+            raw = [turned(query[0, head, now], -now) for now in asked]
+            mean = sum(raw) / len(raw)
+            spread = sum(torch.outer(each - mean, each - mean) for each in raw) / len(raw)
+            ahead = sum(
+                torch.stack([turned(unit, TOKENS + step) for unit in torch.eye(WIDTH)], dim=1) for step in range(5)
+            )
+            ahead = ahead / 5  # its columns are where the unit vectors go
+            logits = []
+            for token in range(3, TOKENS):
+                one = key[0, kv_head, token] / math.sqrt(WIDTH)
+                exponent = one @ ahead @ mean
+                if covariance:
+                    exponent = exponent + one @ ahead @ spread @ ahead.T @ one / 2
+                logits.append(exponent)
+            weights += torch.stack(logits).softmax(0) / GROUP
+        expected = (weights + 0.01) * value[0, kv_head, 3:].norm(dim=-1)
+        torch.testing.assert_close(memory.scores[-1][kv_head, 3:], expected, atol=1e-5, rtol=1e-3)
+        assert kept(memory)[kv_head][:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_lagkv_measures_a_part_by_the_range_of_the_next(qkv: tuple[Tensor, ...], cross: bool) -> None:
+    """At the third update, of tokens with gaps between them: parts of 4 behind 2 sinks."""
+    options = {"interval": 16, "budget": 20, "lag": 4, "cross": cross, "protected_first": 2, "protected_last": 0}
+    memory = scores_of(make_policy("lagkv", **options), qkv)
+    first = Memory(make_policy("lagkv", **options))
+    first.attend(0, *(t[:, :, :32] for t in qkv))
+    for head, old in enumerate(kept(first)):
+        held = [*old, *range(32, TOKENS)]
+        parts = [held[2:][start : start + 4] for start in range(0, len(held) - 2, 4)]
+        whole = [part for part in parts if len(part) == 4]
+        expected = {0: 1.0, 1: 1.0} | dict.fromkeys([token for part in parts[len(whole) - 1 :] for token in part], 1.0)
+        for part, following in itertools.pairwise(whole):
+            total = torch.zeros(4)
+            for states in (qkv[1][0, head], qkv[2][0, head]):
+                ahead = torch.stack([states[t] for t in following])
+                least, most = ahead.min(0).values, ahead.max(0).values
+                total += torch.stack([((states[t] - least) / (most - least)).std() for t in part]).softmax(0) / 2
+            order = total.argsort().tolist()
+            for place, token in enumerate(part):
+                expected[token] = float(total[place]) if cross else order.index(place) / 4
+        torch.testing.assert_close(memory.scores[2][head], torch.tensor([expected[token] for token in held]))
+
+
+def test_lagkv_before_there_are_two_parts_prefers_the_new(qkv: tuple[Tensor, ...]) -> None:
+    memory = scores_of(make_policy("lagkv", interval=16, budget=8, lag=8, protected_first=2, protected_last=0), qkv)
+    assert memory.scores[0][0].tolist() == pytest.approx([1.0, 1.0, *(place / 14 for place in range(14))])
+    assert make_policy("lagkv", budget=40).lag == 10
+    assert make_policy("lagkv", budget=4000).lag == 128
+
+
+def test_lagkv_survives_a_channel_that_never_changes(qkv: tuple[Tensor, ...]) -> None:
+    flat = [t.clone() for t in qkv]
+    flat[1][..., 0] = 1.0
+    flat[2][:] = 2.0
+    memory = scores_of(make_policy("lagkv", interval=16, budget=12, lag=3), tuple(flat))
+    assert all(bool(scores.isfinite().all()) for scores in memory.scores)
+    assert [len(head) for head in kept(memory)] == [12, 12]
+
+
+def test_leverage_is_what_other_keys_do_not_explain(qkv: tuple[Tensor, ...]) -> None:
+    """A sketch that loses nothing: leverage does not depend on how keys are projected, but for the ridge."""
+    memory = scores_of(make_policy("leverage", interval=48, budget=20, sketch=256, seed=5), qkv)
+    raw = torch.stack([torch.stack([turned(qkv[1][0, h, t], -t) for t in range(TOKENS)]) for h in range(KV_HEADS)])
+    found = []
+    for head in raw.double():
+        centred = head - head.mean(0)
+        found.append(torch.stack([one @ torch.linalg.inv(centred.T @ centred) @ one for one in centred]))
+    expected = torch.stack(found).float()
+    expected = (expected - expected.mean()) / expected.std()
+    torch.testing.assert_close(memory.scores[0], expected, atol=0.02, rtol=0.02)
+
+
+def test_compactor_blends_leverage_with_attention_in_both_directions(qkv: tuple[Tensor, ...]) -> None:
+    """A prompt of which 3 first and 5 newest tokens are certain: chunks of 16 between them."""
+    options = {"sketch": 6, "seed": 2, "protected_first": 3, "protected_last": 5}
+    policy = make_policy("compactor", schedule="prompt", budget=24, chunk=16, **options)
+    memory = scores_of(policy, qkv)
+    middle = range(3, TOKENS - 5)
+    query, key, value = qkv
+    received = torch.zeros(KV_HEADS, len(middle))
+    for head in range(KV_HEADS * GROUP):
+        for start in range(0, len(middle), 16):
+            chunk = middle[start : start + 16]
+            for now in chunk:
+                weights = torch.stack([query[0, head, now] @ key[0, head // GROUP, t] for t in chunk]).softmax(0)
+                received[head // GROUP, start : start + len(chunk)] += weights / GROUP
+    strength = received * value[0, :, 3 : TOKENS - 5].norm(dim=-1)
+    padded = torch.nn.functional.pad(strength, (1, 1))
+    pooled = (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3
+    attended = (pooled - pooled.mean()) / pooled.std()
+    alone = scores_of(make_policy("compactor", schedule="prompt", budget=24, chunk=16, blend=0.0, **options), qkv)
+    torch.testing.assert_close(alone.scores[0][:, 3 : TOKENS - 5], attended, atol=1e-4, rtol=1e-3)
+    part = tuple(t[:, :, 3 : TOKENS - 5] for t in qkv)
+    raw = tuple(torch.stack([turned(t[0, h, i], -i - 3) for h in range(t.shape[1]) for i in range(t.shape[2])])
+                .view_as(t) for t in part)  # fmt: skip
+    unturned = Memory(make_policy("leverage", schedule="prompt", threshold=-9.0, sketch=6, seed=2), depth=1)
+    unturned.tell_rotations([UNTURNED])
+    outliers: list[Tensor] = []
+    score = unturned.policy.score
+    unturned.policy.score = lambda view: outliers.append(score(view)) or outliers[-1]
+    unturned.attend(0, *raw)
+    blended = attended + 0.5 * outliers[0][0]  # half of the 48 tokens go
+    torch.testing.assert_close(memory.scores[0][:, 3 : TOKENS - 5], blended, atol=1e-3, rtol=1e-3)
+
+
+def test_compactor_remembers_what_a_token_received_in_its_own_interval(qkv: tuple[Tensor, ...]) -> None:
+    """No later query changes it; only what it is compared with does."""
+    options = {"interval": 16, "threshold": -1e9, "protected_first": 0, "protected_last": 0, "blend": 0.0}
+    memory = scores_of(make_policy("compactor", **options), qkv)
+    early, late = (memory.scores[update][:, :16] for update in (0, 2))
+    apart = [(scores - scores[:, :1])[:, 1:] for scores in (early, late)]
+    ratio = apart[0] / apart[1]
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), atol=1e-3, rtol=1e-3)
+
+
+def test_the_oracle_keeps_what_is_looked_at_after_the_update(qkv: tuple[Tensor, ...]) -> None:
+    """The largest attention of any later query, read off a full cache; of a prompt's end nothing more is known."""
+    attended = torch.zeros(KV_HEADS * GROUP, TOKENS, TOKENS)
+    for head in range(KV_HEADS * GROUP):
+        for now in range(TOKENS):
+            logits = qkv[1][0, head // GROUP, : now + 1] @ qkv[0][0, head, now] / math.sqrt(WIDTH)
+            attended[head, now, : now + 1] = logits.softmax(0)
+    recorder = Recorder(16, rows=1, tokens=TOKENS, points=3)
+    full = Memory(recorder)
+    full.attend(0, *qkv)
+    foresight = recorder.foresight(torch.tensor([TOKENS]))
+    memory = scores_of(make_policy("oracle", interval=16, budget=10, protected_last=0), qkv, foresight=foresight)
+    held = [list(range(16))] * KV_HEADS
+    for update in range(2):
+        seen = 16 * (update + 1)
+        chosen = []
+        for head in range(KV_HEADS):
+            mine = attended[head * GROUP : (head + 1) * GROUP, seen:]
+            expected = torch.stack([mine[:, :, token].max() for token in held[head]])
+            torch.testing.assert_close(memory.scores[update][head, -len(held[head]) :], expected)
+            chosen += [(float(score), head, token) for score, token in zip(expected, held[head], strict=True)]
+        best_of_layer = sorted(chosen, reverse=True)[: 2 * 10]  # heads compete
+        held = [sorted(t for _, h, t in best_of_layer if h == head) for head in range(KV_HEADS)]
+        held = [[*tokens, *range(seen, seen + 16)] for tokens in held]
+    assert memory.scores[2].max() == 0.0  # nobody looks any more
+
+
+def test_what_was_read_ahead_of_another_text_is_refused(qkv: tuple[Tensor, ...]) -> None:
+    known = Foresight({0: torch.rand(1, KV_HEADS, TOKENS, 1)}, torch.tensor([TOKENS]), None, (tuple(range(TOKENS)),))
+    policy = make_policy("oracle", interval=16, budget=10)
+    scores_of(policy, qkv, torch.arange(TOKENS)[None], foresight=known)
+    with pytest.raises(AttachError, match="another text"):
+        scores_of(policy, qkv, torch.arange(TOKENS)[None] + 1, foresight=known)
+    with pytest.raises(AttachError, match="second reading"):
+        scores_of(policy, qkv)
+    with pytest.raises(AttachError, match="just this batch"):
+        scores_of(policy, tuple(t.repeat(2, 1, 1, 1) for t in qkv), foresight=known)
+    silent = Memory(make_policy("leverage", interval=16, budget=10))
+    with pytest.raises(AttachError, match="how layer 0 encodes"):
+        silent.attend(0, *qkv)
 
 
 @pytest.mark.parametrize("recovery", [0.05, 0.3, 0.6, 0.8, 0.91, 0.99])

@@ -60,7 +60,10 @@ with any_terminal():
 )
 def test_a_reader_that_leaves_is_no_traceback(work: str, code: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", LONG.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", LONG.format(work=work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None

@@ -22,8 +22,12 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from evaluations.tasks.control.contradictions import end_remarks, name_remarks, score_remarks
 from evaluations.tasks.control.d4rl import Episode, OfflineDataset, task_of_file
+from evaluations.tasks.control.entry import Entrance
+from modalities.control.facts import reference_pair
 from namm.errors import DataError
+from namm.typed import Origin
 
 STEPS_WITHOUT_TIMEOUTS = 1000
 """Length after which an episode is cut in files that have no `timeouts` and belong to no known task."""
@@ -74,22 +78,43 @@ def open_hdf5(
             last, remarks = _last_observations(stored["next_observations"], observations, ends, path)
         else:
             last, remarks = observations[ends], ["no next_observations: each episode's last state stands in for them"]
-        facts = {name: file.attrs[name] for name in ATTRIBUTES if name in file.attrs}
+            remarks += end_remarks(observations, ends)
+        env_id, reference = _facts(file, path)
     if timeouts is None:
         remarks.append(f"no timeouts: episodes are cut after {cut} steps, as {task.name if task else 'D4RL'} does")
-    episodes, start = [], 0
-    for end, last_observation in zip(ends, last, strict=True):
+    episodes, start, entrance = [], 0, Entrance(str(path))
+    for number, (end, last_observation) in enumerate(zip(ends, last, strict=True)):
         part = slice(start, end + 1)
-        timed_out = None if timeouts is None else bool(timeouts[end])
-        ended = bool(terminals[end])
-        episodes.append(Episode(observations[part], actions[part], rewards[part], last_observation, ended, timed_out))
+        arrays = observations[part], last_observation, actions[part], rewards[part], terminals[part]
+        episodes.append(entrance.admit(number, *arrays, None if timeouts is None else timeouts[part]))
         start = int(end) + 1
-    reference = task.reference if task else None
-    if "ref_min_score" in facts and "ref_max_score" in facts:
-        reference = (float(facts["ref_min_score"]), float(facts["ref_max_score"]))
-    env_id = str(facts["env_id"]) if "env_id" in facts else task.env_id if task else None
+    env_id, name = env_id or (task.env_id if task else None), task.name if task else None
+    remarks += score_remarks(reference, (name, env_id), "the file")
+    remarks += name_remarks(env_id, name, observations.shape[1], actions.shape[1])
+    reference = reference or (task.reference if task else None)
     left_out = len(rewards) - start
     return OfflineDataset(str(path), "D4RL file", episodes, left_out, env_id, reference, tuple(remarks))
+
+
+def _facts(file: h5py.File, path: Path) -> tuple[str | None, tuple[float, float] | None]:
+    """Environment and reference scores that the file's attributes say.
+
+    Raises:
+        DataError: One is of another kind.
+    """
+    origin = Origin(str(path), DataError, "correct the attribute")
+    env_id, lowest, highest = (_attribute(file, name) for name in ATTRIBUTES)
+    if env_id is not None and not (isinstance(env_id, str) and env_id):
+        raise origin.wrong("env_id", "the id of an environment", env_id)
+    return env_id, reference_pair(lowest, highest, origin, ("ref_min_score", "ref_max_score"))
+
+
+def _attribute(file: h5py.File, name: str) -> Any:
+    """An attribute as a plain value, whatever type its writer chose; None where there is none."""
+    value = file.attrs.get(name)
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+        value = value.item()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 @contextmanager

@@ -35,6 +35,8 @@ class DatasetFacts:
     """Environment of the data."""
     reference_scores: tuple[float, float] | None
     """Return of a random and of an expert policy."""
+    remarks: tuple[str, ...] = ()
+    """What a careful reader should know about the data."""
 
 
 def open_dataset(name: str, dtype: type[np.floating] | None = np.float32) -> OfflineDataset:
@@ -74,7 +76,8 @@ def dataset_facts(name: str) -> DatasetFacts:
         return published_facts(task)
     dataset = open_dataset(name)
     origin = f"{dataset.kind} {dataset.name}"
-    return DatasetFacts(origin, d4rl.state_statistics(dataset.episodes), dataset.env_id, dataset.reference_scores)
+    statistics = d4rl.state_statistics(dataset.episodes)
+    return DatasetFacts(origin, statistics, dataset.env_id, dataset.reference_scores, dataset.remarks)
 
 
 def published_facts(task: D4RLTask) -> DatasetFacts:

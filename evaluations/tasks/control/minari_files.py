@@ -18,9 +18,13 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
 
+from evaluations.tasks.control.contradictions import name_remarks, score_remarks
 from evaluations.tasks.control.d4rl import Episode, OfflineDataset, reference_scores, tasks
+from evaluations.tasks.control.entry import Entrance
+from modalities.control.facts import reference_pair
 from modalities.control.rollout import make_env
 from namm.errors import DataError, UnknownNameError, did_you_mean
+from namm.typed import Origin
 
 
 def read_minari(dataset_id: str) -> list[Episode]:
@@ -41,38 +45,65 @@ def open_minari(source: str | Path, dtype: type[np.floating] | None = np.float32
     """
     dataset = _load(source)
     name = str(source)
-    episodes, left_out = [], 0
     try:
-        metadata = dataset.storage.metadata
-        for stored in dataset.iterate_episodes():
-            if not (stored.terminations[-1] or stored.truncations[-1]):
-                left_out += len(stored.rewards)
-                continue
-            observations = _vectors(stored.observations, dataset.observation_space, "observations", name, dtype)
-            actions = _vectors(stored.actions, dataset.action_space, "actions", name, dtype)
-            rewards = np.asarray(stored.rewards)
-            rewards = rewards.astype(dtype or np.result_type(rewards.dtype, np.float32))
-            if not all(np.isfinite(values).all() for values in (observations, actions, rewards)):
-                raise DataError(f"expected finite numbers in {name}, found NaN or infinity; repair the dataset")
-            ended, timed_out = bool(stored.terminations[-1]), bool(stored.truncations[-1])
-            episodes.append(Episode(observations[:-1], actions, rewards, observations[-1], ended, timed_out))
-    except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
+        metadata = dict(dataset.storage.metadata)
+        episodes, left_out, remarks = _episodes(dataset, name, dtype)
+        env_id = None if dataset.env_spec is None else dataset.env_spec.id
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its readers raise
         raise DataError(
-            f"expected a Minari dataset in {name}, found a damaged one ({error}); fetch it again"
+            f"expected a Minari dataset in {name}, found a damaged one ({type(error).__name__}: {error}); fetch it "
+            "again"
         ) from error
-    env_id = None if dataset.env_spec is None else dataset.env_spec.id
-    remarks = ()
     if isinstance(dataset.observation_space, gym.spaces.Dict):
         keys = ", ".join(dataset.observation_space.spaces)
-        remarks = (f"observations are {keys}, joined in this order as gymnasium.wrappers.FlattenObservation does",)
-    scores = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-    reference = None if None in scores else (float(scores[0]), float(scores[1]))
+        remarks.insert(
+            0, f"observations are {keys}, joined in this order as gymnasium.wrappers.FlattenObservation does"
+        )
+    origin = Origin(f"the metadata of {name}", DataError, "correct it, or fetch the set again")
+    scores = (_plain(metadata.get(key)) for key in ("ref_min_score", "ref_max_score"))
+    reference = reference_pair(*scores, origin, ("ref_min_score", "ref_max_score"))
+    task = next((task.name for task in tasks().values() if task.name == name.lower().replace("/", "-")), None)
+    remarks += score_remarks(reference, (env_id,), "the dataset")
+    if episodes:
+        remarks += name_remarks(env_id, task, episodes[0].observations.shape[1], episodes[0].actions.shape[1])
     if reference is None and env_id is not None:
         try:
             reference = reference_scores(env_id)
         except UnknownNameError:  # only D4RL's own tasks have scores
             reference = None
-    return OfflineDataset(name, "Minari dataset", episodes, left_out, env_id, reference, remarks)
+    return OfflineDataset(name, "Minari dataset", episodes, left_out, env_id, reference, tuple(remarks))
+
+
+def _episodes(dataset: Any, name: str, dtype: type[np.floating] | None) -> tuple[list[Episode], int, list[str]]:
+    """The complete episodes, the steps of the others, and what is odd about them."""
+    episodes: list[Episode] = []
+    entrance, left_out, steps = Entrance(name), 0, 0
+    for stored in dataset.iterate_episodes():
+        where = f"episode {stored.id} of {name}"
+        steps += len(stored.rewards)
+        flags = stored.terminations, stored.truncations
+        if all(len(flag) and not flag[-1] for flag in flags):
+            left_out += len(stored.rewards)
+            continue
+        observations = _vectors(stored.observations, dataset.observation_space, "observations", where, dtype)
+        actions = _vectors(stored.actions, dataset.action_space, "actions", where, dtype)
+        rewards = np.asarray(stored.rewards)
+        if not np.issubdtype(rewards.dtype, np.number):
+            raise DataError(f"expected numbers in rewards of {where}, found {rewards.dtype}; repair the dataset")
+        rewards = rewards.astype(dtype or np.result_type(rewards.dtype, np.float32))
+        episodes.append(entrance.admit(stored.id, observations, None, actions, rewards, *flags))
+    remarks = entrance.remarks()
+    said = _plain(dataset.storage.metadata.get("total_steps"))
+    if said is not None and said != steps:
+        remarks.append(f"the metadata say {said} steps, the episodes have {steps}")
+    return episodes, left_out, remarks
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def write_minari(
@@ -164,7 +195,7 @@ def _load(source: str | Path) -> Any:
 def _opened(load: Any, name: str) -> Any:
     try:
         return load()
-    except (OSError, KeyError, ValueError, AssertionError, ImportError) as error:
+    except Exception as error:  # whatever damaged metadata make their readers raise
         raise DataError(
             f"expected a readable Minari dataset in {name}, found {type(error).__name__}: {error}; fetch it again"
         ) from error
@@ -197,13 +228,23 @@ def _vectors(
 ) -> Float[np.ndarray, "steps width"]:
     """Values of a space, one vector a step; a dictionary is joined in the order of its space."""
     if isinstance(space, gym.spaces.Dict) and isinstance(values, Mapping):
+        if lost := sorted(space.spaces.keys() - values.keys()):
+            raise DataError(f"expected {', '.join(space.spaces)} in {what} of {name}, missing {lost}; fetch it again")
         parts = [_vectors(values[key], part, f"{what}/{key}", name, dtype) for key, part in space.spaces.items()]
+        if len({len(part) for part in parts}) > 1:
+            counts = dict(zip(space.spaces, map(len, parts), strict=True))
+            raise DataError(f"expected as many of each part in {what} of {name}, found {counts}; repair the dataset")
         return np.concatenate(parts, axis=1)
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise DataError(
             f"expected vectors in {what} of {name}, found {space}; a Decision Transformer of vectors cannot use it"
         )
     found = np.asarray(values)
+    if not np.issubdtype(found.dtype, np.number) or found.shape[1:] != space.shape:
+        raise DataError(
+            f"expected vectors of {space.shape[0]} numbers in {what} of {name}, as its space says, found "
+            f"{found.dtype} of shape {found.shape}; repair the dataset"
+        )
     return found.astype(dtype or np.result_type(found.dtype, np.float32))
 
 

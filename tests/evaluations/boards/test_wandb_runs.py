@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from evaluations.analysis.survival import held_when_asked
 from evaluations.boards.run_content import run_content
 from evaluations.boards.wandb_runs import LEAN, Media, Tracker
+from evaluations.rows.identity import experiment_identity
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SECRET = "0123456789abcdef" * 2 + "c0ffee42"
@@ -192,13 +194,89 @@ def test_the_same_rows_are_mirrored_once_also_by_a_later_process(tmp_path, rows)
     assert not Tracker("offline", tmp_path).is_tracked(rows[:1])
 
 
-def test_an_error_while_mirroring_marks_the_run_failed_and_finishes_it(tmp_path, rows):
-    tracker = Tracker("offline", tmp_path)
-    with pytest.raises(FileNotFoundError), tracker:
-        tracker.mirror(rows, Media(picture=tmp_path / "missing.png"))
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert json.loads(inspect(str(folder), "--summary"))["exit_code"] == 1
-    assert not tracker.is_tracked(rows[:1])
+def test_a_part_that_cannot_be_mirrored_costs_one_line_and_the_rest_is_there(tmp_path, rows):
+    broken = {
+        **rows[0],
+        "episodes": [{**rows[0]["episodes"][0], "score": value} for value in (1.0, "text", None, True)],
+    }
+    with Tracker("offline", tmp_path, checkpoints={rows[0]["identity"]["namm_sha256"]: tmp_path / "gone"}) as tracker:
+        folders = tracker.mirror([broken], Media(picture=tmp_path / "missing.png"))
+        assert tracker.is_tracked([broken])
+        lines = tracker.unsaid()[1:]
+    assert [line.partition(" is not")[0] for line in lines] == [
+        f"W&B: memory of {run_content(broken, 'rl', {}).name}",
+        "W&B: a checkpoint",
+    ]
+    found = json.loads(inspect(folders[0], "--summary"))
+    assert (found["exit_code"], found["summary"]["score"]) == (0, broken["score"])
+    table = json.loads((Path(folders[0]) / "files" / found["summary"]["episodes"]["path"]).read_text())
+    column = [line[table["columns"].index("score")] for line in table["data"]]
+    assert column == ["1.0", "text", None, "True"]  # one kind a column, as W&B's tables need
+
+
+def test_a_run_that_cannot_begin_costs_one_line_and_the_others_are_mirrored(tmp_path, rows, monkeypatch):
+    import wandb
+
+    init, calls = wandb.init, []
+
+    def once_broken(**options):
+        calls.append(options["id"])
+        if len(calls) == 1:
+            raise RuntimeError("a service that does not start\nand says more")
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", once_broken)
+    with Tracker("offline", tmp_path) as tracker:
+        assert len(tracker.mirror(rows)) == len(rows) - 1
+        assert not tracker.is_tracked(rows[:1])
+    told = tracker.unsaid()[1:]
+    assert len(told) == 1
+    assert "RuntimeError: a service that does not start)" in told[0]
+
+
+def test_an_id_whose_run_was_deleted_is_left_and_another_one_taken(tmp_path, rows, monkeypatch):
+    import wandb
+
+    init, ids = wandb.init, []
+    message = "returned error 409: run was previously created and deleted; try a new run name"
+
+    def deleted(**options):
+        ids.append(options["id"])
+        if "-" not in options["id"]:
+            raise wandb.errors.CommError(message)
+        return init(**options, **{})
+
+    monkeypatch.setattr(wandb, "init", deleted)
+    with Tracker("offline", tmp_path) as tracker:
+        assert len(tracker.mirror(rows[:2])) == 2
+    assert [name.removeprefix(ids[0]) for name in ids[:2]] == ["", "-2"]
+    assert len([line for line in tracker.notices if "deleted there" in line]) == 2
+    assert tracker.mode == "offline"
+
+
+def test_equal_rows_of_two_experiments_of_one_name_have_ids_of_their_own(tmp_path, rows):
+    ids = []
+    for place in ("here", "there"):
+        folder = tmp_path / place / "rl"
+        folder.mkdir(parents=True)
+        with Tracker("offline", folder) as tracker:
+            (made,) = tracker.mirror(rows[:1])
+        ids.append(Path(made).name.rpartition("-")[2])
+    assert ids[0] != ids[1]
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "here" / "rl", moved)
+    (moved / "tracked.json").unlink()  # the note is lost, the folder has another name: still the same experiment
+    with Tracker("offline", moved) as tracker:
+        (made,) = tracker.mirror(rows[:1])
+    assert Path(made).name.rpartition("-")[2] == ids[0]
+
+
+def test_an_identity_is_drawn_once_also_by_many_at_a_time(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(experiment_identity, [tmp_path] * 32))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.id"]
+    (tmp_path / "experiment.id").write_text("")
+    assert len(experiment_identity(tmp_path)) == 16
 
 
 def test_where_w_and_b_cannot_be_reached_runs_are_kept_offline_and_it_is_said(tmp_path, rows, monkeypatch):
@@ -230,6 +308,20 @@ def test_auto_means_offline_where_nobody_is_logged_in(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     assert Tracker("auto", tmp_path).mode == "offline"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
+    netrc = tmp_path / "keys" / "netrc"
+    netrc.parent.mkdir()
+    netrc.write_text("machine api.wandb.ai login user password " + "0" * 40)
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert Tracker("auto", tmp_path).mode == "online"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
+    for content in (b"machine a login", b"\xff\xfe\x00", b"no such word", b'machine "unclosed'):
+        netrc.write_bytes(content)
+        tracker = Tracker("auto", tmp_path)
+        assert tracker.mode == "offline"
+    monkeypatch.setenv("NETRC", str(netrc.parent))
+    assert f"{netrc.parent} could not be read: IsADirectoryError" in Tracker("auto", tmp_path).notice
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert Tracker("auto", tmp_path).mode == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from modalities import attach
 from modalities.huggingface.attach import cache_of
+from modalities.language.foresight import foresee
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
 
@@ -32,9 +33,21 @@ SAME = {
     "observed_attention": ("h2o_age", {"protected_last": 0}),
     "tova": ("tova", {"protected_last": 1}),
     "snapkv": ("snapkv", {"window": WINDOW}),
+    "lagkv_cross": ("lagkv", {"lag": 8, "cross": True, "protected_last": 0}),
+    "leverage": ("leverage", {"protected_last": 0}),
+    "compactor": ("compactor", {"chunk": 28}),
+    "expected_attention": ("expected_attention", {"protected_last": 0}),
+    "expected_attention_mean": (
+        "expected_attention",
+        {"covariance": False, "future": 64, "epsilon": 0.02, "protected_last": 0},
+    ),
     "adakv_free": ("adakv", {"window": WINDOW, "safeguard": 0.0}),
 }
 """kvpress's name of a case: ours, and the options under which the two are one method."""
+
+
+MARKED = ("tova", "snapkv", "adakv", "expected_attention", "compactor")
+"""Ours, where kvpress gives the tokens that stay whatever they score its largest score, and we +inf or a protection."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +98,7 @@ def test_one_compression_of_a_prompt_keeps_and_answers_what_kvpress_does(
     scores = recorded(policy)
     logits, kept = run(model, policy, PROMPT, FACTS["after"])
     theirs = torch.from_numpy(STORED[f"{case}/{ratio}/scores"])
-    judged = theirs < theirs.amax((1, 2), keepdim=True) if name in ("tova", "snapkv", "adakv") else theirs > -torch.inf
+    judged = theirs < theirs.amax((1, 2), keepdim=True) if name in MARKED else theirs > -torch.inf
     if name != "sink_window":  # theirs scores 0 and 1
         torch.testing.assert_close(torch.stack(scores)[judged], theirs[judged], atol=1e-5, rtol=1e-4)
     assert torch.equal(kept, torch.from_numpy(STORED[f"{case}/{ratio}/kept"]))
@@ -126,3 +139,41 @@ def test_eviction_while_decoding_is_what_its_decoding_press_does(model: LlamaFor
     name, options = SAME[press]
     logits, _ = run(model, make_policy(name, interval=16, budget=int(budget), **options), 16, FACTS["decoded"])
     torch.testing.assert_close(logits, torch.from_numpy(STORED[f"{case}/logits"]), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_ranks_within_parts_are_its_lag_presss(model: LlamaForCausalLM, ratio: float) -> None:
+    """Tokens of different parts have equal ranks; which of them goes is not defined there, and the older one here."""
+    policy = make_policy("lagkv", schedule="prompt", budget=int(PROMPT * (1 - ratio)), lag=8, protected_last=0)
+    scores = recorded(policy)
+    _, kept = run(model, policy, PROMPT, 1)
+    theirs, stays = (torch.from_numpy(STORED[f"lagkv/{ratio}/{what}"]) for what in ("scores", "kept"))
+    torch.testing.assert_close(torch.stack(scores), theirs)
+    assert torch.equal(kept.sum(-1), stays.sum(-1))
+    last = theirs.masked_fill(~stays, torch.inf).amin(-1, keepdim=True)  # the rank at which the budget ends
+    assert torch.equal(kept[theirs != last], stays[theirs != last])
+
+
+@pytest.mark.parametrize("chunk", [2048, 40])
+def test_a_repetition_shows_and_keeps_what_kvzips_press_does(model: LlamaForCausalLM, chunk: int) -> None:
+    """In one part, and in three of which the last is short; half of the slots of all layers and heads together."""
+    words = {name: FACTS[name] for name in ("request", "resume", "answer")}
+    prompt = torch.from_numpy(STORED["tokens"])[0, :PROMPT].tolist()
+    theirs, kept = (torch.from_numpy(STORED[f"kvzip/{chunk}/{what}"]) for what in ("scores", "kept"))
+    policy = make_policy("kvzip", schedule="prompt", budget=PROMPT // 2, chunk=chunk, **words)
+    ahead = foresee(model, policy, [prompt], [()])
+    shown = torch.stack([ahead.foresight.maxima[layer][0, :, :PROMPT, 0] for layer in range(theirs.shape[0])])
+    torch.testing.assert_close(shown, theirs, atol=1e-5, rtol=1e-4)
+
+    sinks = torch.arange(PROMPT) < 4
+    order = theirs.masked_fill(sinks, torch.inf).flatten().sort(descending=True).values
+    threshold = float(order[theirs.numel() // 2 - 1 : theirs.numel() // 2 + 1].mean())
+    whole = make_policy("kvzip", schedule="prompt", threshold=threshold, protected_last=0, chunk=chunk, **words)
+    with attach(model, whole) as memory:
+        memory.tell_foresight(ahead.foresight)
+        model(torch.tensor([prompt]), use_cache=True)
+        ours = torch.zeros_like(kept)
+        for layer in range(kept.shape[0]):
+            for head, positions in enumerate(memory.kept_positions(layer)[0]):
+                ours[layer, head, positions[positions >= 0]] = True
+    assert torch.equal(ours, kept)

@@ -110,7 +110,7 @@ def test_actions_that_are_no_vectors_are_refused():
         observation_space=gym.spaces.Box(0, 1, (5,)),
         action_space=gym.spaces.Discrete(4),
     )
-    with pytest.raises(DataError, match=r"vectors in actions of minigrid/rooms-v0, found Discrete"):
+    with pytest.raises(DataError, match=r"vectors in actions of episode 0 of minigrid/rooms-v0, found Discrete"):
         open_minari("minigrid/rooms-v0")
 
 

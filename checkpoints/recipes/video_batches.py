@@ -1,0 +1,102 @@
+"""A training step's batch: every row is one clip and many questions, each of which sees the clip and itself only.
+
+One pass over the clip answers a dozen questions. They are laid one after another, a mask hides them from each other,
+and each begins at the position after the clip: for the model it is as if each were asked alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, TrainingClip
+from checkpoints.recipes.video_language import PROMPT
+from checkpoints.recipes.video_vocabulary import END, VIDEO, make_tokenizer
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows, filled up at their end."""
+
+    ids: Int64[Tensor, "rows tokens"]
+    """Token ids; the video token where frames go."""
+    features: Float[Tensor, "seen width"]
+    """What the tower saw, row after row: one for each video token."""
+    positions: Int64[Tensor, "rows tokens"]
+    mask: Bool[Tensor, "rows 1 tokens tokens"]
+    """True where a token may look."""
+    targets: Int64[Tensor, "rows tokens"]
+    """The token to predict after each one; -100 where nothing is asked."""
+    kinds: Int64[Tensor, "rows tokens"]
+    """Index into `kind_names` where an answer is asked, else -1."""
+    kind_names: tuple[str, ...]
+
+
+class Layout:
+    """Words to ids, and rows to batches."""
+
+    def __init__(self) -> None:
+        self.tokenizer = make_tokenizer()
+        self.video, self.end = (self.tokenizer.convert_tokens_to_ids(word) for word in (VIDEO, END))
+        before, self.after = PROMPT.split(VIDEO)
+        self.before = self.tokenizer(before).input_ids
+        self.known: dict[str, list[int]] = {}
+
+    def _question(self, asked: Asked) -> list[int]:
+        if asked.text not in self.known:
+            text = self.after.format(question=asked.text)
+            self.known[asked.text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return [*self.known[asked.text], self.tokenizer.convert_tokens_to_ids(asked.answer), self.end]
+
+    def batch(self, clips: list[TrainingClip], questions: list[list[Asked]]) -> Batch:
+        """Lays out clips, each with its questions."""
+        names = tuple(sorted({asked.kind for row in questions for asked in row}))
+        rows = [self._row(clip, asked, names) for clip, asked in zip(clips, questions, strict=True)]
+        tokens = max(len(row[0]) for row in rows)
+        ids, positions, blocks, targets, kinds = (
+            torch.from_numpy(
+                np.stack([np.pad(row[i], (0, tokens - len(row[i])), constant_values=fill) for row in rows])
+            )
+            for i, fill in enumerate((self.end, 0, -1, IGNORED, -1))
+        )
+        own = blocks[:, :, None] == blocks[:, None, :]
+        clip_part = (blocks == 0)[:, None, :]
+        causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        mask = ((own | clip_part) & causal)[:, None]
+        features = torch.cat([clip.features.flatten(0, 1) for clip in clips]).float()
+        return Batch(ids, features, positions, mask, targets, kinds, names)
+
+    def logits(
+        self, model: nn.Module, batch: Batch, wanted: Bool[Tensor, "rows tokens"]
+    ) -> Float[Tensor, "wanted vocabulary"]:
+        """The video model's logits where `wanted`."""
+        inner = model.model
+        embedded = inner.language_model.embed_tokens(batch.ids)
+        seen = inner.multi_modal_projector(batch.features)
+        embedded = embedded.masked_scatter((batch.ids == self.video)[..., None], seen)
+        hidden = inner.language_model(
+            inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        return model.lm_head(hidden[wanted])
+
+    def _row(self, clip: TrainingClip, asked: list[Asked], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+        begin = len(self.before)
+        video = (clip.places[:, None] * TOKENS_PER_FRAME + np.arange(TOKENS_PER_FRAME)).ravel() + begin
+        ids = [*self.before, *[self.video] * len(video)]
+        positions, blocks = [*range(begin), *video], [0] * len(ids)
+        targets, kinds = [IGNORED] * len(ids), [-1] * len(ids)
+        after = begin + clip.length * TOKENS_PER_FRAME
+        for block, question in enumerate(asked, 1):
+            tokens = self._question(question)
+            ids += tokens
+            positions += range(after, after + len(tokens))
+            blocks += [block] * len(tokens)
+            targets += [IGNORED] * (len(tokens) - 3) + [tokens[-2], tokens[-1], IGNORED]
+            kinds += [-1] * (len(tokens) - 3) + [names.index(question.kind), -1, -1]
+        return tuple(np.array(column) for column in (ids, positions, blocks, targets, kinds))

@@ -1,0 +1,230 @@
+"""Curriculum training of the small video model's language part, with an exact resume.
+
+The tower stays as open_clip left it; projector and language model learn. Every batch is a function of (seed, step), and
+the whole state (weights, moments, progress) is one safetensors file that is replaced atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from checkpoints.recipes.video_batches import IGNORED, Batch, Layout
+from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, Gallery, TrainingClip
+from evaluations.tasks.video.rendered import Shape
+from namm.errors import CheckpointError
+
+ACCURACY_MEMORY = 0.96
+"""Decay of the running accuracies that end a stage."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the curriculum."""
+
+    name: str
+    frames: int
+    """Length of the rendered clips."""
+    scenes: tuple[int, int]
+    """Fewest and most scenes with shapes."""
+    questions: int = 12
+    """Questions asked of each clip."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of questions; none means all."""
+    vqa: tuple[int, ...] = ()
+    """Images of an easy-vqa clip, one drawn per step that has them; none means no such step."""
+    vqa_share: float = 0.25
+    """Part of the steps that have easy-vqa clips."""
+    dropped: float = 0.0
+    """Share of the empty frames, and of a scene's inner frames, that are left out; the others keep their positions."""
+    steps: int = 1000
+    """The stage ends after so many steps at the latest."""
+    until: float = 0.9
+    """The stage ends once the running accuracy of every kind reaches this; above 1 means only `steps` counts."""
+    learning_rate: tuple[float, float] = (1.0, 1.0)
+    """Factor on the peak learning rate at the stage's begin and after `steps`, cosine between."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What decides the weights, beside the model, the tower and the curriculum."""
+
+    seed: int = 0
+    """First seed tried."""
+    starts: int = 4
+    """Seeds tried at most."""
+    patience_steps: int = 600
+    """A start whose first stage is below `patience_accuracy` after so many steps is dropped."""
+    patience_accuracy: float = 0.5
+    """See `patience_steps`; the mean over kinds."""
+    step_tokens: int = 2048
+    """Tokens of a step, about: clips = step_tokens // (tokens of a clip and its questions)."""
+    learning_rate: float = 2e-3
+    """Peak."""
+    warmup_steps: int = 50
+    """Linear warm-up."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices only."""
+    end_weight: float = 0.1
+    """Weight of the loss on the token that ends an answer."""
+    threads: int = 1
+    """PyTorch threads; another number rounds differently."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; together with the tensors it is the whole state."""
+
+    seed: int
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    questions: int = 0
+    seconds: float = 0.0
+    accuracy: dict[str, float] = field(default_factory=dict)
+    stage_steps: dict[str, int] = field(default_factory=dict)
+    abandoned: list[int] = field(default_factory=list)
+    finished: bool = False
+
+
+class Trainer:
+    """A model, its optimiser and its progress."""
+
+    def __init__(
+        self, model: nn.Module, gallery: Gallery, config: TrainingConfig, curriculum: tuple[Stage, ...], seed: int
+    ) -> None:
+        self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
+        self.progress, self.layout = Progress(seed), Layout()
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        matrices = [p for p in self.parameters.values() if p.ndim > 1]
+        rest = [p for p in self.parameters.values() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step."""
+        return self.curriculum[self.progress.stage]
+
+    @property
+    def stuck(self) -> bool:
+        """Whether this start never left the first stage's plateau."""
+        progress, config = self.progress, self.config
+        late = progress.stage == 0 and progress.stage_step >= config.patience_steps
+        return late and float(np.mean([*progress.accuracy.values()])) < config.patience_accuracy
+
+    def batch(self) -> Batch:
+        """The next step's batch, a function of seed and step alone."""
+        rng = np.random.default_rng([self.progress.seed, self.progress.step])
+        stage = self.stage
+        if stage.vqa and rng.random() < stage.vqa_share:
+            count = int(rng.choice(stage.vqa))
+            clips = [self.gallery.vqa(rng, count)]
+            clips += [self.gallery.vqa(rng, count) for _ in range(self._rows(clips[0]) - 1)]
+        else:
+            shape = Shape(stage.frames, stage.scenes)
+            clips = [self.gallery.clip(rng, shape, stage.dropped)]
+            clips += [self.gallery.clip(rng, shape, stage.dropped) for _ in range(self._rows(clips[0]) - 1)]
+        return self.layout.batch(clips, [self._asked(rng, clip) for clip in clips])
+
+    def _rows(self, clip: TrainingClip) -> int:
+        return max(2, self.config.step_tokens // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.stage.questions))
+
+    def _asked(self, rng: np.random.Generator, clip: TrainingClip) -> list[Asked]:
+        """Kinds in equal parts, then one of the kind."""
+        by_kind: dict[str, list[Asked]] = {}
+        for asked in clip.questions:
+            if not self.stage.kinds or asked.kind in (*self.stage.kinds, "easy-vqa"):
+                by_kind.setdefault(asked.kind, []).append(asked)
+        names = sorted(by_kind)
+        start = int(rng.integers(len(names)))
+        chosen = []
+        for i in range(self.stage.questions):
+            pool = by_kind[names[(start + i) % len(names)]]
+            chosen.append(pool[rng.integers(len(pool))])
+        return chosen
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; returns the loss and, by kind of question, the share answered rightly."""
+        batch = self.batch()
+        wanted = batch.targets != IGNORED
+        labels, kinds = batch.targets[wanted], batch.kinds[wanted]
+        logits = self.layout.logits(self.model, batch, wanted)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        answers = kinds >= 0
+        loss = losses[answers].mean() + self.config.end_weight * losses[~answers].mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        right = logits.argmax(-1) == labels
+        report = {"loss": loss.item()}
+        for index, name in enumerate(batch.kind_names):
+            report[name] = right[kinds == index].float().mean().item()
+        self._advance(report, int(answers.sum()))
+        return report
+
+    def _learning_rate(self) -> float:
+        stage, progress, config = self.stage, self.progress, self.config
+        begin, end = stage.learning_rate
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress.stage_step / stage.steps))
+        warmup = min(1.0, (progress.step + 1) / config.warmup_steps)
+        return config.learning_rate * warmup * (end + (begin - end) * cosine)
+
+    def _advance(self, report: dict[str, float], questions: int) -> None:
+        progress, stage = self.progress, self.stage
+        for kind, value in report.items():
+            if kind != "loss":
+                progress.accuracy[kind] = value + ACCURACY_MEMORY * (progress.accuracy.get(kind, 0.0) - value)
+        progress.step += 1
+        progress.stage_step += 1
+        progress.questions += questions
+        progress.stage_steps[stage.name] = progress.stage_step
+        reached = min(progress.accuracy.values()) >= stage.until
+        if progress.stage_step >= stage.steps or reached:
+            progress.stage, progress.stage_step, progress.accuracy = progress.stage + 1, 0, {}
+            progress.finished = progress.stage == len(self.curriculum)
+
+    def save(self, path: Path) -> None:
+        """Writes weights, moments and progress as one safetensors file, atomically."""
+        tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for moment, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{moment}.{name}"] = value
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(self.progress))})
+        os.replace(temporary, path)
+
+    def restore(self, path: Path) -> None:
+        """Takes over the state saved at `path`.
+
+        Raises:
+            CheckpointError: if the file is damaged or of another model.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                progress = Progress(**json.loads(file.metadata()["progress"]))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(tensors[f"model.{name}"])
+                if f"step.{name}" in tensors:
+                    moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[parameter] = moments
+        except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"expected the state of an interrupted training of this model at {path}, found {error}; "
+                "delete it to start anew"
+            ) from error
+        self.progress = progress

@@ -1,0 +1,91 @@
+"""Questions about a rendered clip, in words, each with its answer and the frames that show it.
+
+Nine kinds: colour, shape, count, direction, what came right after or before, what came first, when, and which number
+flashed. An answer is one word out of the kind's `CHOICES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+
+from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
+from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Scene
+
+TIMES = ("early", "midway", "late")
+"""Thirds of a clip; asked only of scenes that lie wholly within one."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "colour": tuple(COLOURS),
+        "shape": tuple(SHAPES),
+        "count": NUMBERS[1 : MOST_COPIES + 1],
+        "direction": DIRECTIONS,
+        "after": tuple(SHAPES),
+        "before": tuple(SHAPES),
+        "first": tuple(SHAPES),
+        "when": TIMES,
+        "number": NUMBERS,
+    }
+)
+"""By kind of question, the words that answer it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing asked about a clip."""
+
+    kind: str
+    """A key of `CHOICES`."""
+    text: str
+    """The question in words."""
+    answer: str
+    """The one word that answers it."""
+    evidence: tuple[int, ...]
+    """Frames that show the answer, in order."""
+
+    def age(self, frames: int) -> int:
+        """Frames of a clip of `frames` frames that were seen after the last one that shows the answer."""
+        return frames - 1 - self.evidence[-1]
+
+
+def plural(shape: str) -> str:
+    """The shape's plural."""
+    return shape + "es" if shape.endswith("ss") else shape + "s"
+
+
+def questions(clip: Clip) -> list[Question]:
+    """Everything that can be asked about `clip`, in an order that depends on the clip alone."""
+    return list(_ask(clip))
+
+
+def _ask(clip: Clip) -> Iterator[Question]:
+    shown = [i for i, scene in enumerate(clip.scenes) if scene.shape is not None]
+    for i in shown:
+        yield from _of_one(clip.scenes[i], clip.seen(i), clip.length)
+    for i, j in pairwise(shown):
+        earlier, later = clip.scenes[i], clip.scenes[j]
+        both = (*clip.seen(i), *clip.seen(j))
+        for key in (f"the {plural(earlier.shape)}", f"the {earlier.colour} shapes"):
+            yield Question("after", f"what shape came right after {key}?", later.shape, both)
+        for key in (f"the {plural(later.shape)}", f"the {later.colour} shapes"):
+            yield Question("before", f"what shape came right before {key}?", earlier.shape, both)
+    if shown:
+        yield Question("first", "what shape came first?", clip.scenes[shown[0]].shape, clip.seen(shown[0]))
+    for i, scene in enumerate(clip.scenes):
+        if scene.number is not None:
+            yield Question("number", "what number flashed?", NUMBERS[scene.number], clip.seen(i))
+
+
+def _of_one(scene: Scene, seen: tuple[int, ...], length: int) -> Iterator[Question]:
+    shapes, coloured = plural(scene.shape), f"{scene.colour} shapes"
+    yield Question("colour", f"what color were the {shapes}?", scene.colour, seen)
+    yield Question("shape", f"what were the {coloured}?", scene.shape, seen)
+    third = [3 * frame // length for frame in (seen[0], seen[-1])]
+    for things in (shapes, coloured):
+        yield Question("count", f"how many {things} were there?", NUMBERS[scene.copies], seen)
+        yield Question("direction", f"where did the {things} move?", scene.direction, seen)
+        if third[0] == third[1]:
+            yield Question("when", f"when did the {things} appear?", TIMES[third[0]], seen)

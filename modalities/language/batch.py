@@ -1,0 +1,100 @@
+"""Rows of an attached model that are fed side by side, wherever each begins and ends (left padding)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modalities.huggingface.attach import cache_name, cache_of
+from modalities.language.prompts import IGNORED
+from namm.memory import Memory
+
+
+class Batch:
+    """Rows of one attached model: feeds them further tokens, copies and drops them."""
+
+    def __init__(self, model: PreTrainedModel, memory: Memory, chunk: int | None) -> None:
+        """No rows yet.
+
+        Args:
+            model: Attached.
+            memory: What it is attached with.
+            chunk: Most columns a forward call; None reads a part in one.
+        """
+        self.model, self.memory, self.chunk = model, memory, memory.policy.eager_chunk or chunk
+        known = inspect.signature(model.forward).parameters
+        self.takes_positions, self.keeps_logits = "position_ids" in known, "logits_to_keep" in known
+        self.name = cache_name(model)
+        self.cache: Any = None
+        self.mask: Int[Tensor, "rows columns"] = torch.zeros(0, 0, dtype=torch.long)
+
+    def feed(self, parts: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
+        """Logits of the last column; parts are padded on the left."""
+        return self.ask(parts, [()] * len(parts))[0]
+
+    def ask(
+        self, parts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> tuple[Float[Tensor, "rows vocab"], list[tuple[tuple[int, ...], tuple[bool, ...], tuple[float, ...]]]]:
+        """Logits of the last column, and each row's choices, hits and log-likelihoods of the tokens that it asks for.
+
+        Args:
+            parts: Further tokens of each row.
+            targets: The token to predict after each, IGNORED where nothing is asked; empty where nothing at all is.
+        """
+        rows, columns = len(parts), max(map(len, parts))
+        ids, new = torch.zeros(rows, columns, dtype=torch.long), torch.zeros(rows, columns, dtype=torch.long)
+        wanted = torch.full((rows, columns), IGNORED)
+        for row, (part, asked) in enumerate(zip(parts, targets, strict=True)):
+            if part:
+                ids[row, columns - len(part) :] = torch.tensor(part)
+                new[row, columns - len(part) :] = 1
+            if asked:
+                wanted[row, columns - len(asked) :] = torch.tensor(asked)
+        before = self.mask.sum(1, keepdim=True) if self.mask.shape[1] else 0
+        positions = (before + new.cumsum(1) - 1).clamp_min(0)
+        self.mask = torch.cat([self.mask, new], dim=1) if self.mask.shape[1] else new
+        done = self.mask.shape[1] - columns
+        step = columns if self.chunk is None else self.chunk
+        device = self.model.device
+        choices, likelihoods = torch.zeros_like(wanted), torch.zeros(rows, columns)
+        for start in range(0, columns, step):
+            stop = min(start + step, columns)
+            named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
+            if self.takes_positions:
+                named["position_ids"] = positions[:, start:stop].to(device)
+            place = wanted[:, start:stop] != IGNORED
+            if self.keeps_logits:
+                named["logits_to_keep"] = stop - start if bool(place.any()) else 1
+            out = self.model(
+                input_ids=ids[:, start:stop].to(device), attention_mask=self.mask[:, : done + stop].to(device), **named
+            )
+            self.cache = cache_of(out)
+            if bool(place.any()):
+                choice, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
+                choices[:, start:stop][place], likelihoods[:, start:stop][place] = choice.cpu(), likelihood.cpu()
+        asks = wanted != IGNORED
+        told = (choices, choices == wanted, likelihoods)
+        scores = [tuple(tuple(each[row, asks[row]].tolist()) for each in told) for row in range(rows)]
+        return out.logits[:, -1], scores
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order; one may appear more than once."""
+        if list(rows) == list(range(self.mask.shape[0])):
+            return
+        index = torch.tensor(rows)
+        self.memory.select_sequences(index)
+        self.mask = self.mask[index]
+
+
+def _scores(
+    logits: Float[Tensor, "tokens vocab"], wanted: Int[Tensor, " tokens"]
+) -> tuple[Int[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """The first choices, and the log-likelihood of what was wanted."""
+    logits = logits.float()
+    return logits.argmax(-1), logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)

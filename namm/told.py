@@ -1,0 +1,85 @@
+"""What a memory is told from outside: token ids, how positions are encoded, what a second reading has shown.
+
+None of it can be seen in queries, keys and values, and only policies that say so need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from namm.errors import AttachError
+from namm.rotation import Rotation
+from namm.tokens import TokenRecord
+
+if TYPE_CHECKING:
+    from namm.foresight import Foresight
+
+
+class Told:
+    """What is known of a batch of sequences beside their tensors.
+
+    Attributes:
+        tokens: Their ids.
+        rotations: Of each layer; None where nobody told. The same for every batch.
+    """
+
+    def __init__(self, rotations: Sequence[Rotation] | None = None) -> None:
+        """Nothing is known yet but, perhaps, how positions are encoded."""
+        self.tokens = TokenRecord()
+        self.rotations = rotations
+        self._foresight: Foresight | None = None
+        self._rows: Foresight | None = None  # of the present batch, whose rows may have moved
+
+    def begin(self) -> None:
+        """New sequences: their ids are not known yet. Foresight is told ahead, so that it stays."""
+        self.tokens = TokenRecord()
+        self._rows = self._foresight
+
+    def foresee(self, foresight: Foresight | None) -> None:
+        """From now on this is known of what follows."""
+        self._foresight = self._rows = foresight
+
+    def rotation(self, layer: int) -> Rotation:
+        """How a layer encodes positions.
+
+        Raises:
+            AttachError: Nobody told.
+        """
+        if self.rotations is None or layer >= len(self.rotations):
+            raise AttachError(
+                f"The policy judges queries and keys without their positions; nobody told how layer {layer} encodes "
+                "them. attach() finds it out; else call memory.tell_rotations with a Rotation for each layer, or with "
+                "namm.rotation.UNTURNED for layers that do not turn their queries and keys."
+            )
+        return self.rotations[layer]
+
+    def foreseen(
+        self,
+        layer: int,
+        rows: Int[Tensor, " rows"],
+        positions: Int[Tensor, "rows kv_heads slots"],
+        seen: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows kv_heads slots"]:
+        """The largest attention that tokens get later; see :meth:`namm.foresight.Foresight.at`.
+
+        Raises:
+            AttachError: Nobody told, or it was told of another text.
+        """
+        if self._rows is None:
+            raise AttachError(
+                "The policy judges by a second reading of the text, and the memory was not told of one. Read prompts "
+                "with modalities.reading.read, or call memory.tell_foresight(modalities.foresight.foresee(..)) before "
+                "the text; where what follows depends on what is answered (control), such a policy cannot be used."
+            )
+        self._rows.check(self.tokens, rows, positions)
+        return self._rows.at(layer, rows, positions, seen)
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keeps these rows, in this order."""
+        self.tokens.select(rows)
+        if self._rows is not None:
+            self._rows = self._rows.select(rows)
