@@ -69,6 +69,7 @@ _INDEXED = {
     "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
     "indexer_compress_ratio": 8,
 }  # fmt: skip
+_THREE_DIMENSIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
 
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -88,6 +89,8 @@ MORE: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
     "longcat_flash": {"num_key_value_heads": 4, "num_layers": LAYERS // 2, "head_dim": 4},
     "mamba2": {"head_dim": 16},
+    "qwen2_vl": _THREE_DIMENSIONS,
+    "qwen2_5_vl": _THREE_DIMENSIONS,
     "qwen4_exp": _INDEXED,
     "qwen4_exp_text": _INDEXED,
     "reformer": {"axial_pos_embds": False},
