@@ -38,7 +38,7 @@ from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult, evolve
 from namm.evolution.ranks import Ranks, joined
-from namm.typed import check_fields
+from namm.typed import Origin, check_fields, read_json, typed
 
 __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "run"]
 
@@ -118,10 +118,7 @@ def _check_continued(config: EvolveConfig) -> None:
     path = config.out / "recipe.json"
     if not (config.out / STATE_FILE).exists() or not path.exists():
         return
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Expected the settings of the run in {path}, found: {error}; restore it.") from error
+    earlier = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
     mine = json.loads(json.dumps(asdict(config), default=str))
     for settings in (earlier, mine):
         settings |= {f"fitness.{name}": value for name, value in settings.pop("fitness", {}).items()}
