@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from modalities.base import as_policy
 from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_name, cache_of
 from modalities.huggingface.call import CacheInPlace, without_cache
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from modalities.huggingface.wrappers import unwrapped
 from namm import NAMM, Memory
 from namm.errors import AttachError
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 from namm.rules import AttentionRule
 
 __all__ = ["CACHE_NAMES", "HARMLESS", "IMPLEMENTATION", "Attached", "attach", "cache_name", "cache_of"]
@@ -62,11 +63,7 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
     Raises:
         AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
-    if isinstance(policy, NAMM):
-        options.setdefault("interval", policy.config.interval)
-        policy = make_policy("namm", namm=policy, **options)
-    elif options:
-        raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
+    policy = as_policy(policy, options)
     model, doors = unwrapped(model)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)

@@ -44,6 +44,11 @@ def unwrapped(model: Any) -> tuple[PreTrainedModel, list[nn.Module]]:
     return inner, [*(door for door in doors if door is not inner), inner]
 
 
+def holds_decoder(model: Any) -> bool:
+    """Whether something is a transformers model, or has one inside, so that `unwrapped` can say which to attach."""
+    return isinstance(model, PreTrainedModel) or any(isinstance(part, PreTrainedModel) for _, part in _parts(model))
+
+
 def _advice(found: Any) -> str:
     """What to do with something that is no transformers model."""
     if type(found).__name__ in PARALLEL:
