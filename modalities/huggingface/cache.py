@@ -271,8 +271,10 @@ class MemoryCache(Cache):
         """Raises AttachError where the memory has forgotten this cache's sequences."""
         if not self.is_current:
             raise AttachError(
-                "The sequences of this cache are forgotten: a later call without a cache began new ones in the same "
-                "memory. Continue with the cache of the last output, or take copy.deepcopy(cache) before others begin."
+                "The sequences of this cache have ended and are forgotten: a later call without a cache began new ones "
+                "in the same memory. Continue with the cache of the last output, or take copy.deepcopy(cache) before "
+                "others begin. What goes on side by side belongs in one batch (classifier-free guidance and "
+                "contrastive decoding alternate between two, and cannot run)."
             )
 
     def reset(self) -> None:
