@@ -106,7 +106,11 @@ class EvolveConfig:
     """Seed of candidates and prompts."""
 
     scorer: Literal["bam", "mlp"] = "bam"
-    """The NAMM's network."""
+    """The NAMM's network; a NAMM to start from has its own."""
+
+    signals: tuple[str, ...] | None = None
+    """What the NAMM reads (namm.signals), as `spectrogram key_difference`; by default the spectrogram of attention, or
+    what the NAMM to start from reads."""
 
     fitness: Annotated[RecallFitnessConfig, tyro.conf.arg(name="")] = field(default_factory=RecallFitnessConfig)
     """What candidates are judged on; benchmarks take `prompts`, `price` and the first of `intervals`."""

@@ -96,11 +96,9 @@ def policy_of(config: EvolveConfig, namm: NAMM, mean: Float[Tensor, " params"], 
 def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ranks: Ranks) -> NAMM:
     """Where the search starts: zeros and the source's statistics, or an earlier NAMM with its own."""
     device = source.model.device
-    namm_config = _namm_config(config)
     if config.start is not None:
-        earlier = NAMM.from_pretrained(config.start)
-        return NAMM(namm_config, earlier.flat, earlier.statistics).to(device)
-    namm = NAMM(namm_config).to(device)
+        return _continued(config, NAMM.from_pretrained(config.start)).to(device)
+    namm = NAMM(_namm_config(config)).to(device)
     measured: dict[str, Tensor] = {}
     if ranks.leads:
         found = _measure(config, course[0], source, namm)
@@ -109,9 +107,26 @@ def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ra
     return with_statistics(namm, FeatureStatistics(shared["mean"], shared["deviation"])).to(device)
 
 
+def _continued(config: EvolveConfig, earlier: NAMM) -> NAMM:
+    """An earlier NAMM, with what it reads and its network, at this run's interval.
+
+    Raises:
+        ConfigError: The run names other signals or another network.
+    """
+    constants, has = _namm_config(config), earlier.config
+    if (config.signals or has.signals) != has.signals or config.scorer not in ("bam", has.scorer):
+        raise ConfigError(
+            f"--start {config.start}: expected its signals {has.signals} and scorer {has.scorer!r}, found "
+            f"{config.signals} and {config.scorer!r}; leave --signals and --scorer out, or start from another NAMM."
+        )
+    changed = replace(has, interval=constants.interval, trained_statistics=constants.trained_statistics)
+    return NAMM(changed, earlier.flat, earlier.statistics)
+
+
 def _namm_config(config: EvolveConfig, interval: int | None = None) -> NAMMConfig:
     return NAMMConfig(
         scorer=config.scorer,
+        signals=config.signals or ("spectrogram",),
         interval=interval or config.fitness.intervals[0],
         trained_statistics="+".join(dict.fromkeys(config.fitness.statistics)),
     )
@@ -128,7 +143,7 @@ def check_before_ranks(config: EvolveConfig, ranks: int) -> None:
     for interval in config.fitness.intervals:
         _namm_config(config, interval)
     if config.start is not None:
-        NAMM.from_pretrained(config.start)
+        _continued(config, NAMM.from_pretrained(config.start))
     for name in (config.model, *config.more_models):
         load_config(name)
     if config.device != "cuda":

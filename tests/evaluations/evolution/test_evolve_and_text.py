@@ -17,7 +17,7 @@ from evaluations.evolve import EvolveConfig
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.tasks import get_task, train_seed
 from modalities.language.recall import recall
-from namm import NAMM
+from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import CheckpointError, ConfigError, UnknownNameError
 from namm.policies import make_policy
@@ -98,6 +98,28 @@ def test_an_evolution_that_was_stopped_equals_one_that_was_not(folder: Path, tmp
     rows = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     assert rows[-1]["validation"]["extras"]["kept_fraction"] <= 1
+
+
+def test_a_start_brings_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    """Signals, network and statistics are those of the NAMM to start from; other ones are refused."""
+    first = NAMM(NAMMConfig(signals=("spectrogram", "key_difference", "value_norm"), hidden=8))
+    flat = torch.randn(first.scorer.params, generator=torch.Generator().manual_seed(5)) * 0.1
+    NAMM(first.config, flat, first.statistics).save_pretrained(tmp_path / "first")
+    fitness = dataclasses.replace(SMALL, statistics=("sequence",))
+    config = EvolveConfig(
+        model=str(folder), out=tmp_path / "out", start=tmp_path / "first", generations=1, fitness=fitness, threads=1
+    )
+    result = evolve.run(config)
+    namm = NAMM.from_pretrained(tmp_path / "out" / "namm")
+    expected = dataclasses.replace(first.config, interval=32, trained_statistics="sequence")
+    assert namm.config == expected
+    assert 0 < float((result.mean - flat).abs().max()) < 1.0
+    for wrong in ({"signals": ("spectrogram",)}, {"scorer": "mlp"}):
+        with pytest.raises(ConfigError, match="start from another NAMM"):
+            evolve.run(dataclasses.replace(config, out=tmp_path / "wrong", **wrong))
+    named = dataclasses.replace(config, out=tmp_path / "named", start=None, signals=("key_difference",))
+    evolve.run(named)
+    assert NAMM.from_pretrained(tmp_path / "named" / "namm").config.signals == ("key_difference",)
 
 
 def test_a_comparison_gives_rivals_no_less_and_continues(folder: Path, tmp_path: Path) -> None:
