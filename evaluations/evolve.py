@@ -38,7 +38,7 @@ from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult, evolve
 from namm.evolution.ranks import Ranks, joined
-from namm.typed import check_fields
+from namm.typed import Origin, check_fields, read_json, typed
 
 __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "run"]
 
@@ -78,7 +78,8 @@ def run(config: EvolveConfig, console: Console | None = None, ranks: Ranks | Non
         return evolve(fitness, namm.flat.cpu(), search, config.out, ranks=ranks)
     with held(config.out):  # refused before anything there is changed
         pass
-    plain = json.loads(json.dumps(asdict(config), default=str))
+    plain = json.loads(json.dumps({**asdict(config), "weights": source.weights}, default=str))
+    _check_weights(config, plain["weights"])
     write_atomically(config.out / "recipe.json", json.dumps(plain, indent=2) + "\n")
 
     def draw(mean: Float[Tensor, " params"], title: str, path: Path) -> None:
@@ -118,10 +119,7 @@ def _check_continued(config: EvolveConfig) -> None:
     path = config.out / "recipe.json"
     if not (config.out / STATE_FILE).exists() or not path.exists():
         return
-    try:
-        earlier = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Expected the settings of the run in {path}, found: {error}; restore it.") from error
+    earlier = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
     mine = json.loads(json.dumps(asdict(config), default=str))
     for settings in (earlier, mine):
         settings |= {f"fitness.{name}": value for name, value in settings.pop("fitness", {}).items()}
@@ -136,6 +134,24 @@ def _check_continued(config: EvolveConfig) -> None:
         raise ConfigError(
             f"{config.out}: expected the settings of the run it holds, found others: {changes}; repeat its settings, "
             "or choose another folder with --out."
+        )
+
+
+def _check_weights(config: EvolveConfig, weights: list[dict[str, Any]]) -> None:
+    """A run is continued on the weights it was started on: a name may have come to mean others.
+
+    Raises:
+        ConfigError: The folder holds a run on other weights.
+    """
+    path = config.out / "recipe.json"
+    if not (config.out / STATE_FILE).exists() or not path.exists():
+        return
+    told = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
+    earlier = told.get("weights", weights)  # runs of before did not say
+    if earlier != weights:
+        raise ConfigError(
+            f"{config.out}: expected the weights that its run was started on, {earlier}, found {weights} under the "
+            "same name; pass the folder or the Hub id of those weights, or choose another folder with --out."
         )
 
 

@@ -1,4 +1,4 @@
-"""A NAMM: its constants, its 4172 numbers, and the feature statistics of the model it was evolved on.
+"""A NAMM: its constants, its numbers (4172 as released), and the feature statistics of the model it was evolved on.
 
 On disk it is a folder of two files, as on the Hugging Face Hub: ``config.json`` (flat) and ``model.safetensors``
 (``flat``, ``statistics_mean``, ``statistics_deviation``). Reading is strict and never executes anything.
@@ -72,8 +72,16 @@ class NAMM(nn.Module):
         age: Int[Tensor, "batch kv_heads slots"],
         mean: Float[Tensor, "*any bins"],
         deviation: Float[Tensor, "*any bins"],
+        of_keys: Float[Tensor, "batch kv_heads slots signals"] | None = None,
     ) -> Float[Tensor, "batch kv_heads slots features"]:
-        """Age embedding (8), then z-scored spectrum (17).
+        """Age embedding (8), then z-scored spectrum (17), then key signals as they are.
+
+        Args:
+            spectrum: Of each token; no bins for a NAMM that reads no attention.
+            age: In tokens.
+            mean: Of the spectrum, by the statistics in force.
+            deviation: Likewise.
+            of_keys: Of the config's key signals; None where it has none.
 
         A token older than the config's ``max_age`` counts as so old, which is said once in a warning.
         """
@@ -81,7 +89,8 @@ class NAMM(nn.Module):
             self._say_once_that_ages_end(int(age.max()))
             age = age.clamp_max(self.config.max_age)
         recency = recency_embedding(age, self.config.recency_dim, self.config.recency_max_frequency)
-        return torch.cat([recency, z_score(spectrum, mean, deviation)], dim=-1)
+        parts = [recency, z_score(spectrum, mean, deviation)]
+        return torch.cat(parts if of_keys is None else [*parts, of_keys], dim=-1)
 
     def _say_once_that_ages_end(self, found: int) -> None:
         if not self._ages_have_ended:
@@ -153,7 +162,7 @@ class NAMM(nn.Module):
             raise CheckpointError(
                 f"{path}: expected a mean and a deviation for each layer, found {pair}; measure them again."
             )
-        least = float(tensors["statistics_deviation"].min())
+        least = float(tensors["statistics_deviation"].min()) if config.bins else 1.0
         if least <= 0.0:
             raise CheckpointError(
                 f"{path}: expected deviations above 0 in statistics_deviation, found {least:g}; measure them again."

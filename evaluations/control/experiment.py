@@ -5,7 +5,7 @@ All state is in the rows, so running it again over finished rows only draws the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class ControlExperiment:
         rows = play(plans, runners, self.setup, self.workers, results, tracker, console, media, remarks)
         if rows is None:
             return results.folder / "report.html"
-        return self._report(rows, runners, results, console, command, config)
+        return self._report(rows, runners, results, console, command, config, say)
 
     def _plan(self, target: str, runner: ControlRunner) -> Plan:
         has_window = runner.control.facts.context_steps is not None
@@ -106,10 +106,8 @@ class ControlExperiment:
         console: Console,
         command: str,
         config: Mapping[str, Any],
+        say: Callable[[str], None],
     ) -> Path:
-        def say(line: str) -> None:
-            console.print(line, markup=False, soft_wrap=True)
-
         summaries = summarise(rows)
         targets = {name: runner.target for name, runner in runners.items()}
         shown = animations(summaries, results.folder, targets, say) if self.video else {}

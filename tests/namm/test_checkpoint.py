@@ -35,15 +35,15 @@ def test_save_and_load_keep_every_number(tmp_path: Path, scorer: str) -> None:
 
 
 def test_what_was_saved_before_a_key_existed_keeps_its_identity(folder: Path, tmp_path: Path) -> None:
-    """`signal` is written only where it is not the default, and read as the default where it is absent."""
-    assert "signal" not in json.loads((folder / "config.json").read_text())
-    assert NAMM.from_pretrained(folder).config.signal == "spectrogram"
+    """`signals` is written only where it is not the default, and read as the default where it is absent."""
+    assert not {"signal", "signals"} & set(json.loads((folder / "config.json").read_text()))
+    assert NAMM.from_pretrained(folder).config.signals == ("spectrogram",)
     for signal, recency_dim in (("mean", 8), ("mean", 0), ("spectrogram", 0)):
-        config = NAMMConfig(signal=signal, recency_dim=recency_dim)
+        config = NAMMConfig(signals=(signal,), recency_dim=recency_dim)
         NAMM(config).save_pretrained(tmp_path / "other")
         assert NAMM.from_pretrained(tmp_path / "other").config == config
     with pytest.raises(ConfigError, match="Did you mean 'mean'"):
-        NAMMConfig(signal="man")
+        NAMMConfig(signals=("man",))
     with pytest.raises(ConfigError, match="recency_dim"):
         NAMMConfig(recency_dim=-2)
 

@@ -97,8 +97,8 @@ def _jumps(
 ) -> Int[np.ndarray, " jumps"]:
     """Steps inside episodes that move the state as far as a reset does: as at the ends, or by far too much."""
     far = LARGE * float(np.quantile(moves[inside], 0.9))
-    at_ends = float(np.median(moves[ends])) if len(ends) >= FEWEST else 0.0
-    least = max(0.7 * at_ends, far) if at_ends > far else 2.0 * far
+    at_ends = float(np.quantile(moves[ends], 0.25)) if len(ends) >= FEWEST else 0.0
+    least = at_ends if at_ends > far else 2.0 * far
     begun = inside.copy()
     for step in range(FAR + 1):  # a robot that is dropped moves far in its first steps
         begun[np.minimum(np.append(ends + 1 + step, step), len(begun) - 1)] = False

@@ -180,8 +180,6 @@ def test_a_window_that_is_none_is_refused(folder, steps):
         ({"layer_norm_epsilon": float("nan")}, "in layer_norm_epsilon of .* found nan"),
         ({"layer_norm_epsilon": "1e-5"}, "in layer_norm_epsilon of .* found '1e-5'"),
         ({"action_tanh": 1}, "true or false in action_tanh"),
-        ({"max_length": "20"}, "in max_length of .* found '20'"),
-        ({"max_length": 20.0}, "in max_length of .* found 20"),
         ({"activation_function": "relo"}, "do not make one"),
     ],
 )

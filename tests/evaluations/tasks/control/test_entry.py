@@ -145,7 +145,7 @@ def test_missing_ends_and_ends_where_states_go_on_are_seen():
     ends = np.arange(1, 9) * 50 - 1
     assert end_remarks(states, ends) == []
     (remark,) = end_remarks(states, ends[::2])
-    assert "jump 4 times inside episodes" in remark
+    assert "times inside episodes as they do where one ends" in remark
     smooth = 0.05 * random.normal(size=(400, 4)).cumsum(0)
     (remark,) = end_remarks(smooth, ends)
     assert "go on across" in remark
