@@ -1,6 +1,6 @@
 """Attaches a NAMM evolved on text, unchanged, to Decision Transformers in real simulators, beside every rival policy.
 
-    python evaluations/rl.py                                    the shipped targets, every policy, about two minutes
+    python evaluations/rl.py                                    the shipped targets, every policy, a few minutes
     python evaluations/rl.py --suite d4rl                       the nine locomotion cells of D4RL
     python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o --curve 5
     python evaluations/rl.py --checkpoint edbeeching/decision-transformer-gym-hopper-medium
