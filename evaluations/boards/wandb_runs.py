@@ -17,16 +17,19 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
 
-from evaluations.boards.run_content import AXES, RunContent, run_content
+from evaluations.boards.panels import board_of
+from evaluations.boards.run_content import RunContent, run_content
 from evaluations.experiment.contract import Media
 from evaluations.rows.identity import experiment_identity
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
+from evaluations.rows.trials import of
+from namm.files import write_atomically
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 PROJECT = "namm-transfer"
-CHECKPOINTS = {"namm": "namm_sha256", "decision-transformer": "checkpoint_sha256"}
-"""Kinds of checkpoints, and where a row's identity holds the digest."""
+NAMM_CHECKPOINT = {"namm": "namm_sha256"}
+"""A kind of checkpoint, and where a row's identity holds the digest; a modality's board has its own."""
 CHECKPOINT_FILES = (".safetensors", ".json", ".md")
 """What belongs to a checkpoint; a user's folder may hold a whole training beside it."""
 DELETED = "previously created and deleted"
@@ -205,7 +208,7 @@ class Tracker:
 
         def history() -> None:
             for section in content.sections:
-                axis = AXES[section]
+                axis = content.axes[section]
                 run.define_metric(axis, hidden=True)
                 run.define_metric(f"{section}/*", step_metric=axis)
             for entry in content.history:
@@ -231,7 +234,7 @@ class Tracker:
 
     def _log_checkpoints(self, row: Row) -> None:
         """The first run that uses a checkpoint logs it; later ones, where W&B is online, say that they use it."""
-        for kind, name in CHECKPOINTS.items():
+        for kind, name in {**NAMM_CHECKPOINT, **board_of(of(row)).checkpoints}.items():
             digest = row["identity"].get(name)
             folder = self.checkpoints.get(digest or "")
             if digest is None or folder is None:

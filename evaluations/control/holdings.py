@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from evaluations.experiment.matching import TOKENS_PER_STEP
+from evaluations.control.sizes import TOKENS_PER_STEP
 from namm import Memory
 
 

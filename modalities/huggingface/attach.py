@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from modalities.base import as_policy
 from modalities.huggingface.cache import MemoryCache
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from namm import NAMM, Memory
 from namm.errors import AttachError
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 from namm.rules import AttentionRule
 
 IMPLEMENTATION = "namm_memory"
@@ -72,11 +73,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     Raises:
         AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
-    if isinstance(policy, NAMM):
-        options.setdefault("interval", policy.config.interval)
-        policy = make_policy("namm", namm=policy, **options)
-    elif options:
-        raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
+    policy = as_policy(policy, options)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
     attached = Attached(MemoryCache(memory, decoder.config))
