@@ -14,6 +14,7 @@ from torch import Tensor
 
 from namm import attention
 from namm.policies.base import Asked, Queries, State, TokenView
+from namm.renumbering import renumber_sinks
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
@@ -100,6 +101,8 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         {name: tensor[survivors] for name, tensor in state.items()},
         complete,
     )
+    if layer.policy.renumbers:
+        renumber_sinks(layer, complete, interval)
 
 
 def _judged(layer: LayerMemory, rows: Int[Tensor, " rows"], view: TokenView) -> Bool[Tensor, "rows kv_heads slots"]:
