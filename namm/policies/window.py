@@ -37,8 +37,8 @@ class SinkWindow(Window):
 
         Args:
             selection: The shared selection rule; ``protected_first`` are the sinks.
-            renumber: Whether to turn the sinks' keys to their positions within the cache, as the paper does; only for models with
-                rotary positions.
+            renumber: Whether to turn the sinks' keys to their positions within the cache, as the paper does; only for
+                models with rotary positions.
 
         Raises:
             ConfigError: ``renumber`` is neither True nor False.

@@ -110,12 +110,12 @@ def test_deeper_models_answer_what_the_papers_cache_does(tokens: int) -> None:
 
 def test_half_precision_stays_as_near_as_it_is_without() -> None:
     """bf16 against its own fp32: renumbering adds no error that grows with the text."""
-    ids = text(130)
+    ids = text(120)
     exact, half = llama(), llama().bfloat16()
     apart = {}
     for renumber in (False, True):
-        gap = streamed(half, ids, 64, renumber).float() - streamed(exact, ids, 64, renumber)
-        apart[renumber] = float(gap[:, 64:].square().mean().sqrt())
+        gap = streamed(half, ids, 113, renumber).float() - streamed(exact, ids, 113, renumber)
+        apart[renumber] = float(gap[:, 32:].square().mean().sqrt())
     assert apart[True] < 1.5 * apart[False]
 
 
