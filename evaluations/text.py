@@ -65,9 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = repeated(PROGRAM, arguments)
 
     def work() -> None:
-        run(parsed(TextConfig, arguments, PROGRAM, __doc__, _of_suite), console(), command)
+        run(configuration(arguments), console(), command)
 
     return exit_code(work, f"finished rows and answers are kept; continue with:\n  {command}")
+
+
+def configuration(arguments: Sequence[str]) -> TextConfig:
+    """What a command line asks for; what it gives wins over its suite.
+
+    Raises:
+        ConfigError: An option has an impossible value.
+    """
+    return parsed(TextConfig, arguments, PROGRAM, __doc__, _of_suite)
 
 
 def _of_suite(config: TextConfig) -> TextConfig | None:

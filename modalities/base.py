@@ -34,8 +34,8 @@ class Adapter(ABC):
     """What it is called in messages."""
 
     @abstractmethod
-    def takes(self, model: nn.Module) -> bool:
-        """Whether a model is of this kind."""
+    def takes(self, model: Any) -> bool:
+        """Whether a model is of this kind; asked of anything that a user passes."""
 
     @abstractmethod
     def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
@@ -67,7 +67,7 @@ def adapters() -> list[Adapter]:
     return [*(point.load()() for point in entry_points(group=GROUP)), HuggingFace()]
 
 
-def adapter_of(model: nn.Module) -> Adapter:
+def adapter_of(model: Any) -> Adapter:
     """The adapter that takes a model.
 
     Raises:
@@ -84,7 +84,7 @@ def adapter_of(model: nn.Module) -> Adapter:
 
 
 def attach(
-    model: nn.Module, policy: Policy | NAMM, *, store: str = "packed", **options: Any
+    model: Any, policy: Policy | NAMM, *, store: str = "packed", **options: Any
 ) -> AbstractContextManager[Memory]:
     """Lets a policy govern the memory of a model of any kind for the length of a ``with`` block.
 

@@ -28,11 +28,11 @@ class HuggingFace(Adapter):
 
     name: ClassVar[str] = "Hugging Face decoders"
 
-    def takes(self, model: nn.Module) -> bool:
+    def takes(self, model: Any) -> bool:
         """See Adapter; also what torch.compile, DataParallel or PEFT has wrapped, or what else holds a decoder."""
         return holds_decoder(model)
 
-    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
+    def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """See modalities/huggingface/attach.py."""
         return attach(model, policy, store=store)
 

@@ -93,7 +93,7 @@ def test_a_killed_rank_ends_the_run_in_words_or_starts_it_again(
         (["--ranks", "2", "--prompts", "0"], "prompts: expected at least 1, found 0"),
         (["--ranks", "2", "--intervals", "20"], "use 16 or 32"),
         (["--ranks", "2", "--optimizer", "cmaes-isotropc"], "Did you mean 'cmaes-isotropic'"),
-        (["--ranks", "2", "--start", "nowhere/at/all"], "Expected a NAMM config at nowhere/at/all"),
+        (["--ranks", "2", "--start", "nowhere/at/all"], "nowhere/at/all/config.json, but the file does not exist"),
         (["--ranks", "2", "--model", "./nowhere"], "Expected a causal language model"),
     ],
 )

@@ -150,7 +150,7 @@ def test_rows_of_a_real_memory_agree_with_a_look_at_every_step(tmp_path, monkeyp
             cue = episode["shown"][0]
             looks = [
                 (step, held)
-                for step, number, _, held in seen[row["policy"].partition(" ")[0]]
+                for step, number, _, held in seen[row["policy"].partition(":")[0]]
                 if number == index and step >= cue
             ]
             for head, lost in enumerate(episode["lost"][0]):

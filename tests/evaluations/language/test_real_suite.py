@@ -112,14 +112,14 @@ def test_without_any_of_the_packages_it_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_given_beside_the_suite_wins_over_it() -> None:
-    config = text._parse(["--suite", "real", "--lengths", "256", "--policy", "full"])
+    config = text.configuration(["--suite", "real", "--lengths", "256", "--policy", "full"])
     assert (config.model, config.answers) == ("smollm2", "likelihood")
     faster = matmul_rate(torch.bfloat16) > matmul_rate(torch.float32)
     assert config.dtype == ("bfloat16" if faster else "float32")
     assert suite_options("real", False, None, "cuda")["dtype"] == "bfloat16"
     assert (config.lengths, config.policy) == ((256,), ("full",))
     assert config.questions == ("after", "before")
-    assert text._parse(["--suite", "real", "--quick"]).intervals == (64,)
+    assert text.configuration(["--suite", "real", "--quick"]).intervals == (64,)
     assert "ruler" in suite_options("real", False, "folder")["tasks"]
     assert sum(task.startswith("ruler/") for task in SUITES["real"]["tasks"]) == 11
 

@@ -47,7 +47,7 @@ def workers_of(process: int) -> set[int]:
                 parent, state = int((entry / "stat").read_text().split()[3]), (entry / "stat").read_text().split()[2]
             except OSError:
                 continue
-            if parent == process and state != "Z" and any(word.endswith(b"simulator_worker.py") for word in words):
+            if parent == process and state != "Z" and any(word.endswith(b"control/worker.py") for word in words):
                 found.add(int(entry.name))
     return found
 

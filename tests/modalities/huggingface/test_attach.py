@@ -223,7 +223,7 @@ def test_a_model_of_another_mask_is_refused_whoever_makes_the_mask() -> None:
     ids = torch.arange(10, 30)[None]
     bidirectional = tiny_model("llama")
     bidirectional.config.is_causal = False
-    with pytest.raises(AttachError, match="neither causal"), attach(bidirectional, NAMM()):
+    with pytest.raises(AttachError, match="attends both ways"), attach(bidirectional, NAMM()):
         bidirectional(ids)
     model = tiny_model("llama")
     with attach(model, NAMM()), pytest.raises(AttachError, match="mask of its own"):
