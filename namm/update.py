@@ -93,6 +93,7 @@ def judged(policy: Policy | None, case: Case, complete: Bool[Tensor, " batch"], 
         if written is not before[name]:
             state[name][slots.rows] = written
     stay = slots.survivors(kept)
+    # masks, not copies of keys: the layer moves those once, when nothing of the view is alive any more
     return Survivors(
         slots.index,
         stay,
@@ -128,6 +129,7 @@ def _carried(policy: Policy | None, case: Case, slots: Slots) -> State:
 def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"], state: State) -> TokenView:
     """What the policy sees of the judged sequences; what few policies read is gathered when it is asked for."""
     cache, interval, pick = case.cache, slots.interval, slots.pick
+    # closures: keys of all slots side by side are a copy as large as the cache, and most policies need none
     seen = pick(cache.seen.to(cache.device))
     return TokenView(
         layer=case.layer,
@@ -154,6 +156,7 @@ def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"
 
 def _kept(policy: Policy, case: Case, slots: Slots, view: TokenView) -> Bool[Tensor, "rows kv_heads slots"]:
     """What the policy and its selection rule keep of the judged sequences."""
+    # scored first: what a policy remembers of heads may be written while it scores
     scores = policy.score(view)
     for name, written in view.head_state.items():
         case.head_state[name][slots.rows] = written
