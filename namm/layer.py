@@ -23,6 +23,7 @@ from namm.cache import TAIL_BLOCK, LayerCache
 from namm.errors import AttachError
 from namm.interval import Interval
 from namm.policies.base import Policy
+from namm.renumbering import renumber_sinks
 from namm.rules import PLAIN, AttentionRule, sink_part
 from namm.stores import StoreName
 from namm.told import Told
@@ -190,6 +191,9 @@ class LayerMemory:
         left = judged(None if self.only_releases else self.policy, case, complete, interval)
         self.evicted += left.evicted
         self.cache.replace(left.index, left.stay, left.positions, left.state, complete)
+        if self.policy.renumbers:
+            rotation, sinks = self.told.rotation(self.index), self.policy.selection.protected_first
+            renumber_sinks(self.cache, self.head_state, rotation, sinks, complete, interval)
         self._free_judged(goes_on)
         self.update_seconds += time.perf_counter() - began
         self._tell(complete)

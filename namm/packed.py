@@ -115,6 +115,13 @@ class PackedStore(Store):
         head = torch.arange(self.lengths.numel(), device=self.keys.device).view(*self.lengths.shape, 1)
         return index, self.keys.shape[0] + head * slot.shape[0] + slot
 
+    def writable_keys(
+        self, batch: Int[Tensor, " tokens"], head: Int[Tensor, " tokens"], slot: Int[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, "rows head_dim"], Int[Tensor, " tokens"]]:
+        """See :class:`Store`."""
+        starts = (self.lengths.flatten().cumsum(0) - self.lengths.flatten()).view_as(self.lengths)
+        return self.keys, (starts[batch, head] + slot).to(self.keys.device)
+
     def packed(self, source: Int[Tensor, " survivors"], lengths: Int[Tensor, "batch kv_heads"]) -> PackedStore:
         """See :class:`Store`."""
         keys = _taken(self.keys, self._tail_keys, source)

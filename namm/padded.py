@@ -142,6 +142,14 @@ class PaddedStore(Store):
         # a head's newest kept token lies just before its interval, however few it keeps
         return head * slots + self.ahead + torch.arange(-index.shape[2], 0, device=device), tail
 
+    def writable_keys(
+        self, batch: Int[Tensor, " tokens"], head: Int[Tensor, " tokens"], slot: Int[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, "rows head_dim"], Int[Tensor, " tokens"]]:
+        """See :class:`Store`."""
+        slots = self.keys.shape[2]
+        row = (batch * self.keys.shape[1] + head) * slots + self.ahead - self.lengths[batch, head] + slot
+        return self.keys.view(-1, self.keys.shape[3]), row.to(self.keys.device)
+
     def packed(self, source: Int[Tensor, " survivors"], lengths: Int[Tensor, "batch kv_heads"]) -> PackedStore:
         """See :class:`Store`; the tail is copied, for a view would hold all of the rectangle."""
         tails = (self.tail_keys.clone(), self.tail_values.clone())

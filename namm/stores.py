@@ -31,7 +31,8 @@ def check_store(store: str) -> StoreName:
 class Store(ABC):
     """Kept keys and values of one layer, and those of the interval, which are its tail.
 
-    Only the tail is ever written to: kept tokens change by making another store of some rows of this one.
+    The tail alone is written to: what is kept changes by making another store of some rows of this one, and is written
+    to then or never (:meth:`writable_keys`), before anybody shares it.
 
     Attributes:
         keys: All that is kept; whether the tail is among it is the store's own affair.
@@ -101,6 +102,12 @@ class Store(ABC):
     @abstractmethod
     def packed(self, source: Int[Tensor, " survivors"], lengths: Int[Tensor, "batch kv_heads"]) -> Store:
         """A packed store of some rows, head after head, and this store's tail."""
+
+    @abstractmethod
+    def writable_keys(
+        self, batch: Int[Tensor, " tokens"], head: Int[Tensor, " tokens"], slot: Int[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, "rows head_dim"], Int[Tensor, " tokens"]]:
+        """All keys as rows, a view, and which of these are some kept tokens', given where among their head's they are."""
 
     @abstractmethod
     def fork(self) -> Store:
