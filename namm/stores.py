@@ -107,7 +107,7 @@ class Store(ABC):
     def writable_keys(
         self, batch: Int[Tensor, " tokens"], head: Int[Tensor, " tokens"], slot: Int[Tensor, " tokens"]
     ) -> tuple[Float[Tensor, "rows head_dim"], Int[Tensor, " tokens"]]:
-        """All keys as rows, a view, and which of these are some kept tokens', given where among their head's they are."""
+        """All keys as rows, a view, and the rows of some kept tokens, given their places among their head's."""
 
     @abstractmethod
     def fork(self) -> Store:
