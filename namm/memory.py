@@ -19,12 +19,12 @@ from torch.nn.functional import pad
 from namm.errors import AttachError
 from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
-from namm.padded import check_store
 from namm.policies.base import Policy
 from namm.renumbering import check_renumbered
 from namm.report import MemoryReport, Peaks
 from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
+from namm.stores import check_store
 from namm.told import Told
 
 

@@ -115,7 +115,7 @@ def test_rounding_does_not_add_up_over_many_updates(store: str) -> None:
         at = slice(part * tokens // 4, (part + 1) * tokens // 4)
         memory.attend(0, key[:, :, at], key[:, :, at], value[:, :, at])
     cache = memory.layers[0].cache
-    held = cache.keys if cache.padded is None else cache.padded.keys[0, 0, : cache.padded.ahead]
+    held = cache.kept("keys", cache.packed_index()[0])[0, 0]
     assert memory.layers[0].updates == updates
     gone = tokens - 12
     wanted = rotation.turned(key[0, 0, :SINKS].float(), torch.full((SINKS,), gone)).bfloat16()
