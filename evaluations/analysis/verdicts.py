@@ -204,13 +204,13 @@ def _negative_control(target: TargetSummary) -> list[Note]:
 def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     found = []
     matched = target.get(target.matched_to) if target.matched_to else None
+    size = matched.metric("slots_mean") if matched else None
     for rival in target.rivals if matched else ():
-        asked, held = rival.rows[0]["memory"].get("asked") or matched.metric("slots_mean"), rival.metric("slots_mean")
+        asked, held = rival.rows[0]["memory"].get("asked") or size, rival.metric("slots_mean")
         if rival.rows[0]["memory"].get("matched_to") and asked and held and abs(held / asked - 1) > SIZE_TOLERANCE:
             why = ": its episodes were of another length than NAMM's" if target.trial_word == "episode" else ""
             text = f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for{why}."
             found.append(("warning", text))
-    size = matched.metric("slots_mean") if matched else None
     held = contender.metric("slots_mean")
     if matched and size and held and abs(held / size - 1) > SIZE_TOLERANCE:
         text = (

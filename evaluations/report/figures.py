@@ -108,12 +108,12 @@ def survival(rows: Sequence[Row]) -> Figure:
         if not shown:
             return figure
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        images = [survival_panel(axes, row) for axes, row in zip(panels, shown, strict=True)]
         for axes, row in zip(panels, shown, strict=True):
-            image = survival_panel(axes, row)
             axes.set_title(row["policy"])
             axes.set_xlabel("token read at step")
         panels[0].set_ylabel("environment step")
-        figure.colorbar(image, ax=list(panels), label="% of layers and heads", pad=0.01)
+        figure.colorbar(images[-1], ax=list(panels), label="% of layers and heads", pad=0.01)
     return figure
 
 

@@ -90,7 +90,8 @@ def compared(name: str, wanted: Tensor, found: Tensor, tolerance: float, mask: T
 def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
     """Greedy, sampled and with beams, a memory that keeps everything gives the stock model's tokens."""
     name = "generate() equals stock"
-    if subject.generate is None:
+    generate = subject.generate
+    if generate is None:
         return Check(name, True, "this model does not generate")
     differing, note = [], ""
     for kind, options in {
@@ -102,7 +103,7 @@ def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Chec
         def generated(policy: Policy | None, **more: Any) -> Tensor:
             with _attached(subject, policy), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(7)
-                return subject.generate(ids, mask, max_new_tokens=8, **more)
+                return generate(ids, mask, max_new_tokens=8, **more)
 
         ours = generated(make_policy("full", interval=INTERVAL), **options)
         if not torch.equal(generated(None, **options), ours):

@@ -51,7 +51,7 @@ class Shadow:
             held = self._held(layer, query.shape[0])
             begun = self.memory.layers[layer].cache.aligned if layer in self.memory.layers else 0
             stop = min(query.shape[2], start + interval - (begun or 0))
-            new = tuple(tensor[:, :, start:stop] for tensor in (query, key, value))
+            new = query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop]
             outputs.append(self._attend(layer, *new, None, scale, rule))
             rows = range(query.shape[0])
             wanted.append(torch.stack([self._plain(layer, row, new, held[row], scale, rule) for row in rows]))

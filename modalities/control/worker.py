@@ -98,9 +98,10 @@ class StockRobots:
     """
 
     def __init__(self, environments: Mapping[int, gym.Env]) -> None:
-        self.inner = {episode: env.unwrapped for episode, env in environments.items()}
+        # Any: of the classes in STOCK, whose step is done here from attributes that they keep to themselves
+        self.inner: dict[int, Any] = {episode: env.unwrapped for episode, env in environments.items()}
         self.elapsed = dict.fromkeys(environments, 0)
-        self.one = next(iter(self.inner.values()))
+        self.one: Any = next(iter(self.inner.values()))
         self.robot, self.version = STOCK[_full_name(self.one)]
         limits = [
             wrapper._max_episode_steps
@@ -129,7 +130,7 @@ class StockRobots:
         self, episodes: Sequence[int], actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bool | None]]:
         """See `Environments.step`."""
-        from mujoco import mj_step
+        from mujoco import mj_step  # pyright: ignore[reportAttributeAccessIssue]  (compiled, without stubs)
 
         one, count = self.one, len(episodes)
         positions, velocities = np.empty((count, one.model.nq)), np.empty((count, one.model.nv))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy, make_policy
 from namm.rules import AttentionRule
+
+if TYPE_CHECKING:
+    from transformers import GenerationMixin
 
 IMPLEMENTATION = "namm_memory"
 """Name under which the attention and mask functions are registered with transformers."""
@@ -45,6 +48,20 @@ def cache_name(model: nn.Module) -> str | None:
     """The name of the cache among a model's arguments; None if it takes none."""
     known = inspect.signature(model.forward).parameters
     return next((name for name in CACHE_NAMES if name in known), None)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The same, of a model that must take one.
+
+    Raises:
+        AttachError: It takes none.
+    """
+    name = cache_name(model)
+    if name is None:
+        names = " or ".join(CACHE_NAMES)
+        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
+        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
+    return name
 
 
 def cache_of(output: Any) -> Cache:
@@ -133,12 +150,13 @@ class Attached:
         """
         pending = self.cache.pending
         own = getattr(module, "layer_idx", None)
-        index = own if own in pending else next(iter(pending)) if len(pending) == 1 else None
+        index = own if own is not None and own in pending else next(iter(pending)) if len(pending) == 1 else None
         if index is not None and pending[index] == tokens:
             del pending[index]
             return index
-        sharing = own is not None and 0 <= own < len(self.cache.layers) and not pending
-        if sharing and type(self.cache.layers[own]).__name__ == "DummyLayer":
+        layers = self.cache.layers
+        sharing = own is not None and 0 <= own < len(layers) and type(layers[own]).__name__ == "DummyLayer"
+        if sharing and not pending:
             return own  # looks at the keys of an earlier layer, and remembers them by itself
         raise AttachError(
             f"{type(module).__name__} (layer {own}) attends to {tokens} tokens that were not handed to the cache; "
@@ -197,7 +215,7 @@ class _CacheInPlace:
     def __init__(self, attached: Attached, model: PreTrainedModel) -> None:
         self.attached, self.cache = attached, attached.cache
         self.signature = inspect.signature(model.forward)
-        self.name = cache_name(model)
+        self.name = cache_argument(model)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
@@ -242,8 +260,8 @@ class _CacheInPlace:
                 f"The policy {self.cache.memory.policy.name!r} reads token ids; expected {type(module).__name__} to be "
                 "called with input_ids, found none. Call it with ids, or make the policy without ids of its own."
             )
-        padded = isinstance(mask, Tensor) and mask.dim() == 2
-        self.cache.memory.tell_tokens(ids, mask[:, -ids.shape[1] :].bool() if padded else None)
+        shown = mask[:, -ids.shape[1] :].bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self.cache.memory.tell_tokens(ids, shown)
 
 
 def _decoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -254,13 +272,11 @@ def _decoder(model: PreTrainedModel) -> PreTrainedModel:
             "memory.attend in its attention layers."
         )
     name = type(model).__name__
-    if cache_name(model) is None:
-        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
-        names = " or ".join(CACHE_NAMES)
-        raise AttachError(f"{name}.forward takes no {names}, so it cannot cache.{inner}")
+    cache_argument(model)
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
         raise AttachError(f"{name} attends to an encoder too; only causal self-attention is exact under a Memory.")
-    if model.can_generate() and not model._supports_default_dynamic_cache():
+    # cast: what can generate has the methods of a GenerationMixin
+    if model.can_generate() and not cast("GenerationMixin", model)._supports_default_dynamic_cache():
         raise AttachError(f"{name} keeps its past in a cache of its own make, which a Memory cannot stand in for.")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = decoder if isinstance(decoder, PreTrainedModel) else model

@@ -6,7 +6,7 @@ attention, convolutions) keep a state of fixed size, which is transformers' own 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from transformers.cache_utils import (
 from namm.errors import AttachError
 from namm.memory import Memory
 
+_STATE_AND_ATTENTION = (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
+
 
 class MemoryCacheLayer(CacheLayerMixin):
     """Counts columns (padding included, as position arithmetic wants it); the memory holds the tensors."""
@@ -37,7 +39,7 @@ class MemoryCacheLayer(CacheLayerMixin):
         self.columns = 0
 
     @property
-    def keys(self) -> Tensor:
+    def keys(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]  (a tensor in the base class)
         """Refused: no tensor holds the keys of all heads.
 
         Raises:
@@ -51,7 +53,7 @@ class MemoryCacheLayer(CacheLayerMixin):
     def keys(self, value: Tensor | None) -> None:
         """Set to None by the base class."""
 
-    values = keys
+    values = keys  # pyright: ignore[reportAssignmentType]  (the same)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Nothing to prepare."""
@@ -83,8 +85,9 @@ class MemoryCacheLayer(CacheLayerMixin):
 class StateAndMemoryLayer(LinearAttentionLayer, MemoryCacheLayer):
     """A layer that has both: a recurrent state, which is transformers' own, and attention, which is the memory's."""
 
-    is_compileable = False
-    is_croppable = False
+    # variables in one base of transformers, properties in the other
+    is_compileable = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    is_croppable = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, stock: LinearAttentionLayer, is_sliding: bool) -> None:
         MemoryCacheLayer.__init__(self, is_sliding)
@@ -170,7 +173,8 @@ class MemoryCache(Cache):
         """The memory keeps these rows: recurrent states follow."""
         for layer in self.layers:
             if isinstance(layer, LinearAttentionLayer):
-                LinearAttentionLayer.reorder_cache(layer, rows)
+                # cast: transformers' name for a tensor of indices
+                LinearAttentionLayer.reorder_cache(layer, cast("torch.LongTensor", rows))
 
     def nbytes(self) -> int:
         """Bytes of recurrent states."""
@@ -190,9 +194,10 @@ def _layers(config: PreTrainedConfig) -> list[Any]:
     layers: list[Any] = []
     for index, stock in enumerate(DynamicCache(config=config).layers):
         kind = type(stock)
-        if kind in (DynamicLayer, DynamicSlidingWindowLayer):
+        # a class of its own below one of these stores more: `kind` must be the very class, `isinstance` tells the type
+        if isinstance(stock, DynamicLayer) and kind in (DynamicLayer, DynamicSlidingWindowLayer):
             layers.append(MemoryCacheLayer(stock.is_sliding))
-        elif kind in (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer):
+        elif isinstance(stock, _STATE_AND_ATTENTION) and kind in _STATE_AND_ATTENTION:
             layers.append(StateAndMemoryLayer(stock, stock.is_sliding))
         elif kind in kept_as_they_are:
             layers.append(stock)

@@ -271,11 +271,11 @@ def _buffer(number: int, episode: Episode) -> Any:
 
     ends, none = np.zeros(len(episode.rewards), bool), np.zeros(len(episode.rewards), bool)
     ends[-1] = True
-    return EpisodeBuffer(
-        id=number,
-        observations=np.concatenate([episode.observations, episode.last_observation[None]]),
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=ends if episode.terminated else none,
-        truncations=ends if episode.timed_out else none,
-    )
+    arrays: dict[str, Any] = {  # its annotations name lists alone, its writer takes arrays
+        "observations": np.concatenate([episode.observations, episode.last_observation[None]]),
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": ends if episode.terminated else none,
+        "truncations": ends if episode.timed_out else none,
+    }
+    return EpisodeBuffer(id=number, **arrays)
