@@ -89,11 +89,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     Raises:
         AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
-    if isinstance(policy, NAMM):
-        options.setdefault("interval", policy.config.interval)
-        policy = make_policy("namm", namm=policy, **options)
-    elif options:
-        raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
+    policy = _as_policy(policy, options)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
     attached = Attached(memory, MemoryCache(memory, decoder.config))
@@ -132,6 +128,15 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
                 delattr(module, _SLOT)
         for key, config in configs.items():
             config._attn_implementation = before[key]
+
+
+def _as_policy(policy: Policy | NAMM, options: dict[str, Any]) -> Policy:
+    """The policy itself, or the one that a NAMM makes."""
+    if isinstance(policy, NAMM):
+        return make_policy("namm", namm=policy, **{"interval": policy.config.interval, **options})
+    if options:
+        raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
+    return policy
 
 
 class Attached:

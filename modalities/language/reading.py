@@ -22,6 +22,7 @@ from modalities.language.foresight import Foreseen, foresee
 from modalities.language.prompts import Group, Prompt
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
+from namm.report import MemoryReport
 
 Finished = Callable[[list[int]], bool]
 """Whether generated tokens are a whole answer."""
@@ -109,9 +110,7 @@ def read(
     clock = _Clock(model.device)
     if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
         groups = [
-            Group((member,), len(prompts[member].context), group.identity)
-            for group in groups
-            for member in group.members
+            Group((member,), len(prompts[member].context), each.identity) for each in groups for member in each.members
         ]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
@@ -146,13 +145,20 @@ def read(
         decode_seconds=decode_seconds,
         policy_seconds=policy_seconds,
         decoded_tokens=sum(map(len, tokens)),
-        cache_bytes=then.cache_bytes,
-        peak_cache_bytes=max(now.peak_cache_bytes, ahead.peak_cache_bytes),
-        state_bytes=then.state_bytes,
-        peak_state_bytes=max(now.peak_state_bytes, ahead.peak_state_bytes),
         evicted=now.evicted,
+        **_room(then, now, ahead),
     )
     return answers, costs
+
+
+def _room(then: MemoryReport, now: MemoryReport, ahead: Foreseen) -> dict[str, int]:
+    """Bytes when the questions came, and at the peak until the end, whatever was read ahead included."""
+    return {
+        "cache_bytes": then.cache_bytes,
+        "peak_cache_bytes": max(now.peak_cache_bytes, ahead.peak_cache_bytes),
+        "state_bytes": then.state_bytes,
+        "peak_state_bytes": max(now.peak_state_bytes, ahead.peak_state_bytes),
+    }
 
 
 def _ahead(

@@ -49,8 +49,8 @@ class Scissorhands(Policy):
             )
         if average not in ("seen", "step"):
             raise ConfigError(f"The average is that of 'seen' tokens or of the 'step', found {average!r}.")
-        at_once = selection.schedule == "prompt" or selection.interval is None
-        self.intervals = 1 if at_once else -(-history // selection.interval)
+        interval = None if selection.schedule == "prompt" else selection.interval
+        self.intervals = 1 if interval is None else -(-history // interval)
         self.history, self.recent, self.average = history, recent, average
         self.observed_queries = history if self.intervals == 1 else None
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,33 +143,40 @@ def write_minari(
         raise DataError(f"expected no Minari dataset named {dataset_id}, found one; delete it or choose another id")
     observation_space, action_space = _spaces(episodes, env_id)
     _root().mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("MINARI_DATASETS_PATH")
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=_root()) as workshop:
-        os.environ["MINARI_DATASETS_PATH"] = workshop
-        try:
-            with warnings.catch_warnings():  # of an author's address and a link to code, which a conversion has not
-                warnings.filterwarnings("ignore", category=UserWarning, module="minari")
-                dataset = minari.create_dataset_from_buffers(
-                    dataset_id,
-                    [_buffer(number, episode) for number, episode in enumerate(episodes)],
-                    observation_space=observation_space,
-                    action_space=action_space,
-                    env=env_id,
-                    description=description,
-                    data_format="hdf5",
-                )
+        with _minari_writes_to(workshop), warnings.catch_warnings():
+            # of an author's address and a link to code, which a conversion has not
+            warnings.filterwarnings("ignore", category=UserWarning, module="minari")
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id,
+                [_buffer(number, episode) for number, episode in enumerate(episodes)],
+                observation_space=observation_space,
+                action_space=action_space,
+                env=env_id,
+                description=description,
+                data_format="hdf5",
+            )
             if reference is not None:  # Minari drops scores that are given with a set that names no environment
                 dataset.storage.update_metadata({"ref_min_score": reference[0], "ref_max_score": reference[1]})
-        finally:
-            os.environ.pop("MINARI_DATASETS_PATH")
-            if before is not None:
-                os.environ["MINARI_DATASETS_PATH"] = before
         if namespace is not None and namespace not in namespaces.list_local_namespaces():
             namespaces.create_namespace(namespace)
         if place.exists():
             os.replace(place, Path(workshop) / ".replaced")
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(workshop) / dataset_id, place)
+
+
+@contextmanager
+def _minari_writes_to(folder: str) -> Iterator[None]:
+    """Minari takes its folder from the environment alone."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH")
+        if before is not None:
+            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 def _root() -> Path:
