@@ -109,9 +109,8 @@ def read(
     """
     clock = _Clock(model.device)
     if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
-        groups = [
-            Group((member,), len(prompts[member].context), each.identity) for each in groups for member in each.members
-        ]
+        members = [(place, group.identity) for group in groups for place in group.members]
+        groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
     ahead = _ahead(model, policy, asked, finished, chunk)
@@ -119,11 +118,7 @@ def read(
         memory.identities = torch.tensor([group.identity for group in groups])
         memory.tell_foresight(ahead.foresight)
         batch = Batch(model, memory, chunk)
-        batch.feed([prompts[group.members[0]].context[: group.shared] for group in groups])
-        batch.select([row for row, group in enumerate(groups) for _ in group.members])
-        rest = [prompts[place].context[group.shared :] for group in groups for place in group.members]
-        if any(rest):
-            batch.feed(rest)
+        _feed_contexts(batch, prompts, groups)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
         logits, scores = batch.ask([prompt.question for prompt in asked], [prompt.targets for prompt in asked])
@@ -149,6 +144,15 @@ def read(
         **_room(then, now, ahead),
     )
     return answers, costs
+
+
+def _feed_contexts(batch: Batch, prompts: Sequence[Prompt], groups: Sequence[Group]) -> None:
+    """Once what the members of a group share; then a row for each of them, and what is its own."""
+    batch.feed([prompts[group.members[0]].context[: group.shared] for group in groups])
+    batch.select([row for row, group in enumerate(groups) for _ in group.members])
+    rest = [prompts[place].context[group.shared :] for group in groups for place in group.members]
+    if any(rest):
+        batch.feed(rest)
 
 
 def _room(then: MemoryReport, now: MemoryReport, ahead: Foreseen) -> dict[str, int]:
