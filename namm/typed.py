@@ -208,7 +208,7 @@ def _has_default(entry: dataclasses.Field) -> bool:
 
 
 @cache
-def _kinds(kind: type) -> dict[str, Any]:
+def _kinds(kind: type[Any]) -> dict[str, Any]:
     """The annotations of a dataclass's fields, resolved, marks included."""
     hints = get_type_hints(kind, include_extras=True)
     return {entry.name: hints[entry.name] for entry in dataclasses.fields(kind)}

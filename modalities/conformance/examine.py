@@ -15,12 +15,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import tyro
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from modalities.conformance.clauses import (
@@ -97,7 +97,10 @@ def subject_of(model: PreTrainedModel, name: str | None = None) -> Subject:
             return value.float(), None
 
     def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        return model.generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
+        # cast: offered only where the model can generate, and then plain tokens are what it gives
+        generator = cast("GenerationMixin", model)
+        found = generator.generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
+        return cast("Tensor", found)
 
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     config = model.config.get_text_config(decoder=True)

@@ -43,7 +43,7 @@ class Shadow:
     ) -> Tensor:
         """Feeds the memory up to its next update each time, so that what is held is known, and recomputes it."""
         assert padding is None  # rows then share their updates
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
         self.bounded &= rule.local is not None
         interval = self.memory.policy.selection.interval or query.shape[2]
         outputs, wanted, start = [], [], 0
@@ -52,9 +52,9 @@ class Shadow:
             begun = self.memory.layers[layer].cache.aligned if layer in self.memory.layers else 0
             stop = min(query.shape[2], start + interval - (begun or 0))
             new = query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop]
-            outputs.append(self._attend(layer, *new, None, scale, rule))
+            outputs.append(self._attend(layer, *new, None, factor, rule))
             rows = range(query.shape[0])
-            wanted.append(torch.stack([self._plain(layer, row, new, held[row], scale, rule) for row in rows]))
+            wanted.append(torch.stack([self._plain(layer, row, new, held[row], factor, rule) for row in rows]))
             start = stop
         out, wanted = torch.cat(outputs, 2), torch.cat(wanted, 2)
         self.worst = max(self.worst, float((out - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)))

@@ -22,6 +22,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+Env = gym.Env[Any, Any]
+Wrapper = gym.Wrapper[Any, Any, Any, Any]
 STOCK = {
     f"gymnasium.envs.mujoco.{robot}_v{version}.{name}": (robot, version)
     for robot, name in (("hopper", "HopperEnv"), ("half_cheetah", "HalfCheetahEnv"), ("walker2d", "Walker2dEnv"))
@@ -46,8 +48,8 @@ class Environments:
         episodes: Which ones, as indices into the seeds of a rollout.
     """
 
-    def __init__(self, make: Callable[[int], gym.Env], episodes: Sequence[int]) -> None:
-        self.open: dict[int, gym.Env] = {}
+    def __init__(self, make: Callable[[int], Env], episodes: Sequence[int]) -> None:
+        self.open: dict[int, Env] = {}
         try:
             for episode in episodes:
                 self.open[episode] = make(episode)
@@ -97,7 +99,7 @@ class StockRobots:
         environments: One an episode, all made alike; see `know`.
     """
 
-    def __init__(self, environments: Mapping[int, gym.Env]) -> None:
+    def __init__(self, environments: Mapping[int, Env]) -> None:
         # Any: of the classes in STOCK, whose step is done here from attributes that they keep to themselves
         self.inner: dict[int, Any] = {episode: env.unwrapped for episode, env in environments.items()}
         self.elapsed = dict.fromkeys(environments, 0)
@@ -115,7 +117,7 @@ class StockRobots:
         }
 
     @staticmethod
-    def know(environments: Iterable[gym.Env]) -> bool:
+    def know(environments: Iterable[Env]) -> bool:
         """True where every environment is a known class in Gymnasium's usual wrappers, and nothing is drawn."""
         usual = TimeLimit, OrderEnforcing, PassiveEnvChecker
         return all(
@@ -183,13 +185,13 @@ def said_success(info: Mapping[str, Any]) -> bool | None:
     return said
 
 
-def _wrappers(env: gym.Env) -> Iterator[gym.Wrapper]:
+def _wrappers(env: Env) -> Iterator[Wrapper]:
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
-def _full_name(env: gym.Env) -> str:
+def _full_name(env: Env) -> str:
     return f"{type(env).__module__}.{type(env).__qualname__}"
 
 

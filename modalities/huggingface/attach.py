@@ -222,7 +222,9 @@ class _CacheInPlace:
         self.signature = inspect.signature(model.forward)
         self.name = cache_argument(model)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
         kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         given = named[0] if named else self.signature.bind_partial(*args).arguments.get(self.name)

@@ -232,7 +232,7 @@ def _download(dataset_id: str) -> None:
 
 
 def _vectors(
-    values: Any, space: gym.Space, what: str, name: str, dtype: type[np.floating] | None
+    values: Any, space: gym.Space[Any], what: str, name: str, dtype: type[np.floating] | None
 ) -> Float[np.ndarray, "steps width"]:
     """Values of a space, one vector a step; a dictionary is joined in the order of its space."""
     if isinstance(space, gym.spaces.Dict) and isinstance(values, Mapping):
