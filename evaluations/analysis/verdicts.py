@@ -14,6 +14,7 @@ from evaluations.analysis.aggregates import paired_over_tasks
 from evaluations.analysis.estimates import SIGNIFICANCE, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, NEGATIVE_CONTROL, PolicySummary, TargetSummary, differences
 from evaluations.analysis.variants import HELD_OUT
+from evaluations.rows.results import Row
 
 Note = tuple[str, str]
 """(kind, sentence); kind is "warning" or "note"."""
@@ -221,5 +222,5 @@ def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     return found
 
 
-def _all_rows(target: TargetSummary) -> list[dict]:
+def _all_rows(target: TargetSummary) -> list[Row]:
     return [row for policy in target.policies for row in policy.rows]

@@ -25,7 +25,7 @@ class Shadow:
         self.memory, self.worst, self.bounded = memory, 0.0, True
         self._past: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._attend = memory.attend
-        memory.attend = self._watched  # type: ignore[method-assign]
+        memory.attend = self._watched
 
     def close(self) -> None:
         """Leaves the memory as it was."""

@@ -114,7 +114,9 @@ class ControlModel:
             loaded = ControlFacts(**{"context_steps": native_window(folder), **given})
             said = {*given, *(["context_steps"] if "max_length" in read_config(folder) else [])}
         assumed = [name for name in ("return_scale", "context_steps") if name not in said]
-        return cls(load_decision_transformer(folder).to(device), loaded, assumed)
+        model = load_decision_transformer(folder)
+        model.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides what it takes)
+        return cls(model, loaded, assumed)
 
     def check_environment(self, env: Any) -> None:
         """Raises ConfigError unless observation and action space of a Gymnasium environment fit the model."""

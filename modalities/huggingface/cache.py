@@ -39,7 +39,7 @@ class MemoryCacheLayer(CacheLayerMixin):
         self.columns = 0
 
     @property
-    def keys(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]  (a tensor in the base class)
+    def keys(self) -> Tensor:
         """Refused: no tensor holds the keys of all heads.
 
         Raises:
@@ -50,7 +50,7 @@ class MemoryCacheLayer(CacheLayerMixin):
         )
 
     @keys.setter
-    def keys(self, value: Tensor | None) -> None:
+    def keys(self, value: Tensor | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  (a tensor there)
         """Set to None by the base class."""
 
     values = keys  # pyright: ignore[reportAssignmentType]  (the same)

@@ -9,6 +9,7 @@ that is said, since a policy that turned them wrongly would judge noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -91,7 +92,7 @@ def _candidates(found: list[Float[Tensor, " pairs"]], config: object, width: int
 
 def _keys_of_one_token(model: PreTrainedModel) -> Mapping[int, Float[Tensor, "kv_heads places head_dim"]]:
     """Keys of one token at many places, by layer."""
-    table = model.get_input_embeddings().weight
+    table = cast("Tensor", model.get_input_embeddings().weight)  # a module's attributes are typed as tensor or module
     draw = torch.Generator().manual_seed(0)
     token = int(torch.randint(table.shape[0] // 4, table.shape[0], (1,), generator=draw))
     ids = torch.full((1, PLACES), token, device=table.device)

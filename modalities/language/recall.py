@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import attach, cache_argument, cache_of
+from namm.errors import ConfigError
 from namm.policies import Policy
 
 IGNORED = -100
@@ -83,7 +84,9 @@ def recall(
         given[name] = cache_of(read)
         asked = body(input_ids=question, **given, use_cache=True).last_hidden_state
     wanted = target != IGNORED
-    head: nn.Module = model.get_output_embeddings()
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"Expected a causal language model, found {type(model).__name__}, which predicts no tokens.")
     logits = head(asked[wanted])
     right = torch.zeros(target.shape)
     right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()

@@ -63,8 +63,8 @@ def open_minari(source: str | Path, dtype: type[np.floating] | None = np.float32
             0, f"observations are {keys}, joined in this order as gymnasium.wrappers.FlattenObservation does"
         )
     origin = Origin(f"the metadata of {name}", DataError, "correct it, or fetch the set again")
-    scores = (_plain(metadata.get(key)) for key in ("ref_min_score", "ref_max_score"))
-    reference = reference_pair(*scores, origin, ("ref_min_score", "ref_max_score"))
+    lowest, highest = (_plain(metadata.get(key)) for key in ("ref_min_score", "ref_max_score"))
+    reference = reference_pair(lowest, highest, origin, ("ref_min_score", "ref_max_score"))
     task = next((task.name for task in tasks().values() if task.name == name.lower().replace("/", "-")), None)
     remarks += score_remarks(reference, (env_id,), "the dataset")
     if episodes:
