@@ -78,7 +78,8 @@ def run(config: EvolveConfig, console: Console | None = None, ranks: Ranks | Non
         return evolve(fitness, namm.flat.cpu(), search, config.out, ranks=ranks)
     with held(config.out):  # refused before anything there is changed
         pass
-    plain = json.loads(json.dumps(asdict(config), default=str))
+    plain = json.loads(json.dumps({**asdict(config), "weights": source.weights}, default=str))
+    _check_weights(config, plain["weights"])
     write_atomically(config.out / "recipe.json", json.dumps(plain, indent=2) + "\n")
 
     def draw(mean: Float[Tensor, " params"], title: str, path: Path) -> None:
@@ -133,6 +134,24 @@ def _check_continued(config: EvolveConfig) -> None:
         raise ConfigError(
             f"{config.out}: expected the settings of the run it holds, found others: {changes}; repeat its settings, "
             "or choose another folder with --out."
+        )
+
+
+def _check_weights(config: EvolveConfig, weights: list[dict[str, Any]]) -> None:
+    """A run is continued on the weights it was started on: a name may have come to mean others.
+
+    Raises:
+        ConfigError: The folder holds a run on other weights.
+    """
+    path = config.out / "recipe.json"
+    if not (config.out / STATE_FILE).exists() or not path.exists():
+        return
+    told = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
+    earlier = told.get("weights", weights)  # runs of before did not say
+    if earlier != weights:
+        raise ConfigError(
+            f"{config.out}: expected the weights that its run was started on, {earlier}, found {weights} under the "
+            "same name; pass the folder or the Hub id of those weights, or choose another folder with --out."
         )
 
 

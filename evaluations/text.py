@@ -16,6 +16,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import modalities  # noqa: F401  (before transformers: lets torchvision be impor
 from evaluations.analysis.estimates import Estimate
 from evaluations.commands.exit import exit_code, read_config
 from evaluations.language.config import TextConfig
+from evaluations.language.real_suite import suite_options
 from evaluations.rows.file import Row
 from namm.typed import check_fields
 
@@ -84,6 +86,9 @@ def _parse(arguments: Sequence[str]) -> TextConfig:
     config = parse(description=description)
     if config.config is not None:
         config = parse(description=description, default=read_config(config.config, TextConfig))
+    elif config.suite is not None:
+        told = suite_options(config.suite, config.quick, config.data, config.device)
+        config = parse(description=description, default=replace(TextConfig(), **told))
     check_fields(config)
     return config
 

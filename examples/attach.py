@@ -23,7 +23,8 @@ from evaluations.report.figures import png
 from evaluations.report.kept_figures import held_now, kept_tokens
 from evaluations.rows.results import write_atomically
 from modalities import attach
-from namm.errors import CheckpointError, DataError
+from modalities.pretrained import load_model, load_tokenizer
+from namm.errors import DataError
 
 SHIPPED = Path(checkpoints.__file__).parent
 
@@ -33,7 +34,7 @@ class Example:
     """One prompt, one model, one policy."""
 
     model: str = str(SHIPPED / "text" / "recall-llama")
-    """Folder or Hub name of a causal language model."""
+    """Folder or Hub name of a causal language model, FILE.gguf, smollm2 or gemma3-270m."""
     policy: str = "namm"
     """`namm`, `namm:sequence`, `full`, `h2o`, `window`, ..."""
     namm: Path | None = None
@@ -56,15 +57,9 @@ class Example:
 
 def run(example: Example) -> None:
     """Reads, generates, reports, draws."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # 1. your model, as ever
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(example.model)
-        model = AutoModelForCausalLM.from_pretrained(example.model).to(example.device).eval()
-    except (OSError, ValueError) as error:
-        told = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"--model must be a causal language model, found {example.model} ({told})") from error
+    # 1. your model: as AutoTokenizer and AutoModelForCausalLM give it, or by the names that the commands know
+    model = load_model(example.model).to(example.device)
+    tokenizer = load_tokenizer(example.model)
 
     # 2. a policy: NAMM.from_pretrained(folder), or any other by name
     options = {"budget": example.budget, "interval": example.interval}

@@ -14,6 +14,11 @@ def grow(buffer: Float[Tensor, "batch heads slots *rest"], slots: int) -> Float[
     return bigger
 
 
+def shrink(buffer: Float[Tensor, "batch heads slots *rest"], slots: int) -> Float[Tensor, "batch heads fewer *rest"]:
+    """The buffer with room for ``slots`` at most; a copy, for a view would hold all of it."""
+    return buffer if buffer.shape[2] <= slots else buffer[:, :, :slots].clone()
+
+
 def write_rows(
     buffer: Float[Tensor, "batch heads slots *rest"],
     new: Float[Tensor, "batch heads tokens *rest"],

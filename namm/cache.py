@@ -8,6 +8,7 @@ heads are filled up to one rectangle with the tail instead (:mod:`namm.padded`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,12 +16,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.buffers import grow, write_rows
+from namm.buffers import grow, shrink, write_rows
 from namm.padded import PaddedStore
 from namm.ragged import Layout
 
 TAIL_BLOCK = 64
 """Smallest number of slots by which the tail grows."""
+
+
+def spare(tokens: int) -> int:
+    """Slots that a tail may have beyond the tokens of its longest sequence: a quarter more, or one block."""
+    return max(tokens // 4, TAIL_BLOCK)
 
 
 class LayerCache:
@@ -147,7 +153,7 @@ class LayerCache:
         held = self.tail_keys.shape[2]
         if slots <= held:
             return
-        room = max(slots, held + max(held // 4, TAIL_BLOCK))
+        room = max(slots, held + spare(held))
         if self.largest_tail is not None:
             room = max(slots, min(room, self.largest_tail))
         if self.padded is None:
@@ -205,7 +211,7 @@ class LayerCache:
     ) -> None:
         """Makes the survivors of an update the new store and empties the tail of the updated sequences.
 
-        The tail keeps its room: see :meth:`free_tail`.
+        The tail keeps its room: see :meth:`trim_tail`.
 
         Args:
             index: From :meth:`packed_index`.
@@ -269,11 +275,27 @@ class LayerCache:
         fresh[from_tail] = tail.flatten(0, 2)[source[from_tail] - packed.shape[0]]
         return fresh
 
-    def free_tail(self) -> None:
-        """Gives the tail's room back, unless it is that of a rectangle; it is empty."""
+    def trim_tail(self) -> None:
+        """Gives back the tail's room beyond what its longest sequence holds and its spare; all of it where none does.
+
+        The room of a rectangle, which is small, stays.
+        """
         if self.padded is not None:
             return
-        self.tail_keys, self.tail_values = (t[:, :, :0].clone() for t in (self.tail_keys, self.tail_values))
+        longest = int(self.tail_lengths.max()) if self.batch else 0
+        room = longest + spare(longest) if longest else 0
+        self.tail_keys, self.tail_values = shrink(self.tail_keys, room), shrink(self.tail_values, room)
+
+    def fork(self) -> LayerCache:
+        """The same, going its own way; kept tokens are shared, for only what new tokens are written to ever changes."""
+        other = copy.copy(self)
+        other.state = dict(self.state)
+        if self.padded is not None:
+            other.padded = self.padded._replace(keys=self.padded.keys.clone(), values=self.padded.values.clone())
+            other.tail_keys, other.tail_values = other.padded.tails()
+        else:
+            other.tail_keys, other.tail_values = self.tail_keys.clone(), self.tail_values.clone()
+        return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences, in this order; a row may appear more than once."""
@@ -291,3 +313,4 @@ class LayerCache:
         self.lengths, self.tail_lengths, self.seen = self.lengths[rows], self.tail_lengths[rows], self.seen[rows]
         self._layout = None
         self._align()
+        self.trim_tail()

@@ -43,6 +43,7 @@ class Calibration(Policy):
         check_interval(interval, namm.config.hop)
         super().__init__(Selection(interval=interval))
         self._observer = NAMMPolicy(self.selection, namm)
+        self.observes_attention = self._observer.observes_attention
         self._running = RunningStatistics(layers, namm.config.bins)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -55,7 +56,7 @@ class Calibration(Policy):
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """Adds the spectra to the pool; no token is judged."""
-        self._running.add(view.layer, view.state["spectrum"][view.valid])
+        self._running.add(view.layer, self._observer.spectrum(view)[view.valid])
         return view.positions.float() * 0.0
 
     def statistics(self, pooled: bool = False) -> FeatureStatistics:

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
+from namm.signals import ATTENTION_SIGNALS, SIGNALS
 from namm.typed import Count, Natural, Origin, Positive, build, check_fields, read_json
+
+EARLIER_SIGNAL = "signal"
+"""Key of a config's only signal before there could be several."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class NAMMConfig:
     """Longest wavelength base of the age embedding."""
 
     max_age: Natural = 32_768
-    """Largest age in tokens; older tokens raise an error rather than leave the embedding's range."""
+    """Largest age in tokens; older tokens count as so old, which is said once."""
 
     scorer: str = "bam"
     """Scorer network: backward attention ("bam") or token-wise ("mlp")."""
@@ -48,8 +52,9 @@ class NAMMConfig:
     trained_statistics: str = "source"
     """Feature statistics in force while the parameters were evolved; part of a checkpoint's identity."""
 
-    signal: str = field(default="spectrogram", metadata={"added_later": True})
-    """What is seen of the attention a token received: its "spectrogram", or its "mean" over each hop (ablation)."""
+    signals: tuple[str, ...] = field(default=("spectrogram",), metadata={"added_later": True})
+    """What is read of a token besides its age, in order; names are those of `namm.signals`. At most one of attention,
+    and that first: "spectrogram" as published, or "mean". Then of keys and values, as "key_difference"."""
 
     def __post_init__(self) -> None:
         check_fields(self, Origin("a NAMM's config"))
@@ -64,21 +69,41 @@ class NAMMConfig:
             raise ConfigError(f"decay must lie between 0 and 1, found {self.decay}.")
         if self.scorer not in ("bam", "mlp"):
             raise ConfigError(f"Unknown scorer {self.scorer!r}. {did_you_mean(str(self.scorer), ('bam', 'mlp'))}")
-        if self.signal not in ("spectrogram", "mean"):
-            raise ConfigError(
-                f"Unknown signal {self.signal!r}. {did_you_mean(str(self.signal), ('spectrogram', 'mean'))}"
-            )
+        self._check_signals()
         check_interval(self.interval, self.hop)
+
+    def _check_signals(self) -> None:
+        """Raises ConfigError unless the signals are known, each there once, that of attention first."""
+        for name in self.signals:
+            if name not in SIGNALS:
+                raise ConfigError(f"Unknown signal {name!r}. {did_you_mean(str(name), SIGNALS)}")
+        if len(set(self.signals)) != len(self.signals) or any(name in ATTENTION_SIGNALS for name in self.signals[1:]):
+            raise ConfigError(
+                f"Signals are listed once each, at most one of attention ({' or '.join(ATTENTION_SIGNALS)}) and that "
+                f"first; found {self.signals}."
+            )
+        if not self.features:
+            raise ConfigError("A NAMM without signals and without recency reads nothing; name a signal.")
+
+    @property
+    def attention(self) -> str | None:
+        """The signal of attention; None for a NAMM that reads no attention."""
+        return self.signals[0] if self.signals and self.signals[0] in ATTENTION_SIGNALS else None
+
+    @property
+    def of_keys(self) -> tuple[str, ...]:
+        """The signals that are computed from what a head holds, in order."""
+        return tuple(name for name in self.signals if name not in ATTENTION_SIGNALS)
 
     @property
     def bins(self) -> int:
-        """One-sided DFT bins of a frame (17); 1 where only the mean is seen."""
-        return self.window // 2 + 1 if self.signal == "spectrogram" else 1
+        """Numbers seen of attention: one-sided DFT bins of a frame (17), 1 for the mean, 0 for none."""
+        return {"spectrogram": self.window // 2 + 1, "mean": 1, None: 0}[self.attention]
 
     @property
     def features(self) -> int:
-        """Width of a token's feature vector: age embedding, then z-scored spectrum (25)."""
-        return self.recency_dim + self.bins
+        """Width of a token's feature vector: age embedding, then z-scored attention (25), then one a key signal."""
+        return self.recency_dim + self.bins + len(self.of_keys)
 
     @classmethod
     def preset(cls, name: str) -> NAMMConfig:
@@ -99,6 +124,8 @@ class NAMMConfig:
         """
         later = {key.name: key.default for key in dataclasses.fields(self) if key.metadata.get("added_later")}
         values = {name: value for name, value in dataclasses.asdict(self).items() if later.get(name) != value}
+        if self.signals == ("mean",):  # written by versions that knew one signal
+            values[EARLIER_SIGNAL] = values.pop("signals")[0]
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -110,7 +137,10 @@ class NAMMConfig:
         """
         origin = Origin(str(path), CheckpointError, "save it again with NAMM.save_pretrained")
         later = [key.name for key in dataclasses.fields(cls) if key.metadata.get("added_later")]
-        return build(cls, read_json(path), origin, optional=later)
+        raw = read_json(path)
+        if isinstance(raw, dict) and EARLIER_SIGNAL in raw and "signals" not in raw:
+            raw = {"signals": [raw[EARLIER_SIGNAL]]} | {key: raw[key] for key in raw if key != EARLIER_SIGNAL}
+        return build(cls, raw, origin, optional=later)
 
 
 def check_interval(interval: int, hop: int = 16) -> None:

@@ -8,6 +8,8 @@ is computed alone, so a batch equals its members bit for bit. Source: arXiv 2410
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -93,6 +95,12 @@ class EagerAttention:
         pieces, self.rows[row] = self.rows[row], []
         slots = pieces[-1].shape[2]
         return torch.cat([pad(piece, (0, slots - piece.shape[2])) for piece in pieces], dim=1).transpose(1, 2)
+
+    def fork(self) -> EagerAttention:
+        """The same, going its own way; what was observed is shared, for pieces never change."""
+        other = copy.copy(self)
+        other.rows = [list(pieces) for pieces in self.rows]
+        return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences; what a repeated one has observed is shared, for pieces never change."""

@@ -1,4 +1,4 @@
-"""The 25 numbers a NAMM sees of a token: an embedding of its age, then its z-scored attention spectrum.
+"""What a NAMM sees of a token: an embedding of its age, its z-scored attention spectrum (25 numbers), key signals.
 
 Attention magnitudes differ between models by orders of magnitude, so WHOSE mean and deviation the z-score uses
 decides whether a NAMM transfers. Three choices, always stated in results:
@@ -84,8 +84,11 @@ class RunningStatistics:
         self.variance = torch.zeros(layers, bins, dtype=torch.float64)
 
     def add(self, layer: int, spectrum: Float[Tensor, "tokens bins"]) -> None:
-        """Adds the spectra of valid tokens of one layer."""
+        """Adds the spectra of valid tokens of one layer; those without bins are only counted."""
         if spectrum.shape[0] == 0:
+            return
+        if spectrum.shape[1] == 0:
+            self.count[layer] += spectrum.shape[0]
             return
         rows = spectrum.detach().to("cpu", torch.float64)
         new_mean, new_variance, new_count = rows.mean(0), rows.var(0, correction=0), rows.shape[0]

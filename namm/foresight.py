@@ -37,7 +37,7 @@ class Foresight:
     """Tokens between two points; None where there is one, which counts all queries of the pass."""
 
     ids: tuple[tuple[int, ...], ...] | None = None
-    """The tokens, so that they can be compared with those that are judged; None compares nothing."""
+    """The tokens that surely come, so that they can be compared with those that are judged; None compares nothing."""
 
     def select(self, rows: Int[Tensor, " rows"]) -> Foresight:
         """Of these sequences, in this order."""

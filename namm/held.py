@@ -17,6 +17,8 @@ from namm.cache import LayerCache
 
 FEW_TOKENS = 8
 """Up to so many new tokens are attended together with their interval under a mask; more have a causal kernel."""
+LARGEST_KEPT_MASK = 1 << 14
+"""Numbers of a mask that is kept for the next layers, at most (64 of them: 4 MiB in fp32)."""
 
 
 def attend_held(
@@ -41,7 +43,7 @@ def attend_held(
     """
     tokens = query.shape[2]
     if cache.padded is not None and first is not None and tokens <= FEW_TOKENS:
-        bias = _causal(tokens, first, query.shape[1] // cache.kv_heads, query.dtype, cache.device)
+        bias = _mask_of_few(tokens, first, query.shape[1] // cache.kv_heads, query.dtype, cache.device)
         return cache.padded.attend_all(folded, bias, scale, softcap)
     out, log_sum = _attend_interval(cache, query, folded, starts, first, scale, softcap)
     if cache.padded is not None:
@@ -71,7 +73,7 @@ def _attend_interval(
         return attend_part(folded, *held, scale, mask, softcap=softcap)
     if tokens <= FEW_TOKENS:
         stop = first + tokens
-        bias = None if tokens == 1 else _causal(tokens, first, group, query.dtype, cache.device)
+        bias = None if tokens == 1 else _mask_of_few(tokens, first, group, query.dtype, cache.device)
         held = (cache.tail_keys[:, :, :stop], cache.tail_values[:, :, :stop])
         return attend_part(folded, *held, scale, bias, softcap=softcap)
     before = (cache.tail_keys[:, :, :first], cache.tail_values[:, :, :first])
@@ -84,11 +86,25 @@ def _attend_interval(
     return join_parts(out, log_sum, *attend_part(folded, *before, scale, softcap=softcap))
 
 
-@lru_cache(maxsize=64)
+def _mask_of_few(
+    tokens: int, before: int, group: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "1 1 group_tokens slots"]:
+    """Additive mask of a few new tokens over those before them and themselves.
+
+    Every layer asks for the same one, so small ones are kept for the next layers; what is kept is nobody's to free and
+    in no report, so large ones are not.
+    """
+    if group * tokens * (before + tokens) > LARGEST_KEPT_MASK:
+        return _causal(tokens, before, group, dtype, device)
+    return _kept_causal(tokens, before, group, dtype, device)
+
+
 def _causal(
     tokens: int, before: int, group: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "1 1 group_tokens slots"]:
-    """Additive mask of a few new tokens over those before them and themselves; every layer asks for the same one."""
     with torch.inference_mode(False):  # a later caller may want gradients through the same mask
         visible = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
         return additive(visible, dtype).repeat(group, 1)[None, None]
+
+
+_kept_causal = lru_cache(maxsize=64)(_causal)

@@ -6,6 +6,7 @@ interval the policy judges. A call that crosses such a place is cut there.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm.attention import join_parts
-from namm.buffers import grow, write_rows
+from namm.buffers import grow, shrink, write_rows
 from namm.cache import TAIL_BLOCK, LayerCache
 from namm.eager import EagerAttention
 from namm.errors import AttachError
@@ -39,7 +40,7 @@ class KeptTokens:
     """Identities of the sequences that were judged."""
 
     seen: Int[Tensor, " rows"]
-    """Tokens each had seen: a multiple of the interval."""
+    """Tokens each had seen: a multiple of the interval, or the length of its prompt."""
 
     positions: Int[Tensor, "rows kv_heads slots"]
     """Absolute positions of what is left, ascending, padded with -1."""
@@ -63,6 +64,7 @@ class LayerMemory:
     ) -> None:
         """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape
+        policy.selection.check_fits(index, kv_heads, depth)
         self.index, self.policy = index, policy
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
         self.told, self.depth = told, depth
@@ -163,30 +165,31 @@ class LayerMemory:
             if self.interval is not None and self.cache.aligned in (None, self.interval):
                 complete = self.cache.tail_lengths == self.interval
                 if bool(complete.any()):
-                    began = time.perf_counter()
-                    update_layer(self, complete, self.interval)
+                    self._judge(complete, self.interval, goes_on=start + step < tokens)
                     self.updates += 1
-                    self.update_seconds += time.perf_counter() - began
-                    self._tell(complete)
-                    self._free_judged(goes_on=start + step < tokens)
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
     def judge(self) -> None:
         """One update of everything not judged yet, for each number of such tokens that a sequence of the batch has."""
-        began = time.perf_counter()
         lengths = self.cache.tail_lengths
         for length in lengths[lengths > 0].unique().tolist():
-            update_layer(self, lengths == length, length)
+            self._judge(lengths == length, length, goes_on=False)
         self.updates += 1
-        self.update_seconds += time.perf_counter() - began
 
     def _judge_prompt(self) -> None:
         """One update of everything seen, and no other."""
         self.judge()
         self.only_prompt = False
         self._only_release()
-        self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
+
+    def _judge(self, complete: Bool[Tensor, " batch"], interval: int, goes_on: bool) -> None:
+        """One update of these sequences, after which no room is held that neither a token nor the call's next needs."""
+        began = time.perf_counter()
+        update_layer(self, complete, interval)
+        self._free_judged(goes_on)
+        self.update_seconds += time.perf_counter() - began
+        self._tell(complete)
 
     def _only_release(self) -> None:
         """From now on the policy judges nothing; a layer of bounded reach still lets go what is out of it."""
@@ -251,14 +254,19 @@ class LayerMemory:
             watcher(KeptTokens(self.index, self.sequences[updated], self.cache.seen[updated], positions))
 
     def _free_judged(self, goes_on: bool) -> None:
-        """Frees tail and queries once every sequence's interval has been judged; they grow again with the next.
+        """Gives back the room of judged tokens and of their queries; it grows again with the next interval.
 
-        Small ones that the call's next tokens would allocate again at once are kept.
+        Small room that the call's next tokens would take again at once is kept.
         """
-        assert self.interval is not None
-        if not (goes_on and self.interval <= TAIL_BLOCK) and not self.cache.tail_lengths.any():
-            self.cache.free_tail()
-            self.queries, self.log_sums = self.queries[:, :, :0].clone(), self.log_sums[:, :, :0].clone()
+        if goes_on and self.cache.tail_keys.shape[2] <= TAIL_BLOCK:
+            return
+        self.cache.trim_tail()
+        self._trim_queries()
+
+    def _trim_queries(self) -> None:
+        """Queries have as much room as the tail that they came with; none where no token of it is unjudged."""
+        room = self.cache.tail_keys.shape[2] if self.cache.tail_lengths.any() else 0
+        self.queries, self.log_sums = shrink(self.queries, room), shrink(self.log_sums, room)
 
     def _note_peaks(self) -> None:
         """The most this layer has held: ever, in slots; during the present call, in bytes."""
@@ -283,6 +291,15 @@ class LayerMemory:
         heads = sum(tensor.nbytes for tensor in self.head_state.values())
         return self.cache.state_bytes() + heads + self.queries.nbytes + self.log_sums.nbytes + eager
 
+    def fork(self, told: Told) -> LayerMemory:
+        """The same, going its own way and told by others; nobody watches it."""
+        other = copy.copy(self)
+        other.told, other.watchers, other.cache = told, [], self.cache.fork()
+        other.eager = None if self.eager is None else self.eager.fork()
+        other.head_state = {name: tensor.clone() for name, tensor in self.head_state.items()}
+        other.queries, other.log_sums = self.queries.clone(), self.log_sums.clone()
+        return other
+
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences."""
         self.cache.select(rows)
@@ -294,3 +311,4 @@ class LayerMemory:
             self.queries[rows.to(self.queries.device)],
             self.log_sums[rows.to(self.queries.device)],
         )
+        self._trim_queries()

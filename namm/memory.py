@@ -36,6 +36,9 @@ class Beside(Protocol):
     def nbytes(self) -> int:
         """Bytes allocated now."""
 
+    def fork(self, memory: Memory) -> Beside:
+        """The same state, beside a memory that goes its own way."""
+
 
 class Memory:
     """KV memory of one model for a batch of sequences, under one policy.
@@ -160,7 +163,12 @@ class Memory:
             padding: True for real tokens, as in :meth:`attend`.
         """
         self._check_whole()
-        self.told.tokens.add(ids, padding)
+        tokens = self.told.tokens
+        if tokens.may_drop and self.layers:
+            held = [layer.kept_positions().flatten(1) for layer in self.layers.values()]
+            tokens.drop_all_but(torch.cat(held, dim=1).unbind())
+        tokens.add(ids, padding)
+        self.peaks.note_beside(self.first_sequence, tokens.nbytes)
 
     def tell_rotations(self, rotations: Sequence[Rotation]) -> None:
         """Tells how each layer encodes positions; only policies whose ``reads_rotation`` is set need it.
@@ -213,8 +221,8 @@ class Memory:
         return sum(layer.cache.cache_bytes() for layers in self._held() for layer in layers.values())
 
     def state_bytes(self) -> int:
-        """Bytes that the policy costs beside them: positions, per-token state, buffered queries."""
-        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values())
+        """Bytes that the policy costs beside them: positions, per-token state, buffered queries, token ids."""
+        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values()) + self._told_bytes()
 
     def update_seconds(self) -> float:
         """Time that updates took so far: observing, judging and freeing (on a GPU only the time to launch them)."""
@@ -240,14 +248,44 @@ class Memory:
         if self.beside is not None and self.layers:
             self.beside.select(rows)
 
+    def fork(self) -> Memory:
+        """A memory that holds the same and goes its own way from here: a prefix is read once, then each question.
+
+        Kept tokens are shared until either memory's next update, so that a fork takes little; each report counts them
+        as its own. Nobody watches the fork. (Several questions at a time: repeat rows with :meth:`select_sequences`.)
+
+        Raises:
+            AttachError: The batch is split; fork its parts.
+        """
+        self._check_whole()
+        other = Memory(self.policy, self.depth, self.store)
+        other.first_sequence, other.identities = self.first_sequence, self.identities
+        other.peaks, other.told = self.peaks.fork(self.first_sequence), self.told.fork()
+        other.layers = {index: layer.fork(other.told) for index, layer in self.layers.items()}
+        other.beside = None if self.beside is None else self.beside.fork(other)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Memory:
+        """The same as :meth:`fork`: the policy, which holds no token, is shared."""
+        memo[id(self)] = forked = self.fork()
+        return forked
+
+    def __copy__(self) -> Memory:
+        """The same as :meth:`fork`: two memories over one set of buffers would overwrite each other."""
+        return self.fork()
+
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
         beside = 0 if self.beside is None else self.beside.nbytes()
-        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside)
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside, self._told_bytes())
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""
         return [part.layers for part in self.parts or [self] if part.layers]
+
+    def _told_bytes(self) -> int:
+        """Bytes of token ids."""
+        return sum(part.told.tokens.nbytes for part in self.parts or [self])
 
     def _check_whole(self) -> None:
         if self.parts:

@@ -1,4 +1,4 @@
-"""A NAMM: its constants, its 4172 numbers, and the feature statistics of the model it was evolved on.
+"""A NAMM: its constants, its numbers (4172 as released), and the feature statistics of the model it was evolved on.
 
 On disk it is a folder of two files, as on the Hugging Face Hub: ``config.json`` (flat) and ``model.safetensors``
 (``flat``, ``statistics_mean``, ``statistics_deviation``). Reading is strict and never executes anything.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -63,6 +64,7 @@ class NAMM(nn.Module):
         self.register_buffer("flat", flat.detach().to(torch.float32).clone())
         self.register_buffer("statistics_mean", statistics.mean.detach().float().clone())
         self.register_buffer("statistics_deviation", statistics.deviation.detach().float().clone())
+        self._ages_have_ended = False
         self.register_buffer("basis", dft_basis(self.config.window), persistent=False)
 
     @property
@@ -76,19 +78,34 @@ class NAMM(nn.Module):
         age: Int[Tensor, "batch kv_heads slots"],
         mean: Float[Tensor, "*any bins"],
         deviation: Float[Tensor, "*any bins"],
+        of_keys: Float[Tensor, "batch kv_heads slots signals"] | None = None,
     ) -> Float[Tensor, "batch kv_heads slots features"]:
-        """Age embedding (8), then z-scored spectrum (17).
+        """Age embedding (8), then z-scored spectrum (17), then key signals as they are.
 
-        Raises:
-            CheckpointError: A token is older than the config's ``max_age``.
+        Args:
+            spectrum: Of each token; no bins for a NAMM that reads no attention.
+            age: In tokens.
+            mean: Of the spectrum, by the statistics in force.
+            deviation: Likewise.
+            of_keys: Of the config's key signals; None where it has none.
+
+        A token older than the config's ``max_age`` counts as so old, which is said once in a warning.
         """
         if age.numel() and int(age.max()) > self.config.max_age:
-            raise CheckpointError(
-                f"This NAMM embeds ages up to {self.config.max_age} tokens, found one of {int(age.max())}; "
-                "shorten the context or save the NAMM with a larger max_age."
-            )
+            self._say_once_that_ages_end(int(age.max()))
+            age = age.clamp_max(self.config.max_age)
         recency = recency_embedding(age, self.config.recency_dim, self.config.recency_max_frequency)
-        return torch.cat([recency, z_score(spectrum, mean, deviation)], dim=-1)
+        parts = [recency, z_score(spectrum, mean, deviation)]
+        return torch.cat(parts if of_keys is None else [*parts, of_keys], dim=-1)
+
+    def _say_once_that_ages_end(self, found: int) -> None:
+        if not self._ages_have_ended:
+            self._ages_have_ended = True
+            warnings.warn(
+                f"This NAMM tells ages up to {self.config.max_age} tokens apart, and a token held is {found} old: it "
+                "counts as no older than that, as others will. Save the NAMM with a larger max_age to tell them apart.",
+                stacklevel=4,
+            )
 
     def sha256(self) -> str:
         """Identity of what this NAMM computes: its config, parameters and statistics."""
@@ -151,7 +168,7 @@ class NAMM(nn.Module):
             raise CheckpointError(
                 f"{path}: expected a mean and a deviation for each layer, found {pair}; measure them again."
             )
-        least = float(tensors["statistics_deviation"].min())
+        least = float(tensors["statistics_deviation"].min()) if config.bins else 1.0
         if least <= 0.0:
             raise CheckpointError(
                 f"{path}: expected deviations above 0 in statistics_deviation, found {least:g}; measure them again."

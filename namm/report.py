@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
+
+
+BESIDE_LAYERS = -1
+"""Stands for a layer's index where something belongs to none."""
 
 
 @dataclass
@@ -31,6 +35,16 @@ class Peaks:
         self.state_bytes = max(self.state_bytes, sum(state for _, state in self.now.values()))
         self.now[part, index] = (layer.cache.cache_bytes(), layer.state_bytes())
         self.slots[index] = max(self.slots.get(index, 0), layer.most_slots)
+
+    def note_beside(self, part: int, state: int) -> None:
+        """Bytes of policy state that belong to no layer."""
+        self.now[part, BESIDE_LAYERS] = (0, state)
+
+    def fork(self, part: int) -> Peaks:
+        """The peaks of a memory that goes its own way; of a batch that is split, those of one part."""
+        return replace(
+            self, slots=dict(self.slots), now={key: held for key, held in self.now.items() if key[0] == part}
+        )
 
     def leave(self, part: int) -> None:
         """A part has forgotten everything."""
@@ -63,7 +77,8 @@ class MemoryReport:
     """The most that was allocated, just before an update frees its share."""
 
     state_bytes: int
-    """Bytes of per-token policy state, positions and buffered queries now."""
+    """Bytes of per-token policy state, positions, buffered queries and token ids now. Where uneven heads lie is worked
+    out for attention at every update (:class:`namm.ragged.Layout`) and not counted."""
 
     peak_state_bytes: int
     """The most of these."""
@@ -85,9 +100,14 @@ class MemoryReport:
 
     @classmethod
     def of(
-        cls, policy: str, parts: Sequence[Mapping[int, LayerMemory]], peaks: Peaks, beside_bytes: int = 0
+        cls,
+        policy: str,
+        parts: Sequence[Mapping[int, LayerMemory]],
+        peaks: Peaks,
+        beside_bytes: int = 0,
+        told_bytes: int = 0,
     ) -> MemoryReport:
-        """The report of the layers of a memory, or of each part of one."""
+        """The report of the layers of a memory, or of each part of one, and of what belongs to no layer."""
         every = [layer for layers in parts for layer in layers.values()]
         held = sum(int(layer.cache.slots().sum()) for layer in every)
         seen = sum(int(layer.cache.seen.sum()) * layer.cache.kv_heads for layer in every)
@@ -103,7 +123,7 @@ class MemoryReport:
             peak_slots=[peaks.slots[index] for index in sorted(peaks.slots)],
             cache_bytes=sum(layer.cache.cache_bytes() for layer in every),
             peak_cache_bytes=peaks.cache_bytes,
-            state_bytes=sum(layer.state_bytes() for layer in every),
+            state_bytes=sum(layer.state_bytes() for layer in every) + told_bytes,
             peak_state_bytes=peaks.state_bytes,
             updates=max((layer.updates for layer in every), default=0),
             evicted=sum(layer.evicted for layer in every),

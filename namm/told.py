@@ -78,6 +78,12 @@ class Told:
         self._rows.check(self.tokens, rows, positions)
         return self._rows.at(layer, rows, positions, seen)
 
+    def fork(self) -> Told:
+        """The same, going its own way from here."""
+        other = Told(self.rotations)
+        other.tokens, other._foresight, other._rows = self.tokens.fork(), self._foresight, self._rows
+        return other
+
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these rows, in this order."""
         self.tokens.select(rows)

@@ -46,7 +46,7 @@ def test_the_example_answers_reports_and_draws(
     [
         (["--policy", "h2o"], "needs a budget"),
         (["--prompt", "nowhere.txt"], "must be a text file"),
-        (["--model", str(ROOT / "tests")], "must be a causal language model"),
+        (["--model", str(ROOT / "tests")], "Expected a causal language model"),
         (["--namm", "nowhere"], "does not exist"),
     ],
 )

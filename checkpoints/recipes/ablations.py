@@ -1,7 +1,8 @@
 """The paper's ablations of a NAMM at small scale, one command: `python checkpoints/recipes/ablations.py`.
 
-Scorer (BAM or MLP), with and without the age of tokens, spectrogram or mean attention, EMA coefficient, interval of
-updates: each arm changes one thing of the baseline and is evolved alike. The result is in docs/evolution.md.
+Scorer (BAM or MLP), with and without the age of tokens, which signals are read (attention as a spectrogram or a mean,
+keys, norms), EMA coefficient, interval of updates: each arm changes one thing of the baseline and is evolved alike. The
+result is in docs/evolution.md, but for the arms of keys and norms and of age alone, which came later and were not run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, run, table
 from evaluations.evolution.searches import make_optimizer
 from evaluations.rows.results import write_atomically
 from namm import NAMMConfig
+from namm.signals import KEY_SIGNALS
 
 BASE = NAMMConfig(interval=SMALL.intervals[0])
 SEARCH = make_optimizer("cmaes-isotropic", 32, 0.2)
@@ -22,8 +24,15 @@ ARMS = {
     "baseline": Arm(SEARCH, BASE, SMALL),
     "MLP": Arm(SEARCH, replace(BASE, scorer="mlp"), SMALL),
     "no recency": Arm(SEARCH, replace(BASE, recency_dim=0), SMALL),
-    "mean attention": Arm(SEARCH, replace(BASE, signal="mean"), SMALL),
-    "MLP, mean attention": Arm(SEARCH, replace(BASE, scorer="mlp", signal="mean"), SMALL),
+    "mean attention": Arm(SEARCH, replace(BASE, signals=("mean",)), SMALL),
+    "MLP, mean attention": Arm(SEARCH, replace(BASE, scorer="mlp", signals=("mean",)), SMALL),
+    "age alone": Arm(SEARCH, replace(BASE, signals=()), SMALL),
+    "keys alone": Arm(SEARCH, replace(BASE, signals=("key_difference",)), SMALL),
+    "attention and keys": Arm(SEARCH, replace(BASE, signals=("spectrogram", "key_difference")), SMALL),
+    "attention, keys, norms": Arm(
+        SEARCH, replace(BASE, signals=("spectrogram", "key_difference", "key_norm", "value_norm")), SMALL
+    ),
+    "every signal": Arm(SEARCH, replace(BASE, signals=("spectrogram", *KEY_SIGNALS)), SMALL),
     "EMA 0.9": Arm(SEARCH, replace(BASE, decay=0.9), SMALL),
     "EMA 0.999": Arm(SEARCH, replace(BASE, decay=0.999), SMALL),
     "interval 16": Arm(SEARCH, replace(BASE, interval=16), replace(SMALL, intervals=(16,))),

@@ -46,7 +46,7 @@ class EvolveConfig:
     """An evolution from nothing to a NAMM."""
 
     model: str = str(Path(checkpoints.__file__).parent / "text" / "recall-llama")
-    """Source: a folder or a Hugging Face Hub id of a causal language model."""
+    """Source: a causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/pretrained.md)."""
 
     more_models: tuple[str, ...] = ()
     """Further sources: the fitness is the mean over all of them, each with its own statistics (recall tasks only)."""
@@ -106,7 +106,11 @@ class EvolveConfig:
     """Seed of candidates and prompts."""
 
     scorer: Literal["bam", "mlp"] = "bam"
-    """The NAMM's network."""
+    """The NAMM's network; a NAMM to start from has its own."""
+
+    signals: tuple[str, ...] | None = None
+    """What the NAMM reads (namm.signals), as `spectrogram key_difference`; by default the spectrogram of attention, or
+    what the NAMM to start from reads."""
 
     fitness: Annotated[RecallFitnessConfig, tyro.conf.arg(name="")] = field(default_factory=RecallFitnessConfig)
     """What candidates are judged on; benchmarks take `prompts`, `price` and the first of `intervals`."""

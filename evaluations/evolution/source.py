@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from evaluations.evolution.config import EvolveConfig
 from evaluations.evolution.recall_fitness import RecallFitness, source_statistics
 from evaluations.evolution.stages import Stage
 from evaluations.tasks.recall.tasks import get_task, validation_seed
+from modalities.pretrained import Located, load_config, load_model, load_tokenizer, locate, weight_facts
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
-from namm.errors import CheckpointError, ConfigError
+from namm.errors import ConfigError
 from namm.evolution.checkpoint import held
 from namm.evolution.ranks import Ranks
 from namm.features import FeatureStatistics
@@ -38,6 +39,8 @@ class Source:
 
     models: tuple[PreTrainedModel, ...]
     tokenizer: PreTrainedTokenizerBase | None
+    weights: tuple[dict[str, Any], ...] = ()
+    """What tells each model's weights from others."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -49,16 +52,14 @@ class Source:
         """Loads what a configuration names; a tokenizer where benchmarks need one."""
         dtype = torch.bfloat16 if config.bfloat16 else torch.float32
         device = str(check_device(_device(config.device)))
-        models = tuple(load_source(name, dtype, device) for name in (config.model, *config.more_models))
-        tokenizer = None
-        if any(stage.benchmarks for stage in course):
-            from transformers import AutoTokenizer
-
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(config.model)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"Expected a tokenizer beside {config.model}, found none: {error}") from error
-        return Source(models, tokenizer)
+        found = [locate(name) for name in (config.model, *config.more_models)]
+        models = tuple(load_source(located, dtype, device) for located in found)
+        weights = tuple(
+            weight_facts(located, getattr(model.config, "_commit_hash", None))
+            for located, model in zip(found, models, strict=True)
+        )
+        tokenizer = load_tokenizer(found[0]) if any(stage.benchmarks for stage in course) else None
+        return Source(models, tokenizer, weights)
 
     def judge(self, config: EvolveConfig, stage: Stage, namm: NAMM) -> RecallFitness | BenchmarkFitness:
         """The fitness of a stage."""
@@ -95,11 +96,9 @@ def policy_of(config: EvolveConfig, namm: NAMM, mean: Float[Tensor, " params"], 
 def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ranks: Ranks) -> NAMM:
     """Where the search starts: zeros and the source's statistics, or an earlier NAMM with its own."""
     device = source.model.device
-    namm_config = _namm_config(config)
     if config.start is not None:
-        earlier = NAMM.from_pretrained(config.start)
-        return NAMM(namm_config, earlier.flat, earlier.statistics).to(device)
-    namm = NAMM(namm_config).to(device)
+        return _continued(config, NAMM.from_pretrained(config.start)).to(device)
+    namm = NAMM(_namm_config(config)).to(device)
     measured: dict[str, Tensor] = {}
     if ranks.leads:
         found = _measure(config, course[0], source, namm)
@@ -108,9 +107,26 @@ def first_namm(config: EvolveConfig, course: Sequence[Stage], source: Source, ra
     return with_statistics(namm, FeatureStatistics(shared["mean"], shared["deviation"])).to(device)
 
 
+def _continued(config: EvolveConfig, earlier: NAMM) -> NAMM:
+    """An earlier NAMM, with what it reads and its network, at this run's interval.
+
+    Raises:
+        ConfigError: The run names other signals or another network.
+    """
+    constants, has = _namm_config(config), earlier.config
+    if (config.signals or has.signals) != has.signals or config.scorer not in ("bam", has.scorer):
+        raise ConfigError(
+            f"--start {config.start}: expected its signals {has.signals} and scorer {has.scorer!r}, found "
+            f"{config.signals} and {config.scorer!r}; leave --signals and --scorer out, or start from another NAMM."
+        )
+    changed = replace(has, interval=constants.interval, trained_statistics=constants.trained_statistics)
+    return NAMM(changed, earlier.flat, earlier.statistics)
+
+
 def _namm_config(config: EvolveConfig, interval: int | None = None) -> NAMMConfig:
     return NAMMConfig(
         scorer=config.scorer,
+        signals=config.signals or ("spectrogram",),
         interval=interval or config.fitness.intervals[0],
         trained_statistics="+".join(dict.fromkeys(config.fitness.statistics)),
     )
@@ -122,16 +138,14 @@ def check_before_ranks(config: EvolveConfig, ranks: int) -> None:
     Raises:
         NammError: A setting is wrong, the folder cannot be had, or a model, NAMM or device that it names is not there.
     """
-    from transformers import AutoConfig
-
     config.course()
     config.search()
     for interval in config.fitness.intervals:
         _namm_config(config, interval)
     if config.start is not None:
-        NAMM.from_pretrained(config.start)
+        _continued(config, NAMM.from_pretrained(config.start))
     for name in (config.model, *config.more_models):
-        _found(name, AutoConfig.from_pretrained)
+        load_config(name)
     if config.device != "cuda":
         check_device(config.device)
     elif (found := torch.cuda.device_count()) < ranks:
@@ -151,25 +165,13 @@ def _measure(config: EvolveConfig, stage: Stage, source: Source, namm: NAMM) -> 
     return source_statistics(source.model, namm, stage.tasks, tokens, interval)
 
 
-def load_source(name: str, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
+def load_source(name: str | Located, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
     """A causal language model, ready for inference.
 
     Raises:
-        CheckpointError: The folder or Hub id holds none.
+        NammError: There is none of that name, or its files cannot be used.
     """
-    from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
-
-    model = _found(name, AutoModelForCausalLM.from_pretrained, dtype=dtype, use_safetensors=True)
-    return model.to(device).eval()
-
-
-def _found(name: str, read: Callable[..., Any], **options: Any) -> Any:
-    try:
-        return read(name, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected a causal language model (a folder or a Hub id) at {name!r}, found none: {error}"
-        ) from error
+    return load_model(name, dtype).to(device)
 
 
 def _device(name: str) -> str:

@@ -18,7 +18,7 @@ class TextConfig:
     """Everything `text.py` can be told."""
 
     model: str = str(SHIPPED / "text" / "recall-llama")
-    """A folder or Hub id of a causal language model."""
+    """A causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/pretrained.md)."""
 
     namm: Path = SHIPPED / "namm" / "text-v2"
     """Folder of the NAMM."""
@@ -30,6 +30,20 @@ class TextConfig:
     tasks: tuple[str, ...] | None = None
     """recall, needles, corpus or one of theirs (pairs, needles/multikey, corpus/perplexity); a benchmark or one of
     its tasks (longbench, ruler/niah_single_1). Default: all that the model can do without data."""
+
+    suite: Literal["real"] | None = None
+    """`real`: what a real language model is asked; sets what is not given here (evaluations/language/real_suite.py)."""
+
+    answers: Literal["generated", "likelihood", "both"] = "generated"
+    """Benchmarks' answers: generated and scored as the source does, or the log-likelihood of the right one, token by
+    token through the evicting cache, which tells policies apart with far fewer prompts. Both reads contexts twice."""
+
+    questions: tuple[Literal["after", "before"], ...] = ("after",)
+    """Where a benchmark's question stands: after the context, or before it and after it (query-aware). Two protocols,
+    each with its own rows."""
+
+    texts: Literal["python", "packages"] = "python"
+    """Real text of corpus, ruler and niah: Python's library, or documentation and books that packages carry."""
 
     data: str | None = None
     """Folder of the benchmark's data, or OWNER/NAME on the Hub. Default: its home on the Hub, or made here."""

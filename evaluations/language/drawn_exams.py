@@ -18,6 +18,7 @@ from evaluations.analysis.summary import LOG_LIKELIHOOD
 from evaluations.language.exams import Exam, ExamPrompts, Grade
 from evaluations.tasks.recall.corpus import default_vocabulary, read_documents, split_of_document
 from evaluations.tasks.recall.tasks import TextTask, test_seed
+from evaluations.tasks.text.package_texts import documents_sha256, package_documents
 from modalities.language.prompts import IGNORED, Prompt
 from modalities.language.reading import Answer
 from namm.errors import ConfigError
@@ -71,14 +72,30 @@ class RecallExam(Exam):
 
 
 class Corpus:
-    """The test documents in a model's tokens."""
+    """The test documents in a model's tokens.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    Args:
+        tokenizer: The model's.
+        texts: "python", the standard library's; "packages", documentation and books that packages carry.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: str = "python") -> None:
+        self.tokenizer, self.texts = tokenizer, texts
+
+    def identity(self) -> dict[str, Any]:
+        """What is read, for the key of a row."""
+        return {} if self.texts == "python" else {"texts": self.texts, "texts_sha256": documents_sha256()}
+
+    @property
+    def title(self) -> str:
+        """What is read, for people."""
+        return "Python's standard library" if self.texts == "python" else "documentation and books of packages"
 
     @cached_property
     def documents(self) -> list[tuple[str, str]]:
         """Name and text of each."""
+        if self.texts == "packages":  # nothing here was trained on any of it, so there are no splits
+            return list(package_documents())
         return [(name, text) for name, text in read_documents() if split_of_document(name) == "test"]
 
     def encode(self, text: str) -> list[int]:
@@ -104,7 +121,7 @@ class Corpus:
                 if len(ids) >= needed:
                     return text, [*begin, *ids[-needed:]], start
         raise ConfigError(
-            f"No document of Python's library has {context_tokens} tokens before a line that can be asked for; pass a "
+            f"No document of {self.title} has {context_tokens} tokens before a line that can be asked for; pass a "
             "smaller --context-tokens or other --tasks."
         )
 
@@ -139,11 +156,13 @@ class PerplexityExam(Exam):
 
     def identity(self) -> dict[str, Any]:
         """See Exam."""
-        return {"context_tokens": self.context_tokens, "prompts": self.count, "scored_tokens": SCORED_TOKENS}
+        return {"context_tokens": self.context_tokens, "prompts": self.count, "scored_tokens": SCORED_TOKENS} | (
+            self.corpus.identity()
+        )
 
     def protocol(self) -> dict[str, Any]:
         """See Exam."""
-        return {"scored": f"{SCORED_TOKENS} tokens through the evicting cache", "text": "Python's standard library"}
+        return {"scored": f"{SCORED_TOKENS} tokens through the evicting cache", "text": self.corpus.title}
 
 
 @dataclass
@@ -190,11 +209,13 @@ class NextLineExam(Exam):
 
     def identity(self) -> dict[str, Any]:
         """See Exam."""
-        return {"context_tokens": self.context_tokens, "prompts": self.count, "new_tokens": NEXT_LINE_TOKENS}
+        return {"context_tokens": self.context_tokens, "prompts": self.count, "new_tokens": NEXT_LINE_TOKENS} | (
+            self.corpus.identity()
+        )
 
     def protocol(self) -> dict[str, Any]:
         """See Exam."""
-        return {"metric": "difflib ratio of the line, greedy", "text": "Python's standard library"}
+        return {"metric": "difflib ratio of the line, greedy", "text": self.corpus.title}
 
 
 def _is_a_line(text: str, at: int) -> bool:

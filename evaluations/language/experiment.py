@@ -27,8 +27,9 @@ from evaluations.rows.results import Results, write_atomically
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.text import BenchmarkOptions
 from modalities.huggingface.rope import NTKRope
+from modalities.pretrained import load_config
 from namm.config import check_interval
-from namm.errors import ConfigError
+from namm.errors import ConfigError, NammError
 from namm.policies import PRESETS
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
@@ -86,7 +87,7 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
     for name in ("kept_fraction", "budget_fraction"):
         if sizes[name] is not None and not 0.0 < sizes[name] <= 1.0:
             raise ConfigError(f"--{name.replace('_', '-')} must lie in (0, 1], found {sizes[name]}.")
-    for name in ("intervals", "seeds", "context_tokens", "lengths"):
+    for name in ("intervals", "seeds", "context_tokens", "lengths", "questions"):
         if not getattr(config, name):
             raise ConfigError(f"--{name.replace('_', '-')} must name at least one, found none.")
     least = {"budget": 1, "prompts": 1, "batch": 1, "batch_tokens": 1, "chunk": 1, "workers": 1, "threads": 1}
@@ -124,18 +125,26 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
     rope = None if config.rope_factor is None else NTKRope(config.rope_factor, config.rope_alpha)
     model = ModelOptions(config.model, config.dtype, config.device, rope)
     prompts, tasks = config.prompts, config.tasks
-    if config.quick:
+    if config.quick and config.suite is None:
         prompts, tasks = min(prompts, QUICK_PROMPTS), tasks or QUICK_TASKS
     exams = ExamOptions(
         tasks=tasks or default_tasks(config.model),
         context_tokens=config.context_tokens,
         prompts=prompts,
         benchmark=BenchmarkOptions(
-            config.data, config.templates, config.lengths, config.samples, config.prompt_set, config.depths
+            config.data,
+            config.templates,
+            config.lengths,
+            config.samples,
+            config.prompt_set,
+            config.depths,
+            config.texts,
         ),
         window=config.window,
         chat_template=config.chat_template,
         limit=config.limit,
+        answers=config.answers,
+        questions=config.questions,
     )
     reading = ReadingOptions(
         interval=config.intervals[0],
@@ -154,11 +163,9 @@ def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
 
 def default_tasks(model: str) -> tuple[str, ...]:
     """All that a model can be asked without data: the shipped vocabulary's tasks only where it has that vocabulary."""
-    from transformers import AutoConfig
-
     try:
-        size = AutoConfig.from_pretrained(model).vocab_size
-    except (OSError, ValueError, AttributeError):
+        size = load_config(model).get_text_config().vocab_size
+    except (NammError, AttributeError):
         return OWN  # loading the model says what is wrong
     return OWN if size == default_vocabulary().size else tuple(CORPUS)
 

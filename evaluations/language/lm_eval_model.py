@@ -29,6 +29,7 @@ from modalities import attach
 from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.language.prompts import Prompt, batches_of, groups_of
 from modalities.language.reading import read
+from modalities.pretrained import Located, load_tokenizer, locate, weight_facts
 from namm import Memory
 from namm.errors import AttachError
 
@@ -86,7 +87,7 @@ class NammLM(HFLM):
         """A model of the Hub, a folder, or in memory.
 
         Args:
-            pretrained: As lm_eval's ``hf`` takes it.
+            pretrained: As lm_eval's ``hf`` takes it; also FILE.gguf and the published names (``smollm2``).
             policy: A policy's name, or ``namm:source``, ``namm:sequence``, ``namm:released``.
             namm: Folder of a NAMM, or a checkpoint of the released trainer; the shipped one by default.
             ntk_factor: Context windows that NTK-scaled rotary positions should fit; None leaves positions alone.
@@ -98,6 +99,9 @@ class NammLM(HFLM):
             NammError: The policy, its options or the NAMM are wrong, or the model cannot be driven.
         """
         self.policy, rest = policy_of(policy, namm, arguments, inspect.signature(HFLM.__init__).parameters)
+        self.located = locate(pretrained) if isinstance(pretrained, str) else None
+        if self.located is not None:
+            pretrained, rest = self.located.source, {**_of_gguf(self.located), **rest}
         super().__init__(pretrained, **rest)
         if self.backend != "causal":
             raise AttachError(
@@ -139,7 +143,10 @@ class NammLM(HFLM):
                     "these scores are the full cache's. Give a smaller interval= or budget=.",
                     self.policy.name, task, self.policy.selection.interval,
                 )  # fmt: skip
-        return {**super().get_model_info(), "namm": {**self.policy.describe(), "kept": kept}}
+        told = {**self.policy.describe(), "kept": kept}
+        if self.located is not None:
+            told["weights"] = weight_facts(self.located, getattr(self.model.config, "_commit_hash", None))
+        return {**super().get_model_info(), "namm": told}
 
     def _by_task(self, requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
         """Answers requests task by task, so that what was kept is known of each; the order is the requests'."""
@@ -221,6 +228,11 @@ class NammLM(HFLM):
         with attach(self.model, self.policy) as memory:
             noted = LogitsProcessorList([_WhenRead(memory, self.kept[self._task])])
             return super()._model_generate(context, *args, logits_processor=noted, **options)
+
+
+def _of_gguf(located: Located) -> dict[str, Any]:
+    """What lm_eval needs to read a GGUF file, with a tokenizer that cuts text as the file says."""
+    return {} if located.gguf is None else {**located.options, "tokenizer": load_tokenizer(located)}
 
 
 class _WhenRead(LogitsProcessor):

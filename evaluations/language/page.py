@@ -43,9 +43,10 @@ def named(rows: Sequence[Row]) -> Callable[[Row], str]:
     models = {target_name(row).removesuffix(f"/{row['task']}") for row in rows}
 
     def name(row: Row) -> str:
-        tokens, interval = _condition(row)
+        tokens, interval, question, answers = _condition(row)
         length = f", {tokens} tokens" if tokens else ""
-        condition = f"{length}, interval {interval}" if row["task"] in several else ""
+        asked = ", question before" * (question == "before") + ", likelihood" * (answers == "likelihood")
+        condition = f"{length}, interval {interval}{asked}" if row["task"] in several else ""
         return f"{target_name(row) if len(models) > 1 else row['task']}{condition}"
 
     return name
@@ -112,5 +113,6 @@ SECTIONS = (opening, comparison.overview, comparison.aggregate, examples.section
 """The page, from top to bottom."""
 
 
-def _condition(row: Row) -> tuple[int, int]:
-    return row["identity"].get("context_tokens", 0), row["identity"]["interval"]
+def _condition(row: Row) -> tuple[int, int, str, str]:
+    told = row["identity"]
+    return told.get("context_tokens", 0), told["interval"], told.get("question", "after"), told.get("answers", "")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,13 @@ from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
-from evaluations.rows.results import file_sha256
+from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam, Question
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
+from modalities.pretrained import Located, load_model, load_tokenizer, locate, weight_facts
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -33,8 +33,6 @@ CORPUS = {"corpus/perplexity": PerplexityExam, "corpus/next-line": NextLineExam}
 OWN = (*RECALL, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
 """What can be asked without any data, by the shipped model; of it, `CORPUS` by any."""
 FAMILIES = {"recall": tuple(RECALL), "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
-WEIGHTS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*")
-"""What decides what a model says, in its folder."""
 MARGIN = 128
 """Tokens that the questions of drawn tasks may need."""
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,6 +60,10 @@ class ExamOptions:
     window: int | None
     chat_template: bool
     limit: int | None
+    answers: str = "generated"
+    """Of benchmarks: generated, likelihood, or both."""
+    questions: tuple[Question, ...] = ("after",)
+    """Where a benchmark's question stands; each is an exam of its own."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,13 @@ class TextSetup:
     def label(self, exam: Exam, interval: int) -> str:
         """The exam's name, with what else tells it from others of this experiment."""
         told = [exam.name]
-        if len(self.exams.context_tokens) > 1 and hasattr(exam, "context_tokens"):
+        several = len(self.exams.context_tokens) > 1 or len(self.exams.benchmark.lengths) > 1
+        if several and getattr(exam, "context_tokens", 0):
             told.append(f"{exam.context_tokens} tokens")
+        if isinstance(exam, AskedExam) and len(self.exams.questions) > 1:
+            told.append(f"question {exam.question}")
+        if isinstance(exam, LikelihoodExam) and self.exams.answers == "both":
+            told.append("likelihood")
         if len(self.intervals) > 1:
             told.append(f"interval {interval}")
         return ", ".join(told)
@@ -115,19 +122,18 @@ class LoadedModel:
 
     def __init__(self, options: ModelOptions, index: int = 0) -> None:
         self.options = options
-        self.name = Path(options.model).name
-        self.model = _model(options, index)
+        self.located = locate(options.model)
+        self.name = self.located.name
+        self.model = _model(options, self.located, index)
         if options.rope is not None:
             scale_rope(self.model, options.rope)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Its tokenizer; None where the folder has none."""
-        from transformers import AutoTokenizer
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.options.model)
-        except (OSError, ValueError, KeyError):
+            tokenizer = load_tokenizer(self.located)
+        except CheckpointError:
             return None
         tokenizer.model_max_length = int(1e30)  # what is too long is cut here, and not worth a warning before
         return tokenizer
@@ -138,14 +144,7 @@ class LoadedModel:
         rope = None if self.options.rope is None else asdict(self.options.rope)
         dtype = str(self.model.dtype).removeprefix("torch.")
         told = {"model": self.name, "dtype": dtype, "device": self.model.device.type, "rope": rope}
-        folder = Path(self.options.model)
-        if folder.is_dir():
-            return {**told, "model_sha256": _sha256(folder)}
-        return {
-            **told,
-            "model_id": self.options.model,
-            "model_commit": getattr(self.model.config, "_commit_hash", None),
-        }
+        return {**told, **weight_facts(self.located, getattr(self.model.config, "_commit_hash", None))}
 
     @property
     def window(self) -> int:
@@ -214,40 +213,43 @@ def _exams(names: Sequence[str], options: ExamOptions, loaded: LoadedModel) -> l
         if loaded.tokenizer is None:
             raise CheckpointError(f"Task {name!r} needs a tokenizer, found none in {loaded.options.model}.")
         if name in CORPUS:
-            corpus = Corpus(loaded.tokenizer)
+            corpus = Corpus(loaded.tokenizer, options.benchmark.texts)
             found += [CORPUS[name](name, corpus, tokens, options.prompts) for tokens in options.context_tokens]
             continue
         kind, _, task = name.partition("/")
         reading = Reading(options.window or loaded.window, options.chat_template, options.limit)
         if options.chat_template and loaded.tokenizer.chat_template is None:
             raise ConfigError(f"--chat-template needs one, found none with the tokenizer of {loaded.name}.")
-        benchmark = BENCHMARKS[kind](options.benchmark)
-        found.append(BenchmarkExam(benchmark, task, loaded.tokenizer, loaded.ends, reading))
+        found += _asked(kind, task, options, loaded, reading)
     return found
 
 
-def _model(options: ModelOptions, index: int) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM  # after modalities, which makes it importable beside a CPU torch
+def _asked(
+    kind: str, task: str, options: ExamOptions, loaded: LoadedModel, reading: Reading
+) -> Iterator[BenchmarkExam]:
+    """A benchmark's task in every way that it is to be asked; at each length by itself where likelihoods are scored.
 
+    One size for prompts of several lengths is no equal memory; exams of their own are matched by themselves.
+    """
+    told = (BENCHMARKS[kind](options.benchmark), task, loaded.tokenizer, loaded.ends, reading)
+    if options.answers == "generated" and options.questions == ("after",):
+        yield BenchmarkExam(*told)
+        return
+    kinds = {"generated": (AskedExam,), "likelihood": (LikelihoodExam,), "both": (AskedExam, LikelihoodExam)}
+    made = BENCHMARKS[kind](options.benchmark).protocol(task)
+    lengths = options.benchmark.lengths if "lengths" in made else (0,)
+    for length in lengths:
+        wanted = replace(options.benchmark, lengths=(length,)) if length else options.benchmark
+        for question in options.questions:
+            for exam in kinds[options.answers]:
+                yield exam(BENCHMARKS[kind](wanted), *told[1:], context_tokens=length, question=question)
+
+
+def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedModel:
     spread = options.device == "auto"
     device = None if spread else check_device(options.device)
     if device is not None and device.type == "cuda" and device.index is None:
         device = torch.device("cuda", index % torch.cuda.device_count())
     placed = {"device_map": "auto"} if spread else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=DTYPES[options.dtype], use_safetensors=True, **placed
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected a causal language model (a folder or a Hub id) at {options.model!r}, found none: {error}"
-        ) from error
-    return (model if device is None else model.to(device)).eval()
-
-
-def _sha256(folder: Path) -> str:
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    model = load_model(located, DTYPES[options.dtype], **placed)
+    return model if device is None else model.to(device)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalities.conformance.reference import Shadow
+from namm.layer import LayerMemory
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
 
@@ -55,9 +56,9 @@ class Check:
     """What the stock model itself does not do, so that nothing can be compared."""
 
 
-def evicting(name: str = "random") -> Policy:
+def evicting(name: str = "random", **options: Any) -> Policy:
     """A policy that lets go early: each head keeps others."""
-    return make_policy(name, interval=INTERVAL, budget=BUDGET, protected_last=4)
+    return make_policy(name, interval=INTERVAL, budget=BUDGET, protected_last=4, **options)
 
 
 def prompts(subject: Subject) -> tuple[Int[Tensor, "batch columns"], Int[Tensor, "batch columns"]]:
@@ -185,26 +186,39 @@ def batch_equals_its_members(subject: Subject, ids: Tensor, mask: Tensor) -> Che
 
 
 def bytes_reported_are_held(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
-    """What a report counts is what is allocated, and forgetting makes it less."""
-
-    def held(memory: Memory) -> tuple[int, int]:
-        tensors = [
-            tensor
-            for layer in memory.layers.values()
-            for tensor in (layer.cache.keys, layer.cache.values, layer.cache.tail_keys, layer.cache.tail_values)
-        ]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        return sum(storages.values()), memory.report().cache_bytes
-
+    """What a report counts is what is allocated, forgetting makes it less, and a compressed prompt leaves no room."""
     with subject.attach(make_policy("full", interval=INTERVAL)) as memory:
         subject.run(ids, mask, None)
-        everything, claimed = held(memory)
+        everything, claimed = _allocated(memory), memory.report().cache_bytes
         bounded = all(layer.rule.local is not None for layer in memory.layers.values())
     with subject.attach(evicting()) as memory:
         subject.run(ids, mask, None)
-        kept, reported = held(memory)
+        kept, reported = _allocated(memory), memory.report().cache_bytes
         grouped = {f"{layer.group * layer.cache.kv_heads}/{layer.cache.kv_heads}" for layer in memory.layers.values()}
-    passed = everything == claimed and kept == reported and (kept < everything or bounded)
+    with subject.attach(evicting(schedule="prompt")) as memory:
+        subject.run(ids, mask, None)
+        compressed, needed = _allocated(memory), sum(map(_slot_bytes, memory.layers.values()))
+    passed = everything == claimed and kept == reported and (kept < everything or bounded) and compressed == needed
     heads = ", ".join(sorted(grouped))
-    detail = f"{claimed} bytes with everything kept, {reported} after forgetting; query/KV heads {heads}"
+    detail = (
+        f"{claimed} bytes with everything kept, {reported} after forgetting, {compressed} of a compressed prompt whose "
+        f"slots need {needed}; query/KV heads {heads}"
+    )
     return Check("bytes reported are bytes held", passed, detail)
+
+
+def _allocated(memory: Memory) -> int:
+    """Bytes of every storage behind keys and values, each once."""
+    tensors = [
+        tensor
+        for layer in memory.layers.values()
+        for tensor in (layer.cache.keys, layer.cache.values, layer.cache.tail_keys, layer.cache.tail_values)
+    ]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def _slot_bytes(layer: LayerMemory) -> int:
+    """Bytes that the slots in use take."""
+    cache = layer.cache
+    return int(cache.slots().sum()) * (cache.head_dim + cache.value_dim) * cache.keys.element_size()

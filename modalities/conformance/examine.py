@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 import torch
 import tyro
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from modalities.conformance.clauses import (
@@ -40,6 +40,7 @@ from modalities.conformance.clauses import (
 )
 from modalities.conformance.tiny_models import tiny_model
 from modalities.huggingface.attach import attach, cache_name, cache_of
+from modalities.pretrained import load_model
 from namm.errors import AttachError, NammError
 from namm.memory import Memory
 from namm.policies import make_policy
@@ -191,7 +192,7 @@ class Arguments:
     """Checks that a model may be used under a forgetting memory."""
 
     model: tyro.conf.Positional[str]
-    """A folder, a name on the Hub, or ``tiny:FAMILY`` for a random model of a family."""
+    """A folder, a Hub id, FILE.gguf, smollm2, gemma3-270m, or ``tiny:FAMILY``: a random model of a family."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; only in float32 are small errors told from rounding."""
@@ -208,11 +209,8 @@ def load(arguments: Arguments) -> PreTrainedModel:
     dtype = getattr(torch, arguments.dtype)
     if arguments.model.startswith("tiny:"):
         return tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
-    return AutoModelForCausalLM.from_pretrained(
-        arguments.model,
-        dtype=dtype,
-        device_map=arguments.device_map,
-        trust_remote_code=arguments.trust_remote_code,
+    return load_model(
+        arguments.model, dtype, device_map=arguments.device_map, trust_remote_code=arguments.trust_remote_code
     )
 
 

@@ -92,7 +92,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     policy = _as_policy(policy, options)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
-    attached = Attached(memory, MemoryCache(memory, decoder.config))
+    attached = Attached(MemoryCache(memory, decoder.config))
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
     if policy.reads_rotation:
@@ -140,12 +140,34 @@ def _as_policy(policy: Policy | NAMM, options: dict[str, Any]) -> Policy:
 
 
 class Attached:
-    """One attachment: its memory, its cache, and the masks of the call that is running."""
+    """One attachment: the cache of the call that is running, and its masks.
 
-    def __init__(self, memory: Memory, cache: MemoryCache) -> None:
-        self.memory, self.cache = memory, cache
+    Attributes:
+        cache: Of the running or the last call: the attachment's own, or a fork of it.
+    """
+
+    def __init__(self, cache: MemoryCache) -> None:
+        self.cache = self._own = cache
         self._masks: dict[int, tuple[Tensor, Reading]] = {}
         self._begun = torch.zeros(0, dtype=torch.bool)
+
+    @property
+    def memory(self) -> Memory:
+        """Holds the tokens of the running call's sequences."""
+        return self.cache.memory
+
+    def begin(self) -> None:
+        """New sequences follow, in the attachment's own memory; caches that earlier outputs brought end here."""
+        if self._own.has_begun:
+            self._own = self._own.successor()
+        else:
+            self._own.begin()
+        self.cache = self._own
+
+    def go_on(self, given: MemoryCache) -> None:
+        """The sequences of this cache go on."""
+        given.check_current()
+        self.cache = given
 
     def layer_of(self, module: nn.Module, tokens: int) -> int:
         """Which layer attends now.
@@ -218,9 +240,14 @@ class _CacheInPlace:
     """Forward pre-hook: every call runs on the memory's cache."""
 
     def __init__(self, attached: Attached, model: PreTrainedModel) -> None:
-        self.attached, self.cache = attached, attached.cache
+        self.attached = attached
         self.signature = inspect.signature(model.forward)
         self.name = cache_argument(model)
+
+    @property
+    def cache(self) -> MemoryCache:
+        """Of the running call."""
+        return self.attached.cache
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -228,12 +255,15 @@ class _CacheInPlace:
         named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
         kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         given = named[0] if named else self.signature.bind_partial(*args).arguments.get(self.name)
-        if given is None or (given is not self.cache and given.get_seq_length() == 0):
-            self.cache.begin()
-        elif given is not self.cache:
+        if isinstance(given, MemoryCache) and given.family is self.cache.family:
+            self.attached.go_on(given)
+        elif given is None or given.get_seq_length() == 0:
+            self.attached.begin()
+        else:
             raise AttachError(
-                f"Expected no cache, an empty one, or the one of the last output, found {type(given).__name__} with "
-                f"{given.get_seq_length()} tokens; what it holds was never seen by the attached memory."
+                f"Expected no cache, an empty one, the one of the last output or a copy.deepcopy of such a one, found "
+                f"{type(given).__name__} with {given.get_seq_length()} tokens; what it holds was never seen by the "
+                "attached memory."
             )
         self.attached.begin_call()
         arguments = self.signature.bind_partial(*args, **kwargs).arguments

@@ -6,6 +6,7 @@ attention, convolutions) keep a state of fixed size, which is transformers' own 
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
@@ -108,6 +109,7 @@ class MemoryCache(Cache):
 
     Attributes:
         memory: Holds the tokens of all layers with attention.
+        family: The same object in a cache and in all forks of it, which one attached model accepts.
         pending: Layers whose new tokens have been handed over and not yet attended, with their number.
     """
 
@@ -118,7 +120,7 @@ class MemoryCache(Cache):
             AttachError: A layer keeps its past in a way that a Memory does not know.
         """
         super().__init__(layers=_layers(config))
-        self.config, self.memory = config, memory
+        self.config, self.memory, self.family = config, memory, object()
         self.pending: dict[int, int] = {}
         memory.beside = self
         if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
@@ -153,6 +155,50 @@ class MemoryCache(Cache):
         self.pending[layer_idx] = key_states.shape[-2]
         return layer.update(key_states, value_states)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any layer with attention has seen a token."""
+        return any(layer.columns > 0 for layer in self.layers if isinstance(layer, MemoryCacheLayer))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the memory still holds this cache's sequences, and not others that began since."""
+        return self.memory.beside is self
+
+    def successor(self) -> MemoryCache:
+        """An empty cache in place of this one, whose sequences are forgotten."""
+        other = copy.copy(self)
+        self.memory.beside = other
+        other.begin()
+        return other
+
+    def fork(self, memory: Memory) -> MemoryCache:
+        """The same columns and recurrent states, before a memory that was forked."""
+        other = copy.copy(self)
+        other.memory, other.pending = memory, {}
+        other.layers = [_forked(layer) for layer in self.layers]
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCache:
+        """A cache that goes its own way: see :meth:`namm.Memory.fork`.
+
+        Raises:
+            AttachError: Its sequences are forgotten already.
+        """
+        self.check_current()
+        forked = self.memory.fork().beside
+        assert isinstance(forked, MemoryCache)
+        memo[id(self)] = forked
+        return forked
+
+    def check_current(self) -> None:
+        """Raises AttachError where the memory has forgotten this cache's sequences."""
+        if not self.is_current:
+            raise AttachError(
+                "The sequences of this cache are forgotten: a later call without a cache began new ones in the same "
+                "memory. Continue with the cache of the last output, or take copy.deepcopy(cache) before others begin."
+            )
+
     def reset(self) -> None:
         """The same as :meth:`begin`."""
         self.begin()
@@ -186,6 +232,19 @@ class MemoryCache(Cache):
     def crop(self, *_: Any, **__: Any) -> None:
         """Refused: what an update has judged cannot be taken back."""
         raise AttachError("A Memory cannot be cropped; use decoding without assistant models or rollbacks.")
+
+
+def _forked(layer: Any) -> Any:
+    """A layer with states of its own."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: own(one) for key, one in value.items()}
+        return value.clone() if isinstance(value, Tensor) else value
+
+    other = copy.copy(layer)
+    vars(other).update({name: own(value) for name, value in vars(layer).items()})
+    return other
 
 
 def _layers(config: PreTrainedConfig) -> list[Any]:

@@ -38,6 +38,7 @@ def foresee(
     contexts: Sequence[Sequence[int]],
     later: Sequence[Sequence[int]],
     chunk: int | None = None,
+    likely: Sequence[Sequence[int]] | None = None,
 ) -> Foreseen:
     """Reads a batch of prompts ahead, as the policy wants it.
 
@@ -45,8 +46,10 @@ def foresee(
         model: A causal language model, not attached.
         policy: One that foresees something.
         contexts: Token ids of each prompt's context.
-        later: What follows each: question and answer.
+        later: What surely follows each: the question, and an answer that is given.
         chunk: Most columns a forward call; None reads a part in one.
+        likely: What probably follows that, such as the full cache's answer where one will be generated; another one that
+            does come is no mistake.
 
     Raises:
         ConfigError: The policy foresees nothing.
@@ -56,6 +59,9 @@ def foresee(
     repeats = isinstance(policy, KVzip)
     interval = None if repeats or policy.selection.schedule == "prompt" else policy.selection.interval
     once = interval is None
+    sure = [tuple(context) if repeats else (*context, *after) for context, after in zip(contexts, later, strict=True)]
+    if likely is not None and not repeats:
+        later = [(*after, *answer) for after, answer in zip(later, likely, strict=True)]
     shown = [tuple(context) if repeats else (*context, *after) for context, after in zip(contexts, later, strict=True)]
     longest = max(map(len, shown))
     points = 1 if interval is None else -(-longest // interval)
@@ -73,7 +79,7 @@ def foresee(
             batch.feed(later)
         memory.judge()
         held = memory.report()
-    foresight = recorder.foresight(torch.tensor([len(ids) for ids in shown]), tuple(shown))
+    foresight = recorder.foresight(torch.tensor([len(ids) for ids in shown]), tuple(sure))
     return Foreseen(foresight, held.peak_cache_bytes, held.peak_state_bytes)
 
 

@@ -176,8 +176,8 @@ def _ahead(
         alone = [Group((place,), len(prompt.context), place) for place, prompt in enumerate(asked)]
         found, _ = read(model, make_policy("full"), asked, alone, finished, chunk)
         answers = [found[place].tokens[:-1] for place in range(len(asked))]  # the last one is never fed
-    later = [(*prompt.question, *answer) for prompt, answer in zip(asked, answers, strict=True)]
-    return foresee(model, policy, [prompt.context for prompt in asked], later, chunk)
+    contexts, questions = ([getattr(prompt, part) for prompt in asked] for part in ("context", "question"))
+    return foresee(model, policy, contexts, questions, chunk, answers)
 
 
 class _Clock:

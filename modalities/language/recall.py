@@ -29,6 +29,9 @@ class Recall:
     accuracy: Float[Tensor, " prompts"]
     """Fraction of the asked tokens that are the model's first choice."""
 
+    log_likelihood: Float[Tensor, " prompts"]
+    """Of the asked tokens, in nats a token."""
+
     slots: Float[Tensor, " prompts"]
     """Slots held when the question came, mean over layers and KV heads."""
 
@@ -90,6 +93,9 @@ def recall(
     logits = head(asked[wanted])
     right = torch.zeros(target.shape)
     right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
-    accuracy = right.sum(1) / wanted.sum(1).cpu()
+    likely = torch.zeros(target.shape)
+    likely[wanted.cpu()] = logits.float().log_softmax(-1).gather(1, target[wanted][:, None]).squeeze(1).cpu()
+    asked_for = wanted.sum(1).cpu()
+    accuracy, log_likelihood = right.sum(1) / asked_for, likely.sum(1) / asked_for
     head_slots = tuple(tuple(heads) for heads in held.mean(0).tolist())
-    return Recall(accuracy, held.mean(dim=(1, 2)), head_slots, cache_bytes, tokens)
+    return Recall(accuracy, log_likelihood, held.mean(dim=(1, 2)), head_slots, cache_bytes, tokens)

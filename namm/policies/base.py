@@ -123,8 +123,9 @@ class TokenView:
 
     @property
     def age(self) -> Int[Tensor, "batch kv_heads slots"]:
-        """Tokens since each token; the newest has age 0."""
-        return (self.seen[:, None, None] - 1 - self.positions).clamp_min(0)
+        """Tokens since each token; the newest has age 0, and so have unused slots."""
+        age = self.seen[:, None, None] - 1 - self.positions
+        return age.masked_fill(~self.valid, 0)
 
 
 class Policy(ABC):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
 
 from namm.policies.base import Policy, TokenView
+from namm.signals import key_difference
 
 
 class KeyDiff(Policy):
@@ -20,7 +20,4 @@ class KeyDiff(Policy):
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """Minus the cosine to the mean direction, from -1 (alike) to 1."""
-        keys = view.keys().float()
-        held = view.valid.unsqueeze(-1)
-        mean = (normalize(keys, dim=-1) * held).sum(2, keepdim=True) / held.sum(2, keepdim=True)
-        return -cosine_similarity(keys, mean, dim=-1)
+        return key_difference(view.keys(), view.valid)

@@ -1,4 +1,4 @@
-"""The NAMM as an eviction policy: spectra observed at updates, scores from the evolved network.
+"""The NAMM as an eviction policy: its signals read at updates, scores from the evolved network.
 
 Holds one parameter vector or a population of them; a batch row's sequence names the candidate that judges it.
 """
@@ -16,6 +16,7 @@ from namm.errors import AttachError, ConfigError
 from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
 from namm.model import NAMM
 from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.signals import Held, key_signals
 from namm.spectrogram import fold_spectrum, hop_means, stft_magnitudes
 
 
@@ -24,7 +25,7 @@ class NAMMPolicy(Policy):
 
     name = "namm"
     defaults: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
-    observes_attention = True
+    observes_attention = True  # a NAMM without attention signals says False of itself
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class NAMMPolicy(Policy):
         if eager_chunk is not None:
             _check_eager(eager_chunk, selection)
         self.eager_chunk = eager_chunk
+        self.observes_attention = namm.config.attention is not None
         self.namm = namm
         self.statistics = statistics
         self.target_statistics = target_statistics
@@ -73,7 +75,9 @@ class NAMMPolicy(Policy):
         self.candidate = candidate
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The averaged spectrum and the last ``hop`` attention values of each token."""
+        """The averaged spectrum and the last ``hop`` attention values of each token; nothing without attention."""
+        if self.namm.config.attention is None:
+            return {}
         return {"spectrum": (self.namm.config.bins,), "tail": (self.namm.config.hop,)}
 
     def observe(
@@ -86,7 +90,7 @@ class NAMMPolicy(Policy):
                 f"A NAMM reads attention in steps of {config.hop} queries, found {columns.shape[-1]} at once; use "
                 "schedule='interval', or with schedule='prompt' a first call whose length is a multiple of that."
             )
-        if config.signal == "mean":
+        if config.attention == "mean":
             magnitudes = hop_means(columns, config.hop)
         else:
             magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis.to(columns.device))
@@ -97,18 +101,31 @@ class NAMMPolicy(Policy):
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """The network's score under the chosen statistics."""
-        spectrum = view.state["spectrum"]
+        features = self.features(view)
+        device = features.device
+        judge = torch.zeros_like(view.sequences)
+        if self.candidate is not None:
+            judge = self.candidate.to(device)[view.sequences]
+        return self.namm.scorer(self.population.to(device), features, view.valid, judge)
+
+    def spectrum(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots bins"]:
+        """What is seen of attention, before any statistics; of no width for a NAMM that reads none."""
+        if self.namm.config.attention is None:
+            return torch.zeros(*view.valid.shape, 0, device=view.valid.device)
+        return view.state["spectrum"]
+
+    def features(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots features"]:
+        """What the network is shown of each token."""
+        spectrum = self.spectrum(view)
         if self.statistics == "sequence":
             mean, deviation = sequence_statistics(spectrum, view.valid)
         else:
             known = self.namm.statistics if self.target_statistics is None else self.target_statistics
             mean, deviation = (part.to(spectrum.device) for part in known.of_layer(view.layer))
-        features = self.namm.token_features(spectrum, view.age, mean, deviation)
-        device = spectrum.device
-        judge = torch.zeros_like(view.sequences)
-        if self.candidate is not None:
-            judge = self.candidate.to(device)[view.sequences]
-        return self.namm.scorer(self.population.to(device), features, view.valid, judge)
+        names, of_keys = self.namm.config.of_keys, None
+        if names:
+            of_keys = key_signals(names, Held(view.keys, view.values, view.valid))
+        return self.namm.token_features(spectrum, view.age, mean, deviation, of_keys)
 
     def describe(self) -> dict[str, object]:
         """Facts for a row: whose statistics, and which NAMM."""

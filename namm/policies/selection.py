@@ -5,6 +5,7 @@ Padding, protected tokens, budgets, thresholds and the order of equals are handl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm.config import check_interval
-from namm.errors import ConfigError
+from namm.errors import AttachError, ConfigError
 from namm.policies.allocation import adaptive_kept, pyramid_budgets, rank_by_score
 
 
@@ -26,13 +27,15 @@ class Selection:
 
     schedule: Literal["interval", "prompt"] = "interval"
     """Update at every interval ("interval"), or once, after the first call, whatever its length, and never again
-    ("prompt": compression of a prompt, as methods for prefill have it; the interval is then not used)."""
+    ("prompt": compression of a prompt, as methods for prefill have it; the interval is then not used). What that call
+    itself outputs, a generation's first token, is from before anything was forgotten."""
 
     budget: int | None = None
     """Slots kept per KV head after an update; None keeps whatever passes the threshold."""
 
     head_budgets: tuple[tuple[int, ...], ...] | None = None
-    """A budget for each layer and KV head in place of one that is divided, as another policy's own allocation."""
+    """A budget for each layer and KV head in place of one that is divided, as another policy's own allocation. Like
+    every limit, none is smaller than the protected tokens, nor empties a head: who wants less protects less."""
 
     layer_allocation: Literal["uniform", "pyramid"] = "uniform"
     """The budget is every layer's ("uniform"), or the mean of layers that keep fewer the higher they are."""
@@ -60,6 +63,8 @@ class Selection:
     most, filled up with its best rejected tokens ("equal", as the released code does)."""
 
     def __post_init__(self) -> None:
+        for name in ("interval", "budget", "protected_first", "protected_last"):
+            _check_whole(name, getattr(self, name))
         if self.interval is not None:
             check_interval(self.interval)
         if self.protected_first < 0 or self.protected_last < 0:
@@ -67,22 +72,65 @@ class Selection:
                 f"Protected tokens are counts of 0 or more, found first={self.protected_first}, "
                 f"last={self.protected_last}."
             )
-        protected = self.protected_first + self.protected_last
-        if self.budget is not None and self.budget < max(1, protected):
-            raise ConfigError(
-                f"The budget must hold at least the {protected} protected tokens (first {self.protected_first}, "
-                f"newest {self.protected_last}), found {self.budget}; raise --budget or protect fewer."
-            )
-        if self.head_budgets is not None and self.budget is not None:
-            raise ConfigError("Give one budget for all heads or head_budgets for each, not both.")
+        self._check_limits()
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 words = " or ".join(repr(word) for word in known)
                 raise ConfigError(f"{name} must be {words}, found {getattr(self, name)!r}.")
-        if self.steepness < 1.0:
+        if not 1.0 <= self.steepness < math.inf:
             raise ConfigError(f"The pyramid's steepness must be at least 1 (even layers), found {self.steepness}.")
         if not 0.0 <= self.safeguard <= 1.0:
             raise ConfigError(f"The safeguard is a share from 0 to 1, found {self.safeguard}.")
+
+    def _check_limits(self) -> None:
+        """Raises ConfigError for a limit under which protected tokens, or all of a head's, would be lost."""
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise ConfigError("The threshold must be a number, found NaN, which no score reaches.")
+        if self.head_budgets is not None and self.budget is not None:
+            raise ConfigError("Give one budget for all heads or head_budgets for each, not both.")
+        if self.budget is not None:
+            self._check_holds_protected("budget", self.budget)
+        if self.head_budgets is None:
+            return
+        widths = {len(heads) for heads in self.head_budgets}
+        if widths in (set(), {0}):
+            raise ConfigError(f"head_budgets has a number for each layer and KV head, found {self.head_budgets!r}.")
+        for layer, heads in enumerate(self.head_budgets):
+            for head, budget in enumerate(heads):
+                _check_whole(f"head_budgets[{layer}][{head}]", budget)
+                self._check_holds_protected(f"head_budgets[{layer}][{head}]", budget)
+
+    def _check_holds_protected(self, name: str, budget: int) -> None:
+        protected = self.protected_first + self.protected_last
+        if budget < max(1, protected):
+            raise ConfigError(
+                f"{name} must hold at least one token and the {protected} protected ones (first "
+                f"{self.protected_first}, newest {self.protected_last}), found {budget}; raise it or protect fewer."
+            )
+
+    def check_fits(self, layer: int, kv_heads: int, depth: int | None) -> None:
+        """Checks budgets of each head against a model.
+
+        Args:
+            layer: Index of a layer that attends.
+            kv_heads: Its KV heads.
+            depth: Layers of the model; None where nobody said.
+
+        Raises:
+            AttachError: They are those of a model of another shape.
+        """
+        if self.head_budgets is None:
+            return
+        rows = len(self.head_budgets)
+        fits = rows > layer if depth is None else rows == depth
+        if not fits or len(self.head_budgets[layer]) != kv_heads:
+            layers = f"at least {layer + 1}" if depth is None else str(depth)
+            found = f"{len(self.head_budgets[layer])} heads for this layer" if fits else f"{rows} layers"
+            raise AttachError(
+                f"head_budgets must be [layers][KV heads] of the model: layer {layer} has {kv_heads} KV heads and the "
+                f"model {layers} layers; found budgets for {found}. Give the allocation of a model of this shape, or "
+                "one budget for all."
+            )
 
     @property
     def smallest_budget(self) -> int | None:
@@ -146,6 +194,12 @@ class Selection:
         if self.head_allocation == "adaptive":
             return adaptive_kept(scores, valid, budgets[:, None].expand(scores.shape[:2]), self.safeguard)
         return rank < budgets[:, None, None]
+
+
+def _check_whole(name: str, value: object) -> None:
+    """Raises ConfigError for a count that is not a whole number; none at all is a matter of the field."""
+    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        raise ConfigError(f"{name} must be a whole number, found {value!r}.")
 
 
 _CHOICES = {

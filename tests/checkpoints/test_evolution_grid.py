@@ -21,7 +21,7 @@ def test_a_finished_cell_is_not_evolved_again_and_arms_share_their_prompts(tmp_p
     arms = {
         "BAM": Arm(search, NAMMConfig(interval=32), fitness),
         "MLP without recency": Arm(
-            search, NAMMConfig(interval=32, scorer="mlp", recency_dim=0, signal="mean"), fitness
+            search, NAMMConfig(interval=32, scorer="mlp", recency_dim=0, signals=("mean",)), fitness
         ),
     }
     grid = Grid(tmp_path, seeds=1, generations=2, judged_on=2)

@@ -35,15 +35,15 @@ def test_save_and_load_keep_every_number(tmp_path: Path, scorer: str) -> None:
 
 
 def test_what_was_saved_before_a_key_existed_keeps_its_identity(folder: Path, tmp_path: Path) -> None:
-    """`signal` is written only where it is not the default, and read as the default where it is absent."""
-    assert "signal" not in json.loads((folder / "config.json").read_text())
-    assert NAMM.from_pretrained(folder).config.signal == "spectrogram"
+    """`signals` is written only where it is not the default, and read as the default where it is absent."""
+    assert not {"signal", "signals"} & set(json.loads((folder / "config.json").read_text()))
+    assert NAMM.from_pretrained(folder).config.signals == ("spectrogram",)
     for signal, recency_dim in (("mean", 8), ("mean", 0), ("spectrogram", 0)):
-        config = NAMMConfig(signal=signal, recency_dim=recency_dim)
+        config = NAMMConfig(signals=(signal,), recency_dim=recency_dim)
         NAMM(config).save_pretrained(tmp_path / "other")
         assert NAMM.from_pretrained(tmp_path / "other").config == config
     with pytest.raises(ConfigError, match="Did you mean 'mean'"):
-        NAMMConfig(signal="man")
+        NAMMConfig(signals=("man",))
     with pytest.raises(ConfigError, match="recency_dim"):
         NAMMConfig(recency_dim=-2)
 
@@ -145,7 +145,15 @@ def test_vectors_of_the_wrong_length_are_refused() -> None:
         NAMM(flat=torch.zeros(2026))
 
 
-def test_ages_beyond_the_embedding_are_refused() -> None:
+def test_ages_beyond_the_embedding_count_as_its_last_and_that_is_said_once() -> None:
     namm = NAMM(NAMMConfig(max_age=100))
-    with pytest.raises(CheckpointError, match="ages up to 100"):
-        namm.token_features(torch.zeros(1, 1, 1, 17), torch.full((1, 1, 1), 101), torch.zeros(17), torch.ones(17))
+
+    def features_at(*ages: int) -> list[torch.Tensor]:
+        rest = (torch.zeros(17), torch.ones(17))
+        return [namm.token_features(torch.zeros(1, 1, 1, 17), torch.full((1, 1, 1), age), *rest) for age in ages]
+
+    with pytest.warns(UserWarning, match="up to 100 tokens apart, and a token held is 101 old") as said:
+        features = features_at(100, 101, 5000)
+    assert len(said) == 1
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])

@@ -81,3 +81,15 @@ def test_watchers_are_shown_every_update_of_every_memory_that_follows(chunk: int
     now = memory.kept_positions(5)
     kept = [[p for p in head if 0 <= p < 32] for head in now[1].tolist()]
     assert kept == [[p for p in head if p >= 0] for head in told[-1].positions[1].tolist()]
+
+
+def test_watchers_are_shown_the_update_of_a_prompt_for_each_length_in_it() -> None:
+    memory = Memory(make_policy("window", schedule="prompt", budget=5))
+    told: list[KeptTokens] = []
+    memory.watch(told.append)
+    padding = torch.ones(3, 24, dtype=torch.bool)
+    padding[1, :9] = False
+    memory.attend(0, *random_qkv(3, 1, 1, 24, 8, seed=2), padding=padding)
+    memory.attend(0, *random_qkv(3, 1, 1, 4, 8, seed=3))
+    assert [(now.sequences.tolist(), now.seen.tolist()) for now in told] == [([1], [15]), ([0, 2], [24, 24])]
+    assert [now.positions[0, 0, :5].tolist() for now in told] == [list(range(10, 15)), list(range(19, 24))]

@@ -298,6 +298,40 @@ def test_budgets_of_each_layer_and_head_hold(name: str) -> None:
         make_policy("h2o", interval=16, budget=4, head_budgets=budgets)
 
 
+@pytest.mark.parametrize(
+    ("limit", "word"),
+    [
+        ({"head_budgets": ((0, 2),) * 4, "protected_last": 4}, r"head_budgets\[0\]\[0\] .* 4 protected .* found 0"),
+        ({"head_budgets": ((9, 9), (9, 5)), "protected_first": 4, "protected_last": 2}, r"\[1\]\[1\] .* 6 protected"),
+        ({"head_budgets": ((9, 0),), "protected_last": 0}, "at least one token"),
+        ({"head_budgets": ()}, "each layer and KV head"),
+        ({"head_budgets": ((), ())}, "each layer and KV head"),
+        ({"budget": 3, "protected_last": 4}, "budget must hold .* 4 protected"),
+        ({"budget": True}, "whole number"),
+        ({"head_budgets": ((True,),)}, "whole number"),
+        ({"threshold": float("nan")}, "found NaN"),
+        ({"budget": 12, "steepness": float("nan")}, "steepness"),
+    ],
+)
+def test_no_limit_loses_protected_tokens_or_empties_a_head(limit: dict[str, object], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        make_policy("h2o", **{"interval": 16, **limit})
+
+
+def test_budgets_of_heads_are_refused_by_a_model_of_another_shape() -> None:
+    """At its first call, in words, and not by an index or by broadcasting."""
+    policy = make_policy("h2o", interval=16, head_budgets=((5, 9), (20, 3)))
+    one = make_policy("h2o", interval=16, head_budgets=((5,), (9,)))
+    for depth in (None, 3):
+        with pytest.raises(AttachError, match=r"layer 2 has 2 KV heads .* found budgets for 2 layers"):
+            Memory(policy, depth=depth).attend(2, *random_qkv(1, 2, 1, 4, 8, seed=1))
+    with pytest.raises(AttachError, match="model 3 layers; found budgets for 2 layers"):
+        Memory(policy, depth=3).attend(0, *random_qkv(1, 2, 1, 4, 8, seed=1))
+    for refused, heads in ((policy, 3), (policy, 1), (one, 2)):
+        with pytest.raises(AttachError, match=f"has {heads} KV heads .* heads for this layer"):
+            Memory(refused).attend(1, *random_qkv(1, heads, 1, 4, 8, seed=1))
+
+
 def test_population_is_a_batch_dimension() -> None:
     """Candidates side by side in one batch give what each gives alone."""
     generator = torch.Generator().manual_seed(0)

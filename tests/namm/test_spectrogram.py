@@ -9,7 +9,7 @@ from namm.policies import make_policy
 
 
 def test_without_frequencies_the_averaged_mean_of_each_hop_is_left() -> None:
-    config = NAMMConfig(signal="mean", decay=0.9, recency_dim=0, scorer="mlp", hidden=4)
+    config = NAMMConfig(signals=("mean",), decay=0.9, recency_dim=0, scorer="mlp", hidden=4)
     policy = make_policy("namm", namm=NAMM(config), interval=32)
     columns = torch.rand(1, 2, 3, 32, generator=torch.Generator().manual_seed(0))
     state = {name: torch.rand(1, 2, 3, *shape) for name, shape in policy.state_shapes().items()}

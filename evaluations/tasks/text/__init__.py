@@ -9,6 +9,7 @@ from typing import Any
 from evaluations.tasks.text.babilong import BabiLong
 from evaluations.tasks.text.base import Benchmark, BenchmarkOptions, TextItem
 from evaluations.tasks.text.choubun import ChouBun
+from evaluations.tasks.text.documents import Documents
 from evaluations.tasks.text.infinitebench import InfiniteBench
 from evaluations.tasks.text.longbench import LongBench, LongBenchE
 from evaluations.tasks.text.longbench_v2 import LongBenchV2
@@ -19,7 +20,8 @@ from namm.errors import UnknownNameError, did_you_mean
 __all__ = ["BENCHMARKS", "Benchmark", "BenchmarkOptions", "TextItem", "benchmark_tasks", "make_benchmark"]
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
-    kind.name: kind for kind in (LongBench, LongBenchE, LongBenchV2, InfiniteBench, ChouBun, Ruler, Niah, BabiLong)
+    kind.name: kind
+    for kind in (LongBench, LongBenchE, LongBenchV2, InfiniteBench, ChouBun, Ruler, Niah, BabiLong, Documents)
 }
 """Every benchmark by its name."""
 

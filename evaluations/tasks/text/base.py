@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from namm.errors import ConfigError
 
@@ -72,6 +72,9 @@ class BenchmarkOptions:
     depths: tuple[int, ...] = (0, 25, 50, 75, 100)
     """Where the needle lies (niah), in percent of the context."""
 
+    texts: Literal["python", "packages"] = "python"
+    """What needles are hidden in where no folder is given: Python's documentation, or what packages carry."""
+
 
 class Benchmark(ABC):
     """A family of tasks with one source, one form of data and one protocol. Subclasses are final, one file each."""
@@ -118,6 +121,10 @@ class Benchmark(ABC):
     @abstractmethod
     def score(self, task: str, item: TextItem, prediction: str) -> float:
         """The score of one answer, from 0 to 1, as the benchmark's source computes it."""
+
+    def answer(self, task: str, item: TextItem) -> str:
+        """A right answer as it would be written after the prompt, for its likelihood."""
+        return item.answers[0]
 
     @abstractmethod
     def protocol(self, task: str) -> Mapping[str, Any]:

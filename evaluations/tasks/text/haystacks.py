@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluations.tasks.recall.corpus import read_documents
+from evaluations.tasks.text.package_texts import package_documents
 from evaluations.tasks.text.records import read_json
 from namm.errors import DataError
 
@@ -37,17 +38,18 @@ class Haystack:
         return [self.sentences[(start + place) % len(self.sentences)] for place in range(count)]
 
 
-def open_haystack(folder: str | Path | None) -> Haystack:
-    """The sentences of a folder's texts (*.txt, *.md, and .json with a `text`), or of Python's documentation.
+def open_haystack(folder: str | Path | None, texts: str = "python") -> Haystack:
+    """The sentences of a folder's texts (*.txt, *.md, and .json with a `text`), or of what lies on the machine.
 
     Args:
-        folder: With texts in it or in its subfolders; None: Python's documentation.
+        folder: With texts in it or in its subfolders; None: what `texts` says.
+        texts: "python", Python's documentation; "packages", documentation and books that packages carry.
 
     Raises:
         DataError: There is no such folder, or no text in it.
     """
     if folder is None:
-        return _python_documentation()
+        return _package_texts() if texts == "packages" else _python_documentation()
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise DataError(f"expected a folder of texts at {path}, found none")
@@ -98,6 +100,11 @@ def draw_depths(rng: np.random.Generator, count: int) -> list[float]:
 def _python_documentation() -> Haystack:
     texts = [text for name, text in read_documents() if name.startswith("topic:")]
     return _haystack("Python documentation", sentences_of(texts or [text for _, text in read_documents()]))
+
+
+@cache
+def _package_texts() -> Haystack:
+    return _haystack("documentation and books of packages", sentences_of([text for _, text in package_documents()]))
 
 
 def _haystack(name: str, sentences: Sequence[str]) -> Haystack:

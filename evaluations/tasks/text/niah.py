@@ -112,4 +112,4 @@ class Niah(Benchmark):
 
     @cached_property
     def _haystack(self) -> Haystack:
-        return open_haystack(self.options.data)
+        return open_haystack(self.options.data, self.options.texts)

@@ -57,6 +57,10 @@ class Ruler(Benchmark):
         """The part of the references that appear; for questions, whether any does."""
         return (string_match_any if task in QUESTION_FILES else string_match_all)(prediction, item.answers)
 
+    def answer(self, task: str, item: TextItem) -> str:
+        """All that is asked for; for questions the first reference."""
+        return item.answers[0] if task in QUESTION_FILES else _written(task, item.answers)
+
     def protocol(self, task: str) -> Mapping[str, Any]:
         """See `Benchmark.protocol`."""
         digests = {path.name: file_sha256(path) for path in self._wording.files}
@@ -122,7 +126,7 @@ class Ruler(Benchmark):
     ) -> tuple[str, int | None, Context]:
         example = ""
         if (shown := self._example(task, rng, length)) is not None:
-            example = f"{self._fill(task, shown)[0]} {_answer_text(task, shown)}\n\n"
+            example = f"{self._fill(task, shown)[0]} {_written(task, shown.answers)}\n\n"
         context = make(rng, units)
         text, end = self._fill(task, context)
         return example + text, None if end is None else len(example) + end, context
@@ -177,7 +181,7 @@ class Ruler(Benchmark):
     @cached_property
     def _haystack(self) -> Haystack:
         folder = self._folder
-        return open_haystack(folder if folder is not None and has_texts(folder) else None)
+        return open_haystack(folder if folder is not None and has_texts(folder) else None, self.options.texts)
 
     @cached_property
     def _folder(self) -> Path | None:
@@ -193,7 +197,7 @@ def _kind(task: str) -> str:
     return "niah" if task in NIAH else "qa" if task in QUESTION_FILES else task
 
 
-def _answer_text(task: str, context: Context) -> str:
+def _written(task: str, answers: Sequence[str]) -> str:
     if task == "cwe":
-        return " ".join(f"{number}. {word}" for number, word in enumerate(context.answers, start=1))
-    return " ".join(context.answers)
+        return " ".join(f"{number}. {word}" for number, word in enumerate(answers, start=1))
+    return " ".join(answers)

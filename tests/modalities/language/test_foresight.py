@@ -89,6 +89,22 @@ def test_a_model_that_generates_for_itself_must_be_told_what_comes() -> None:
             model(ids.flip(1), use_cache=True)
 
 
+def test_an_answer_that_turns_out_otherwise_than_the_full_caches_is_no_mistake() -> None:
+    """With four slots the oracle soon says something else; updates come while it does."""
+    model = model_of("llama")
+    asked = [Prompt(prompt.context, prompt.question, new_tokens=40) for prompt in prompts() if len(prompt.context) > 32]
+    whole, _ = read(model, make_policy("full"), asked, groups_of(asked))
+    answers, _ = read(model, make_policy("oracle", interval=16, budget=4), asked, groups_of(asked))
+    assert all(len(answer.tokens) == 40 for answer in answers.values())
+    assert any(answers[place].tokens != whole[place].tokens for place in answers)
+    other = [question[::-1] for question in ((1, 2), (3, 4))]
+    ahead = foresee(model, make_policy("oracle", interval=16, budget=4), [asked[0].context[:30]], other[:1])
+    with attach(model, make_policy("oracle", interval=16, budget=4)) as memory:
+        memory.tell_foresight(ahead.foresight)
+        with pytest.raises(AttachError, match="another text"):  # the question is sure
+            model(torch.tensor([[*asked[0].context[:30], *other[1]]]), use_cache=True)
+
+
 def test_requests_are_the_papers_words_in_the_models_tokens() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 

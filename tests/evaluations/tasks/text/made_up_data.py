@@ -190,7 +190,7 @@ def made_up_benchmark(name: str, root: Path) -> Benchmark:
         "ruler": ruler_folder, "babilong": babilong_folder,
     }  # fmt: skip
     data = folders[name](root) if name in folders else None
-    lengths = {"babilong": (4096,), "ruler": (1500, 2048)}.get(name, (256, 512))
+    lengths = {"babilong": (4096,), "ruler": (1500, 2048), "documents": (1500,)}.get(name, (256, 512))
     return make_benchmark(name, data, lengths=lengths, samples=3, depths=(0, 50, 100))
 
 

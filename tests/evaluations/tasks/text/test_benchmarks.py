@@ -13,7 +13,7 @@ from tests.evaluations.tasks.text.made_up_data import made_up_benchmark, perfect
 
 TOKENIZER = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER_FOLDER / "tokenizer.json"))
 ALL = [(name, task) for name in BENCHMARKS for task in BENCHMARKS[name].tasks]
-GENERATED = ("ruler", "niah")
+GENERATED = ("ruler", "niah", "documents")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_benchmarks_of_the_paper_and_the_long_context_ones_are_there() -> No
     tasks = {name: len(kind.tasks) for name, kind in BENCHMARKS.items()}
     assert tasks == {
         "longbench": 21, "longbench-e": 13, "longbench-v2": 6, "infinitebench": 12, "choubun": 4, "ruler": 13,
-        "niah": 1, "babilong": 20,
+        "niah": 1, "babilong": 20, "documents": 2,
     }  # fmt: skip
     assert len(benchmark_tasks(list(BENCHMARKS))) == sum(tasks.values())
 

@@ -1,0 +1,128 @@
+"""Evolves on from a hindsight start, on a real model and a small one together: `python checkpoints/recipes/text_v3.py`.
+
+Fitness is the likelihood of the right answer beside the full cache, less a price on what is kept
+(`evaluations.evolution.likelihood_fitness`). What is saved is the better of the start and the best mean, both on the
+same validation prompts, so that evolution cannot make it worse than where it began but by the luck of those prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+import checkpoints
+from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
+from evaluations.evolution.searches import make_optimizer
+from evaluations.evolution.source import load_source
+from evaluations.hindsight.shelf import tokenizer_of
+from evaluations.rows.results import write_atomically
+from evaluations.tasks.lessons import DOCUMENTS, Course
+from namm import NAMM
+from namm.errors import ConfigError
+from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
+
+REAL = Course(
+    tasks=("ruler/niah_single_1", "ruler/niah_multikey_1", DOCUMENTS, "ruler/vt", "ruler/niah_multivalue", DOCUMENTS),
+    lengths=(384, 512), intervals=(64, 128), chunk=64,
+)  # fmt: skip
+SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288,), intervals=(48, 96), chunk=48)
+
+
+@dataclass(frozen=True)
+class TextV3Config:
+    """The evolution."""
+
+    start: Path
+    """A hindsight NAMM."""
+
+    out: Path = Path("runs/text-v3/namm")
+    """Where the better of start and best mean goes."""
+
+    work: Path = Path("runs/text-v3/evolution")
+    """The run; the same command continues it."""
+
+    real: str | None = "smollm2"
+    """A real model: a folder or a Hub id; None evolves on the small one alone."""
+
+    small: str = str(Path(checkpoints.__file__).parent / "text" / "recall-llama")
+    """The small one."""
+
+    generations: int = 60
+    population: int = 16
+    sigma: float = 0.02
+    seed: int = 0
+    price: float = 0.3
+    """Likelihood ratio that a whole context is worth."""
+
+    real_prompts: int = 1
+    """A generation."""
+
+    small_prompts: int = 4
+    """A generation."""
+
+    validation: int = 6
+    """Prompts of each source."""
+
+
+def sources_of(config: TextV3Config) -> list[LikelihoodSource]:
+    """Who is asked what."""
+    small = LikelihoodSource(
+        load_source(config.small, torch.float32), None, SMALL, config.small_prompts, 4 * config.validation
+    )
+    if config.real is None:
+        return [small]
+    model = load_source(config.real, torch.float32)
+    return [LikelihoodSource(model, tokenizer_of(config.real), REAL, config.real_prompts, config.validation), small]
+
+
+def main(config: TextV3Config) -> None:
+    """Evolves what is left, saves the better NAMM and what decided it.
+
+    Raises:
+        ConfigError: The start was trained under other statistics than each sequence's.
+    """
+    torch.set_num_threads(1)
+    start = NAMM.from_pretrained(config.start)
+    if start.config.trained_statistics != "sequence":
+        raise ConfigError(f"{config.start}: expected a NAMM trained under `sequence`, found {start.config}.")
+    fitness = LikelihoodFitness(sources_of(config), start, config.price)
+    search = EvolutionConfig(
+        generations=config.generations,
+        seed=config.seed,
+        validate_every=5,
+        noise_every=0,
+        search=make_optimizer("cmaes-isotropic", config.population, config.sigma, False),
+    )
+
+    def told(row: Mapping[str, Any], result: EvolutionResult) -> None:
+        print(json.dumps({key: row.get(key) for key in ("generation", "fitness_mean", "seconds")} | {
+            key: value for key, value in row.items() if "valid" in key or "ratio" in key or "kept" in key
+        }, default=float), flush=True)  # fmt: skip
+
+    result = evolve(fitness, start.flat, search, config.work, validate=fitness.validate, callback=told)
+    before = fitness.validate(start.flat, 0)
+    better = result.best_score is not None and result.best_score > before.score
+    chosen = NAMM(replace(start.config), result.best_mean if better else start.flat, start.statistics)
+    chosen.save_pretrained(config.out)
+    facts = {
+        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "start_sha256": start.sha256(),
+        "start_validation": [before.score, dict(before.extras)],
+        "best_validation": result.best_score,
+        "best_generation": result.best_generation,
+        "generations": result.generation,
+        "evolved_is_better": better,
+        "namm_sha256": chosen.sha256(),
+    }
+    write_atomically(config.out / "evolution.json", json.dumps(facts, indent=1) + "\n")
+    print(f"start {before.score:.4f}, best {result.best_score}: saved {'the evolved' if better else 'the start'}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TextV3Config, description=(__doc__ or "").partition("\n\n")[0]))

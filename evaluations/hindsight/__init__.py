@@ -1,0 +1,1 @@
+"""Hindsight: a NAMM's numbers trained by gradient to foresee what will have mattered, as a start for evolution."""

@@ -1,0 +1,104 @@
+"""`--suite real`: what a real language model is asked, in one word.
+
+RULER at three lengths, needles by depth, long real text, the next line, and questions about real documents, everything
+scored by the likelihood of what is right, at two intervals, with the question after the context and before it. Every
+option given beside the suite wins over it.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import torch
+
+from evaluations.tasks.text.ruler import Ruler
+from evaluations.tasks.text.ruler_questions import QUESTION_FILES
+
+RULER = tuple(f"ruler/{task}" for task in Ruler.tasks if task not in QUESTION_FILES)
+"""Those that need no files; with SQuAD's and HotpotQA's (`--data`), all 13."""
+TASKS = (*RULER, "niah", "corpus/perplexity", "corpus/next-line", "documents")
+RIVALS = ("keydiff", "tova", "h2o_age", "snapkv", "sink_window", "random")
+
+SUITES: dict[str, dict[str, Any]] = {
+    "real": {
+        "model": "smollm2",
+        "tasks": TASKS,
+        "policy": ("full", "namm:source", "namm:sequence", *RIVALS),
+        "lengths": (1024, 2048, 4096),
+        "context_tokens": (1024, 2048, 4096),
+        "intervals": (64, 512),
+        "questions": ("after", "before"),
+        "answers": "likelihood",
+        "texts": "packages",
+        "samples": 24,
+        "prompts": 24,
+        "depths": (0, 25, 50, 75, 100),
+        "batch": 8,
+        "example_tokens": 1100,
+    }
+}
+"""Options by suite."""
+
+QUICK: dict[str, dict[str, Any]] = {
+    "real": {
+        "tasks": ("ruler/niah_single_1", "ruler/niah_multikey_1", "corpus/perplexity", "documents/function"),
+        "policy": ("full", "namm:source", "keydiff", "window"),
+        "lengths": (640,),
+        "context_tokens": (640,),
+        "intervals": (64,),
+        "questions": ("after",),
+        "samples": 4,
+        "prompts": 4,
+    }
+}
+"""What is different in the short form: minutes on two cores."""
+
+
+def suite_options(name: str, quick: bool, data: str | None, device: str = "cpu") -> dict[str, Any]:
+    """The options that a suite stands for.
+
+    Args:
+        name: One of `SUITES`.
+        quick: Whether the short form is wanted.
+        data: Folder with question files, where it was given: then RULER's question tasks are asked too.
+        device: Where the model will be.
+    """
+    told = {**SUITES[name], **(QUICK[name] if quick else {}), "dtype": fast_dtype(device)}
+    if data is not None and not quick:
+        told["tasks"] = ("ruler", *(task for task in told["tasks"] if not task.startswith("ruler/")))
+    return told
+
+
+@cache
+def fast_dtype(device: str) -> str:
+    """The type to compute in: bfloat16, but float32 on a CPU that multiplies bfloat16 more slowly.
+
+    Weights are the same numbers in both. Without AVX512-BF16 or AMX bfloat16 is emulated: on an AVX2 machine it was
+    measured at a seventh of float32's speed.
+    """
+    if device != "cpu" and (device != "auto" or torch.cuda.is_available()):
+        return "bfloat16"
+    return "bfloat16" if matmul_rate(torch.bfloat16) > matmul_rate(torch.float32) else "float32"
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> float:
+    """Multiply-adds, counted twice, a second of processor time, of square matrices on one CPU thread; the best of some.
+
+    Args:
+        dtype: Of the matrices.
+        size: Rows and columns.
+        repeats: How often it is tried.
+    """
+    before, best = torch.get_num_threads(), 0.0
+    torch.set_num_threads(1)
+    try:
+        left, right = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+        for _ in range(repeats):
+            began = time.process_time()
+            left @ right
+            best = max(best, 2.0 * size**3 / max(time.process_time() - began, 1e-6))
+    finally:
+        torch.set_num_threads(before)
+    return best
