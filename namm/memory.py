@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from namm.errors import AttachError
 from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
-from namm.padded import check_store
+from namm.padded import Store, check_store
 from namm.policies.base import Policy
 from namm.report import MemoryReport, Peaks
 from namm.rotation import Rotation
@@ -27,7 +27,7 @@ from namm.rules import PLAIN, AttentionRule
 from namm.told import Told
 
 
-class Beside(Protocol):
+class SequenceState(Protocol):
     """State that sequences have beside the memory, such as that of a hybrid model's recurrent layers."""
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -35,9 +35,11 @@ class Beside(Protocol):
 
     def nbytes(self) -> int:
         """Bytes allocated now."""
+        ...
 
-    def fork(self, memory: Memory) -> Beside:
+    def fork(self, memory: Memory) -> SequenceState:
         """The same state, beside a memory that goes its own way."""
+        ...
 
 
 class Memory:
@@ -51,7 +53,7 @@ class Memory:
         parts: Memories that the batch was split into; empty for a batch that was not.
         identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
             depend on its row; None numbers them from 0.
-        beside: What else must follow when rows leave or are copied; None for most models.
+        sequence_state: What else must follow when rows leave or are copied; None for most models.
     """
 
     def __init__(self, policy: Policy, depth: int | None = None, store: str = "packed") -> None:
@@ -67,7 +69,7 @@ class Memory:
             UnknownNameError: Another store.
         """
         self.policy = policy
-        self.store = check_store(store)
+        self.store: Store = check_store(store)
         self.depth = depth
         self.told = Told()
         self.layers: dict[int, LayerMemory] = {}
@@ -76,7 +78,7 @@ class Memory:
         self.watchers: list[Callable[[KeptTokens], None]] = []
         self.first_sequence = 0
         self.identities: Int[Tensor, " batch"] | None = None
-        self.beside: Beside | None = None
+        self.sequence_state: SequenceState | None = None
         self._is_part = False
 
     def reset(self) -> None:
@@ -245,8 +247,8 @@ class Memory:
             layer.select(rows.cpu())
             if identities is not None:
                 layer.sequences = identities.cpu()
-        if self.beside is not None and self.layers:
-            self.beside.select(rows)
+        if self.sequence_state is not None and self.layers:
+            self.sequence_state.select(rows)
 
     def fork(self) -> Memory:
         """A memory that holds the same and goes its own way from here: a prefix is read once, then each question.
@@ -262,7 +264,7 @@ class Memory:
         other.first_sequence, other.identities = self.first_sequence, self.identities
         other.peaks, other.told = self.peaks.fork(self.first_sequence), self.told.fork()
         other.layers = {index: layer.fork(other.told) for index, layer in self.layers.items()}
-        other.beside = None if self.beside is None else self.beside.fork(other)
+        other.sequence_state = None if self.sequence_state is None else self.sequence_state.fork(other)
         return other
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memory:
@@ -276,8 +278,8 @@ class Memory:
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
-        beside = 0 if self.beside is None else self.beside.nbytes()
-        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside, self._told_bytes())
+        state = 0 if self.sequence_state is None else self.sequence_state.nbytes()
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks, state, self._told_bytes())
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""

@@ -33,15 +33,7 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
     everyone = bool(complete.all())
     rows = complete.nonzero().squeeze(1).to(cache.device)
     index, in_kept = cache.packed_index()
-
-    kept_positions = cache.positions[index].long()
-    tail_start = (cache.seen - cache.tail_lengths).to(cache.device)[:, None, None]
-    tail_positions = (tail_start + torch.arange(interval, device=cache.device)).expand(-1, cache.kv_heads, -1)
-    in_tail = torch.ones_like(tail_positions, dtype=torch.bool)
-    valid = torch.cat([in_kept, in_tail], dim=2)
-    if layer.rule.local is not None:  # what no later token can see is let go, whatever the policy says
-        seen = cache.seen.to(cache.device)[:, None, None]
-        valid &= layer.rule.local.visible(seen, torch.cat([kept_positions, tail_positions], dim=2))
+    kept_positions, tail_positions, valid = _places(layer, index, in_kept, interval)
     positions = torch.cat([kept_positions, tail_positions], dim=2).masked_fill_(~valid, -1)
 
     kept_state = {name: packed[index] for name, packed in cache.state.items()}
@@ -57,10 +49,64 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         joined = torch.cat([kept_state.pop(name), tail_state.pop(name)], dim=2)
         state[name] = joined.masked_fill_(_like(~valid, joined), 0.0)
 
+    carried = {name: tensor if everyone else tensor[rows] for name, tensor in state.items()}
+    view = _view(layer, rows, index, positions, valid, tail_positions, carried)
+    kept = view.valid if layer.only_releases else _judged(layer, rows, view)
+    for name, written in view.state.items():
+        if written is not carried[name]:
+            state[name][rows] = written
+    if everyone:
+        survivors = kept
+    else:
+        survivors = torch.cat([in_kept, torch.zeros_like(tail_positions, dtype=torch.bool)], dim=2)
+        survivors[rows] = kept
+
+    layer.evicted += int(view.valid.sum()) - int(kept.sum())
+    cache.replace(
+        index,
+        survivors,
+        positions[survivors],
+        {name: tensor[survivors] for name, tensor in state.items()},
+        complete,
+    )
+
+
+def _places(
+    layer: LayerMemory,
+    index: Int[Tensor, "batch kv_heads kept"],
+    in_kept: Bool[Tensor, "batch kv_heads kept"],
+    interval: int,
+) -> tuple[
+    Int[Tensor, "batch kv_heads kept"], Int[Tensor, "batch kv_heads interval"], Bool[Tensor, "batch kv_heads slots"]
+]:
+    """Positions of kept tokens and of the interval's, and which of all these are tokens that can still be seen."""
+    cache = layer.cache
+    kept_positions = cache.positions[index].long()
+    tail_start = (cache.seen - cache.tail_lengths).to(cache.device)[:, None, None]
+    tail_positions = (tail_start + torch.arange(interval, device=cache.device)).expand(-1, cache.kv_heads, -1)
+    valid = torch.cat([in_kept, torch.ones_like(tail_positions, dtype=torch.bool)], dim=2)
+    if layer.rule.local is not None:  # what no later token can see is let go, whatever the policy says
+        seen = cache.seen.to(cache.device)[:, None, None]
+        valid &= layer.rule.local.visible(seen, torch.cat([kept_positions, tail_positions], dim=2))
+    return kept_positions, tail_positions, valid
+
+
+def _view(
+    layer: LayerMemory,
+    rows: Int[Tensor, " rows"],
+    index: Int[Tensor, "batch kv_heads kept"],
+    positions: Int[Tensor, "batch kv_heads slots"],
+    valid: Bool[Tensor, "batch kv_heads slots"],
+    tail_positions: Int[Tensor, "batch kv_heads interval"],
+    carried: State,
+) -> TokenView:
+    """What the policy sees of the judged sequences; what few policies read is gathered when it is asked for."""
+    cache, interval = layer.cache, tail_positions.shape[2]
+    everyone = rows.shape[0] == cache.batch
+
     def pick(tensor: Tensor) -> Tensor:
         return tensor if everyone else tensor[rows]
 
-    carried = {name: pick(tensor) for name, tensor in state.items()}
     view = TokenView(
         layer=layer.index,
         positions=pick(positions),
@@ -82,24 +128,7 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         rotation=lambda: layer.told.rotation(layer.index),
         foreseen=lambda: layer.told.foreseen(layer.index, rows, view.positions, view.seen),
     )
-    kept = view.valid if layer.only_releases else _judged(layer, rows, view)
-    for name, written in view.state.items():
-        if written is not carried[name]:
-            state[name][rows] = written
-    if everyone:
-        survivors = kept
-    else:
-        survivors = torch.cat([in_kept, ~in_tail], dim=2)
-        survivors[rows] = kept
-
-    layer.evicted += int(view.valid.sum()) - int(kept.sum())
-    cache.replace(
-        index,
-        survivors,
-        positions[survivors],
-        {name: tensor[survivors] for name, tensor in state.items()},
-        complete,
-    )
+    return view
 
 
 def _judged(layer: LayerMemory, rows: Int[Tensor, " rows"], view: TokenView) -> Bool[Tensor, "rows kv_heads slots"]:

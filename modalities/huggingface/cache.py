@@ -122,7 +122,7 @@ class MemoryCache(Cache):
         super().__init__(layers=_layers(config))
         self.config, self.memory, self.family = config, memory, object()
         self.pending: dict[int, int] = {}
-        memory.beside = self
+        memory.sequence_state = self
         if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
             raise AttachError(
                 f"No layer of {type(config).__name__} keeps keys and values (all are recurrent): nothing to forget."
@@ -163,12 +163,12 @@ class MemoryCache(Cache):
     @property
     def is_current(self) -> bool:
         """Whether the memory still holds this cache's sequences, and not others that began since."""
-        return self.memory.beside is self
+        return self.memory.sequence_state is self
 
     def successor(self) -> MemoryCache:
         """An empty cache in place of this one, whose sequences are forgotten."""
         other = copy.copy(self)
-        self.memory.beside = other
+        self.memory.sequence_state = other
         other.begin()
         return other
 
@@ -186,7 +186,7 @@ class MemoryCache(Cache):
             AttachError: Its sequences are forgotten already.
         """
         self.check_current()
-        forked = self.memory.fork().beside
+        forked = self.memory.fork().sequence_state
         assert isinstance(forked, MemoryCache)
         memo[id(self)] = forked
         return forked

@@ -48,8 +48,8 @@ def foresee(
         contexts: Token ids of each prompt's context.
         later: What surely follows each: the question, and an answer that is given.
         chunk: Most columns a forward call; None reads a part in one.
-        likely: What probably follows that, such as the full cache's answer where one will be generated; another one that
-            does come is no mistake.
+        likely: What probably follows that, such as the full cache's answer where one will be generated; another one
+            that does come is no mistake.
 
     Raises:
         ConfigError: The policy foresees nothing.
