@@ -19,6 +19,13 @@ from evaluations.report.figures import INK, REFERENCE_COLOUR, STYLE, colour_map
 PANELS = 3
 """Targets side by side."""
 RELATIVE_GRID = 60
+"""Sizes at which the mean over targets is drawn."""
+BAND_DRAWS = 1000
+"""Resamples behind the band around a mean."""
+SIZE_TICKS = (3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+SHARE_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+BELOW, ABOVE = 0.8, 1.2
+"""How far outside of the sizes that were measured a tick may lie."""
 APART = 1.012
 """Curves are drawn this factor apart in size, so that the error bars of equal sizes do not hide one another."""
 
@@ -92,7 +99,7 @@ def _panel(axes: Axes, found: TargetCurves, colours: dict[str, str]) -> None:
     axes.set_title(found.summary.target, fontsize=10)
     axes.grid(color=INK, alpha=0.15)
     slots = np.concatenate([curve.slots for curve in found.curves])
-    ticks = [t for t in (3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if slots.min() * 0.8 <= t <= slots.max() * 1.2]
+    ticks = [t for t in SIZE_TICKS if slots.min() * BELOW <= t <= slots.max() * ABOVE]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
 
@@ -127,7 +134,7 @@ def _mean_curve(
     for curve, most, scale in zip(curves, full, scales, strict=True):
         weights = interpolation(curve.slots, grid * most).T * scale / len(curves)
         values = values + curve.scores() @ weights
-        draws = draws + curve.draws(1000) @ weights
+        draws = draws + curve.draws(BAND_DRAWS) @ weights
     bottom, top = np.percentile(draws, (2.5, 97.5), axis=0)
     width = 2.4 if curves[0].is_namm else 1.3
     axes.plot(100 * grid, values, color=colour, lw=width, label=curves[0].policy, zorder=3 if curves[0].is_namm else 2)
@@ -136,7 +143,7 @@ def _mean_curve(
 
 def _percent_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
+    ticks = [tick for tick in SHARE_TICKS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
 

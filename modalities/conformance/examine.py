@@ -116,7 +116,7 @@ def subject_of(model: PreTrainedModel, name: str | None = None) -> Subject:
         generate=generate if model.can_generate() else None,
         fingerprint=lambda: _fingerprint(model),
         tokens=tokens.to(model.device),
-        tolerance=TOLERANCE.get(model.dtype, 2e-4),
+        tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
     )
 
 

@@ -30,6 +30,9 @@ CLOSE = 0.05
 SIGNS = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_dim", "rotary_pct", "partial_rotary_factor")
 """Of which a configuration has one where positions are turned."""
 
+USUAL_BASE = 10_000.0
+"""Of rotary frequencies, in models that do not say theirs."""
+
 MOVING = ("dynamic", "longrope")
 """Kinds of scaling under which frequencies depend on the length of the text."""
 
@@ -80,7 +83,7 @@ def _candidates(found: list[Float[Tensor, " pairs"]], config: object, width: int
     """All rotations that keys of this width may have."""
     pairs = (getattr(config, "rotary_dim", None) or 0) // 2
     if pairs:  # models that make their tables by themselves
-        found = [*found, 10_000.0 ** -(torch.arange(pairs) / pairs)]
+        found = [*found, USUAL_BASE ** -(torch.arange(pairs) / pairs)]
     fitting = [frequencies for frequencies in found if 2 * frequencies.shape[0] <= width]
     return [
         Rotation(frequencies, interleaved, begins)

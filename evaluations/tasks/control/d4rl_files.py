@@ -34,6 +34,8 @@ STEPS_WITHOUT_TIMEOUTS = 1000
 
 BLOCK = 65_536
 """Rows of `next_observations` in memory at a time."""
+SAME_STATE = 1e-3
+"""Distance, in a state's own units, up to which two files' roundings of it count as one."""
 
 DIMENSIONS = {"observations": 2, "actions": 2, "next_observations": 2, "rewards": 1, "terminals": 1, "timeouts": 1}
 """Of each array; all have one row a step."""
@@ -224,7 +226,7 @@ def _last_observations(
         inside = np.arange(start, start + len(rows))
         last.append(rows[ends[(ends >= start) & (ends < start + len(rows))] - start])
         inside = inside[~np.isin(inside, ends) & (inside + 1 < len(observations))]
-        breaks += int((~np.isclose(rows[inside - start], observations[inside + 1], atol=1e-3).all(-1)).sum())
+        breaks += int((~np.isclose(rows[inside - start], observations[inside + 1], atol=SAME_STATE).all(-1)).sum())
     remarks = []
     if breaks:
         remarks.append(
