@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalities.conformance.reference import Shadow
+from modalities.conformance.reference import PlainReference
 from namm.layer import LayerMemory
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
@@ -156,11 +156,11 @@ def _in_pieces(subject: Subject, ids: Tensor, stops: Sequence[int]) -> Tensor:
 def forgetting_equals_masking(subject: Subject, ids: Tensor) -> Check:
     """A memory that evicts attends as the whole sequence does with the evicted tokens masked."""
     with subject.attach(evicting()) as memory:
-        shadow = Shadow(memory)
+        reference = PlainReference(memory)
         subject.run(ids, None, None)
-        shadow.close()
-        evicted, worst, layers = memory.report().evicted, shadow.worst, len(memory.layers)
-    passed = worst <= subject.tolerance and (evicted > 0 or shadow.bounded)
+        reference.close()
+        evicted, worst, layers = memory.report().evicted, reference.worst, len(memory.layers)
+    passed = worst <= subject.tolerance and (evicted > 0 or reference.bounded)
     detail = f"{evicted} tokens forgotten in {layers} layers, largest difference {worst:.1e} of {subject.tolerance:.0e}"
     return Check("forgetting equals masking", passed, detail)
 

@@ -13,7 +13,7 @@ from namm.memory import Memory
 from namm.rules import PLAIN, AttentionRule
 
 
-class Shadow:
+class PlainReference:
     """Watches one memory's calls, from a new batch on, until :meth:`close`.
 
     Attributes:
