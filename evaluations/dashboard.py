@@ -23,12 +23,15 @@ import tyro
 from rich.console import Console
 
 from evaluations.boards.local_page import cells, read_experiments
-from evaluations.boards.panels import SECTIONS
+from evaluations.boards.panels import numbers_of, sections_of
 from evaluations.boards.wandb_runs import PROJECT
 from evaluations.boards.workspace import workspace
 from evaluations.commands.exit import exit_code
-from evaluations.rows.results import write_atomically
+from evaluations.report.page import styled
+from evaluations.rows.trials import Trials
+from evaluations.rows.trials import several as modalities_of
 from namm.errors import ConfigError, MissingExtraError
+from namm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class DashboardConfig:
     """What `namm-dashboard` can be told."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("results/rl"),)
-    """Folders of experiments, as rl.py writes them."""
+    """Folders of experiments, as every command writes them to its --out."""
 
     out: Path | None = None
     """The page. Default: dashboard.html in the first folder."""
@@ -51,7 +54,7 @@ class DashboardConfig:
     """User or team in W&B. Default: the account's own."""
 
     project: str | None = None
-    """Project in W&B. Default: WANDB_PROJECT, else where rl.py mirrors to."""
+    """Project in W&B. Default: WANDB_PROJECT, else where the experiments mirror to."""
 
     group: str | None = None
     """Show only this group of runs in W&B: a suite, or the name of an experiment's folder."""
@@ -80,23 +83,32 @@ def write_page(config: DashboardConfig) -> Path:
     """
     if not config.folders:
         raise ConfigError(
-            "namm-dashboard needs at least one results folder, found none; name what --out was for rl.py."
+            "namm-dashboard needs at least one results folder, found none; name what an experiment was given as --out."
         )
     path = config.out or config.folders[0] / "dashboard.html"
-    write_atomically(path, render(cells(read_experiments(config.folders), config.videos)))
+    experiments = read_experiments(config.folders)
+    modalities = modalities_of([row for experiment in experiments for row in experiment.rows])
+    write_atomically(path, render(cells(experiments, config.videos), modalities))
     return path
 
 
-def render(shown: Sequence[dict[str, Any]]) -> str:
-    """The page as text."""
+def render(shown: Sequence[dict[str, Any]], modalities: Sequence[Trials]) -> str:
+    """The page as text.
+
+    Args:
+        shown: Every cell (evaluations/boards/local_page.py).
+        modalities: Of all of them.
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise MissingExtraError("The page needs plotly, found none; install it with pip install plotly.") from error
-    panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in SECTIONS]
-    data = json.dumps({"cells": shown, "sections": panels}, allow_nan=False).replace("</", "<\\/")
-    files = resources.files("evaluations.boards")
-    style, script = (files.joinpath(name).read_text("utf-8") for name in ("dashboard.css", "dashboard.js"))
+    sections = sections_of(modalities)
+    panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in sections]
+    numbers = [asdict(number) for number in numbers_of(modalities)]
+    data = json.dumps({"cells": shown, "sections": panels, "numbers": numbers}, allow_nan=False).replace("</", "<\\/")
+    style = styled("evaluations.boards", "dashboard.css")
+    script = resources.files("evaluations.boards").joinpath("dashboard.js").read_text("utf-8")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'><title>NAMM dashboard</title>"

@@ -32,12 +32,12 @@ from evaluations.evolution.source import Source, check_before_ranks, first_namm,
 from evaluations.evolution.stages import StagedFitness
 from evaluations.evolution.tracking import EvolutionTracker
 from evaluations.evolution.watch import PAGE, Watch
-from evaluations.rows.results import write_atomically
 from namm.errors import CheckpointError, ConfigError
 from namm.evolution.checkpoint import STATE_FILE, held
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult, evolve
 from namm.evolution.ranks import Ranks, joined
+from namm.files import write_atomically
 from namm.typed import Origin, check_fields, read_json, typed
 
 __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "run"]

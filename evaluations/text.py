@@ -13,33 +13,29 @@ interruption. Writes rows.jsonl, config.json, summary.md and report.html into --
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-import torch
-import tyro
 from rich.console import Console
 
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.analysis.estimates import Estimate
-from evaluations.commands.exit import exit_code, read_config
+from evaluations.commands.exit import exit_code
+from evaluations.commands.line import console, parsed, repeated, threads
 from evaluations.language.config import TextConfig
 from evaluations.language.real_suite import suite_options
 from evaluations.rows.file import Row
-from namm.typed import check_fields
+
+PROGRAM = "namm-text"
 
 
-def run(config: TextConfig, console: Console | None = None, command: str = "namm-text") -> list[Row]:
+def run(config: TextConfig, terminal: Console | None = None, command: str = PROGRAM) -> list[Row]:
     """Runs what is not finished yet, draws the report and returns all rows.
 
     Args:
         config: What to compare; checked before anything is read.
-        console: Where progress and tables go; silent by default.
+        terminal: Where progress and tables go; silent by default.
         command: Shown in the report, as the way to continue.
 
     Raises:
@@ -47,12 +43,8 @@ def run(config: TextConfig, console: Console | None = None, command: str = "namm
     """
     from evaluations.language.experiment import run_experiment
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        return run_experiment(config, console or Console(quiet=True), command)
-    finally:
-        torch.set_num_threads(before)
+    with threads(config.threads):
+        return run_experiment(config, terminal or Console(quiet=True), command)
 
 
 def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimate, float, float]]:
@@ -70,27 +62,19 @@ def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimat
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    program = Path(sys.argv[0]).name if sys.argv else "namm-text"
-    command = shlex.join([*(["python", "evaluations/text.py"] if program == "text.py" else ["namm-text"]), *arguments])
+    command = repeated(PROGRAM, arguments)
 
     def work() -> None:
-        console = Console() if sys.stdout.isatty() else Console(width=120)
-        run(_parse(arguments), console, command)
+        run(parsed(TextConfig, arguments, PROGRAM, __doc__, _of_suite), console(), command)
 
     return exit_code(work, f"finished rows and answers are kept; continue with:\n  {command}")
 
 
-def _parse(arguments: Sequence[str]) -> TextConfig:
-    parse: Any = partial(tyro.cli, TextConfig, args=arguments, prog="namm-text")
-    description = (__doc__ or "").partition("\n\n")[0]
-    config = parse(description=description)
-    if config.config is not None:
-        config = parse(description=description, default=read_config(config.config, TextConfig))
-    elif config.suite is not None:
-        told = suite_options(config.suite, config.quick, config.data, config.device)
-        config = parse(description=description, default=replace(TextConfig(), **told))
-    check_fields(config)
-    return config
+def _of_suite(config: TextConfig) -> TextConfig | None:
+    """What the suite that is named has for all options."""
+    if config.suite is None:
+        return None
+    return replace(TextConfig(), **suite_options(config.suite, config.quick, config.data, config.device))
 
 
 if __name__ == "__main__":

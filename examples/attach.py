@@ -21,10 +21,10 @@ from evaluations.commands.exit import exit_code
 from evaluations.experiment.names import policy_of
 from evaluations.report.figures import png
 from evaluations.report.kept_figures import held_now, kept_tokens
-from evaluations.rows.results import write_atomically
 from modalities import attach
 from modalities.pretrained import load_model, load_tokenizer
 from namm.errors import DataError
+from namm.files import write_atomically
 
 SHIPPED = Path(checkpoints.__file__).parent
 

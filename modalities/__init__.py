@@ -7,6 +7,6 @@ from modalities.huggingface.torchvision import cure_torchvision
 
 cure_torchvision()
 
-from modalities.huggingface.attach import attach  # noqa: E402  (transformers must come after the cure)
+from modalities.base import Adapter, attach, register  # noqa: E402  (transformers must come after the cure)
 
-__all__ = ["attach"]
+__all__ = ["Adapter", "attach", "register"]

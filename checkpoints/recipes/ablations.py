@@ -12,9 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, run, table
+from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, compare
 from evaluations.evolution.searches import make_optimizer
-from evaluations.rows.results import write_atomically
 from namm import NAMMConfig
 from namm.signals import KEY_SIGNALS
 
@@ -60,10 +59,8 @@ class AblationsConfig:
 
 def main(config: AblationsConfig) -> None:
     """Runs what is missing, prints the table and writes it beside the evolutions."""
-    cells = run(Grid(config.out, config.seeds, config.generations), {name: ARMS[name] for name in config.arms})
-    text = table(cells, "baseline")
-    write_atomically(config.out / "table.md", text)
-    print(text)
+    grid = Grid(config.out, config.seeds, config.generations)
+    compare(grid, {name: ARMS[name] for name in config.arms}, "baseline")
 
 
 if __name__ == "__main__":

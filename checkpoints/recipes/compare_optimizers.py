@@ -11,9 +11,8 @@ from pathlib import Path
 
 import tyro
 
-from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, run, table
+from checkpoints.recipes.evolution_grid import SMALL, Arm, Grid, compare
 from evaluations.evolution.searches import make_optimizer
-from evaluations.rows.results import write_atomically
 from namm import NAMMConfig
 
 ARMS = {
@@ -51,10 +50,7 @@ def main(config: CompareConfig) -> None:
     """Runs what is missing, prints the table and writes it beside the evolutions."""
     namm = NAMMConfig(interval=SMALL.intervals[0])
     arms = {name: Arm(make_optimizer(ARMS[name][0], 32, *ARMS[name][1:]), namm, SMALL) for name in config.arms}
-    cells = run(Grid(config.out, config.seeds, config.generations), arms)
-    text = table(cells, next(iter(arms)))
-    write_atomically(config.out / "table.md", text)
-    print(text)
+    compare(Grid(config.out, config.seeds, config.generations), arms, next(iter(arms)))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from evaluations.analysis.estimates import Estimate
 from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessConfig, source_statistics
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import write_atomically
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionConfig, evolve
 from namm.evolution.search import SearchConfig
+from namm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,13 @@ def _cell(grid: Grid, arm: Arm, seed: int, model: Any, folder: Path) -> dict[str
     }
     write_atomically(done, json.dumps(judged) + "\n")
     return judged
+
+
+def compare(grid: Grid, arms: Mapping[str, Arm], baseline: str) -> None:
+    """Runs what is missing, prints the table of all arms and writes it beside the evolutions."""
+    text = table(run(grid, arms), baseline)
+    write_atomically(grid.out / "table.md", text)
+    print(text)
 
 
 def interval(values: Sequence[float]) -> Estimate:

@@ -24,9 +24,10 @@ from evaluations.hindsight.recording import Recording, seen_under
 from evaluations.hindsight.shelf import UPDATES, Shelf, tokenizer_of
 from evaluations.hindsight.training import TrainingConfig, caught, fresh, scored, shifted, spectrum_statistics, train
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256, write_atomically
+from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
+from namm.files import write_atomically
 
 SHIPPED = Path(checkpoints.__file__).parent
 REAL = Course(

@@ -14,8 +14,9 @@ from typing import Any
 
 import tyro
 
-from evaluations.rows.results import file_sha256, write_atomically
+from evaluations.rows.results import file_sha256
 from namm.errors import CheckpointError
+from namm.files import write_atomically
 
 WIDTH = 120
 """Characters of a line."""

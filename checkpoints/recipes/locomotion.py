@@ -22,14 +22,15 @@ import torch
 
 from checkpoints.recipes.behaviour import choose_tiers, collect, load_snapshots
 from checkpoints.recipes.behaviour_search import ARSConfig, PPOConfig, search
-from checkpoints.recipes.control_card import save_model, versions, write_card
+from checkpoints.recipes.control_card import save_model, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, WindowSampler, train
 from checkpoints.recipes.locomotion_card import card
-from evaluations.rows.results import write_atomically
+from evaluations.rows.provenance import made_with
 from evaluations.tasks.control.d4rl import Episode, reference_scores, state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
 from modalities.control.agents import ControlFacts, ControlModel, WindowAgent
 from modalities.control.rollout import Rollout, rollout
+from namm.files import write_atomically
 
 SEARCHES: dict[str, ARSConfig | PPOConfig] = {
     "hopper": ARSConfig("Hopper-v5", 1_850_000, alive_bonus_offset=-1.0, enough=3300.0),
@@ -154,7 +155,7 @@ def make_cell(cell: str, data_folder: Path, out: Path, episodes: int, data: Data
             "data": asdict(data),
             "training": asdict(CONFIG),
             "training_minutes": round(seconds / 60, 1),
-            "versions": versions(),
+            "versions": made_with("control"),
         },
     )
     sha256 = save_model(out / cell, model, facts)

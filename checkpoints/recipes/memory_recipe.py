@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from checkpoints.recipes.control_card import save_model, show, versions, write_card
+from checkpoints.recipes.control_card import save_model, show, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
 from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.rows.provenance import made_with
 from evaluations.tasks import register_all
 from evaluations.tasks.control.d4rl import state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
@@ -44,6 +45,13 @@ MemorySteps = Callable[[Float[np.ndarray, "steps state"], Mapping[str, Any]], li
 def steps_until_asked(states: Float[np.ndarray, "steps state"], info: Mapping[str, Any]) -> list[int]:
     """For tasks that know from the start when they will ask."""
     return [asked - shown for shown, asked in zip(info["cue_steps"], info["asked_steps"], strict=True)]
+
+
+WHOLE_EPISODES = DTConfig(
+    context_steps=None, width=64, dropout=0.0, steps_per_batch=1500, learning_rate=1e-3, warmup_updates=100,
+    cosine=True, gradient_clip=0.5, return_scale=1.0, save_every=100,
+)  # fmt: skip
+"""What the models of all memory tasks have in common: small, and trained on whole episodes."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def train_model(recipe: MemoryRecipe, data: Path, out: Path) -> None:
             },
             "training": asdict(recipe.config),
             "training_minutes": round(seconds / 60, 1),
-            "versions": versions(),
+            "versions": made_with("control"),
         },
     )
     save_model(out, model, facts)

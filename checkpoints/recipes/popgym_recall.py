@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, sometimes_wrong
-from checkpoints.recipes.memory_recipe import MemoryRecipe, run
+from checkpoints.recipes.memory_recipe import WHOLE_EPISODES, MemoryRecipe, run
 from evaluations.control.shipped import SHIPPED_FOLDER
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.popgym_recall import CARDS, CEILING, CHANCE, DELAY, ENV_ID, SUITS, ScriptedExpert
@@ -89,20 +89,7 @@ def recipe(
             episodes=1500,
         ),
         disturbance=f"a share of whose answers, drawn from 0 to {MOST_WRONG} for each episode, is made wrong",
-        config=DTConfig(
-            context_steps=None,
-            width=64,
-            dropout=0.0,
-            max_ep_len=256,
-            updates=1000,
-            steps_per_batch=1500,
-            learning_rate=1e-3,
-            warmup_updates=100,
-            cosine=True,
-            gradient_clip=0.5,
-            return_scale=10.0,
-            save_every=100,
-        ),
+        config=replace(WHOLE_EPISODES, max_ep_len=256, updates=1000, return_scale=10.0),
         step_weights=answer_weights,
         weighting="wrong answers have no weight in the loss, steps without a question a tenth",
         prepare=start,

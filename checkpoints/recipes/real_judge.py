@@ -22,10 +22,10 @@ from evaluations.analysis.estimates import bootstrap
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.shelf import tokenizer_of
-from evaluations.rows.results import write_atomically
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM
 from namm.features import StatisticsMode
+from namm.files import write_atomically
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:

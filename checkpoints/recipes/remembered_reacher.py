@@ -9,12 +9,13 @@ history with simple cuts of the cache. A killed run continues when started again
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
-from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, shaken
-from checkpoints.recipes.memory_recipe import MemoryRecipe, run
+from checkpoints.recipes.memory_recipe import WHOLE_EPISODES, MemoryRecipe, run
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.remembered_reacher import ENV_ID, GOALS, STATE_NAMES, ScriptedExpert
 
@@ -46,20 +47,7 @@ the fingertip must be within 5 cm of the goal. Until the signal the expert acts 
         disturb=shaken(NOISE),
     ),
     disturbance=f"waits of 50 to 150 steps, noise of standard deviation {NOISE} on the torques",
-    config=DTConfig(
-        context_steps=None,
-        width=64,
-        dropout=0.0,
-        max_ep_len=256,
-        updates=3000,
-        steps_per_batch=1500,
-        learning_rate=1e-3,
-        warmup_updates=100,
-        cosine=True,
-        gradient_clip=0.5,
-        return_scale=1.0,
-        save_every=100,
-    ),
+    config=replace(WHOLE_EPISODES, max_ep_len=256, updates=3000),
     step_weights=reach_weights,
     weighting="steps from the go signal on weigh 10 in the loss",
     longest=curriculum,

@@ -16,8 +16,9 @@ from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.evolution.recall_fitness import RecallFitnessConfig
 from evaluations.evolve import EvolveConfig
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256, write_atomically
+from evaluations.rows.results import file_sha256
 from namm import NAMM
+from namm.files import write_atomically
 
 if TYPE_CHECKING:
     from checkpoints.recipes.text_v2 import Stage

@@ -26,11 +26,11 @@ from evaluations.evolve import load_source
 from evaluations.rl import RLConfig
 from evaluations.rl import run as run_control
 from evaluations.rows.file import RowsFile
-from evaluations.rows.results import write_atomically
 from evaluations.tasks.recall.tasks import TASKS, TextPrompts, get_task, test_seed, validation_seed
 from modalities.language.recall import Recall, recall
 from namm import NAMM
 from namm.errors import ConfigError
+from namm.files import write_atomically
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from typing import Any
 import tyro
 
 from checkpoints.recipes.text_v2_judge import AT_SIZE, EARLIER, OURS
+from evaluations.experiment.names import NAMMS
+from evaluations.rows.policy_names import with_current_names
 
 Card = Mapping[str, Any]
 BESIDE = ("full", "h2o_age", "keydiff")
-VARIANTS = ("namm (source)", "namm (target)", "namm (sequence)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def rows(cards: Sequence[Card]) -> Iterator[list[str]]:
             asked = {**where, "policy": rival}
             yield row(f"minus {rival}: {tokens}, {interval}", lambda card, asked=asked: _lead(card, asked))
     for target in dict.fromkeys(line["target"] for line in cards[0]["control"]):
-        for policy in VARIANTS:
+        for policy in NAMMS:
             yield row(f"{target}, {policy}: score, kept", lambda card, at=(target, policy): _played(card, *at))
         yield row(f"{target}: full, h2o_age and keydiff of its size", lambda card, at=target: _beside(card, at))
         yield row(f"{target}: rivals of its size", lambda card, at=target: _verdicts(card, at))
@@ -56,7 +57,8 @@ def _validation(card: Card) -> str:
 
 
 def _line(lines: Sequence[Card], asked: Mapping[str, Any]) -> Card:
-    return next(line for line in lines if all(line[name] == value for name, value in asked.items()))
+    named = (with_current_names(dict(line)) for line in lines)
+    return next(line for line in named if all(line[name] == value for name, value in asked.items()))
 
 
 def _recall(card: Card, where: Mapping[str, Any]) -> str:
@@ -83,9 +85,11 @@ def _beside(card: Card, target: str) -> str:
 
 def _verdicts(card: Card, target: str) -> str:
     """How many rivals the contender is ahead of, behind, or not told apart from."""
-    skipped = {*VARIANTS, "full", "native window"}
+    skipped = {*NAMMS, "full", "native_window"}
     tests = [
-        line["namm_minus"] for line in card["control"] if line["target"] == target and line["policy"] not in skipped
+        line["namm_minus"]
+        for line in map(with_current_names, map(dict, card["control"]))
+        if line["target"] == target and line["policy"] not in skipped
     ]
     ahead = sum(test["clear"] and test["difference"]["value"] > 0 for test in tests)
     behind = sum(test["clear"] and test["difference"]["value"] < 0 for test in tests)

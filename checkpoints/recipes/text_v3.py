@@ -21,11 +21,11 @@ from evaluations.evolution.likelihood_fitness import LikelihoodFitness, Likeliho
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.shelf import tokenizer_of
-from evaluations.rows.results import write_atomically
 from evaluations.tasks.lessons import DOCUMENTS, Course
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
+from namm.files import write_atomically
 
 REAL = Course(
     tasks=("ruler/niah_single_1", "ruler/niah_multikey_1", DOCUMENTS, "ruler/vt", "ruler/niah_multivalue", DOCUMENTS),

@@ -10,12 +10,13 @@ run continues when started again.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
-from checkpoints.recipes.decision_transformer import DTConfig
 from checkpoints.recipes.memory_demonstrations import Demonstrations, shaken
-from checkpoints.recipes.memory_recipe import MemoryRecipe, run
+from checkpoints.recipes.memory_recipe import WHOLE_EPISODES, MemoryRecipe, run
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.tmaze import ENV_ID, ScriptedExpert, memory_steps
 
@@ -24,24 +25,7 @@ SHORTEST, LONGEST = 50, 300
 NOISE = 0.15
 """Standard deviation of the noise on the expert's actions."""
 
-CONFIG = DTConfig(
-    context_steps=None,
-    layers=3,
-    heads=1,
-    width=64,
-    dropout=0.0,
-    max_ep_len=512,
-    updates=4000,
-    steps_per_batch=1500,
-    learning_rate=1e-3,
-    warmup_updates=100,
-    cosine=True,
-    gradient_clip=0.5,
-    return_scale=1.0,
-    bf16=True,
-    save_every=100,
-    seed=0,
-)
+CONFIG = replace(WHOLE_EPISODES, max_ep_len=512, updates=4000)
 
 
 def junction_weights(episode: Episode) -> Float[np.ndarray, " steps"]:

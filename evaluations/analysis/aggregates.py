@@ -1,8 +1,8 @@
 """Several targets at once, with rliable's estimators: means, optimality gap, probability of improvement, profiles.
 
-A task is an array (seeds, episodes) of scores; a run is one seed, its score the mean of its episodes. Every interval
-is a percentile bootstrap that keeps tasks fixed (they are the strata) and, inside each, draws seeds and then episodes
-of each drawn seed. With one value a seed that is exactly rliable's resampling; with episodes it is wider, because three
+A task is an array (seeds, trials) of scores; a run is one seed, its score the mean of its trials. Every interval
+is a percentile bootstrap that keeps tasks fixed (they are the strata) and, inside each, draws seeds and then trials
+of each drawn seed. With one value a seed that is exactly rliable's resampling; with trials it is wider, because three
 resampled seeds alone cover too little (docs/statistics.md has the simulation). Tasks weigh the same. Where several
 trials are about one document, documents are drawn in place of trials (`evaluations.analysis.clusters`).
 
@@ -64,7 +64,7 @@ def aggregate(
     """A statistic of the runs of several tasks with its stratified bootstrap interval.
 
     Args:
-        tasks: One array (seeds, episodes) a task.
+        tasks: One array (seeds, trials) a task.
         seed: Seed of the resampling.
         statistic: Reduces the run scores of all tasks to one number a resample.
         resamples: Number of resamples.
@@ -102,14 +102,14 @@ def interquartile_of_trials(task: Task, seed: int, resamples: int = RESAMPLES) -
 def probability_of_improvement(
     first: Sequence[Task], second: Sequence[Task], seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
-    """Probability that an episode of `first` scores above one of `second`, mean over tasks; a tie counts half.
+    """Probability that a trial of `first` scores above one of `second`, mean over tasks; a tie counts half.
 
-    On every task this is the Mann-Whitney statistic over all pairs of episodes. The two are resampled independently,
-    as in rliable, although they share reset seeds: the interval is rather too wide than too narrow.
+    On every task this is the Mann-Whitney statistic over all pairs of trials. The two are resampled independently,
+    as in rliable, although they share trials: the interval is rather too wide than too narrow.
 
     Args:
-        first: One array (seeds, episodes) a task.
-        second: The same tasks in the same order; numbers of seeds and episodes may differ.
+        first: One array (seeds, trials) a task.
+        second: The same tasks in the same order; numbers of seeds and trials may differ.
         seed: Seed of the resampling.
         resamples: Number of resamples.
 
@@ -133,7 +133,7 @@ def probability_of_improvement(
 def performance_profile(
     tasks: Sequence[Task], thresholds: np.ndarray, seed: int, resamples: int = RESAMPLES
 ) -> Profile:
-    """Fraction of episodes that score above each threshold, mean over tasks."""
+    """Fraction of trials that score above each threshold, mean over tasks."""
     checked = _checked(tasks)
     generator = np.random.default_rng(seed)
     above = [(scores_of(task).reshape(-1, 1) > thresholds).astype(float) for task in checked]
@@ -156,7 +156,7 @@ def paired_over_tasks(differences: Sequence[Task], seed: int, resamples: int = R
     The differences of one document flip together; a pair is then a document.
 
     Args:
-        differences: First minus second on shared episodes, one array (seeds, episodes) a task.
+        differences: First minus second on shared trials, one array (seeds, trials) a task.
         seed: Seed of the resampling and of the sign flips.
         resamples: Bootstrap resamples and sign flips.
 
@@ -176,7 +176,7 @@ def scores_of(task: Task) -> np.ndarray:
 
 
 def resampled_runs(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Bootstrap draws (resamples, seeds) of the run scores of one task (seeds, episodes)."""
+    """Bootstrap draws (resamples, seeds) of the run scores of one task (seeds, trials)."""
     if isinstance(task, Clustered):
         return task.runs(resamples, generator)
     return task[_indices(task.shape, resamples, generator)].mean(axis=-1)
@@ -194,8 +194,8 @@ def _finite_scores(tasks: Sequence[Task]) -> list[np.ndarray]:
     checked = [finite(scores_of(task)) for task in tasks]
     if not checked or any(task.ndim != 2 or not task.size for task in checked):
         raise DataError(
-            "Tasks must be arrays (seeds, episodes) with at least one score, found shapes "
-            f"{[task.shape for task in checked]}; seeds of one target need equally many episodes."
+            "Tasks must be arrays (seeds, trials) with at least one score, found shapes "
+            f"{[task.shape for task in checked]}; seeds of one target need equally many trials."
         )
     return checked
 
@@ -206,21 +206,21 @@ def _several(tasks: Sequence[Task]) -> bool:
 
 
 def _indices(shape: tuple[int, int], resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn seeds (resamples, seeds, 1), and the episodes drawn of each (resamples, seeds, episodes)."""
-    seeds, episodes = shape
+    """Drawn seeds (resamples, seeds, 1), and the trials drawn of each (resamples, seeds, trials)."""
+    seeds, trials = shape
     drawn = generator.integers(seeds, size=(resamples, seeds, 1))
-    return drawn, generator.integers(episodes, size=(resamples, seeds, episodes))
+    return drawn, generator.integers(trials, size=(resamples, seeds, trials))
 
 
 def _weights(task: Task, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """(resamples, seeds * episodes): the share of each episode in a resample; rows sum to one."""
+    """(resamples, seeds * trials): the share of each trial in a resample; rows sum to one."""
     if isinstance(task, Clustered):
         counts = task.counts(resamples, generator)
         return counts / counts.sum(axis=1, keepdims=True)
     shape = task.shape
-    seeds, episodes = _indices(shape, resamples, generator)
+    seeds, trials = _indices(shape, resamples, generator)
     size = shape[0] * shape[1]
-    flat = (seeds * shape[1] + episodes).reshape(resamples, -1) + size * np.arange(resamples)[:, None]
+    flat = (seeds * shape[1] + trials).reshape(resamples, -1) + size * np.arange(resamples)[:, None]
     return np.bincount(flat.ravel(), minlength=size * resamples).reshape(resamples, size) / size
 
 

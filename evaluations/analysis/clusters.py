@@ -1,8 +1,8 @@
-"""Prompts that ask about one document are not independent: whoever draws one draws them all.
+"""Trials that ask about one document are not independent: whoever draws one draws them all.
 
-A cluster bootstrap: as many documents as there are, drawn with replacement, each with all of its prompts. Resamples
-therefore differ in their number of prompts, and every statistic is one of weighted prompts. No document is cut to keep
-the number: where one has most of the prompts that covers next to nothing.
+A cluster bootstrap: as many documents as there are, drawn with replacement, each with all of its trials. Resamples
+therefore differ in their number of trials, and every statistic is one of weighted trials. No document is cut to keep
+the number: where one has most of the trials that covers next to nothing.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from evaluations.analysis.aggregates import (
 from evaluations.analysis.clusters import Task, mapped
 from evaluations.analysis.estimates import Estimate, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, PolicySummary, TargetSummary, differences
+from evaluations.rows.policy_names import is_namm
 
 CONTENDER = "NAMM"
 """Label of the targets' contenders, taken together."""
@@ -59,7 +60,7 @@ class Entry:
     @property
     def is_namm(self) -> bool:
         """True for the contender and for every variant."""
-        return self.name.lower().startswith("namm")
+        return self.name == CONTENDER or is_namm(self.name)
 
     @property
     def is_reference(self) -> bool:
@@ -72,7 +73,7 @@ class Entry:
         return not self.is_namm and not self.is_reference
 
     def tasks(self) -> list[Task]:
-        """Scores as one array (seeds, episodes) a target."""
+        """Scores as one array (seeds, trials) a target."""
         return [policy.scores() for policy in self.by_target.values()]
 
 
@@ -97,8 +98,8 @@ class Comparison:
 
 def compare(targets: Sequence[TargetSummary]) -> Comparison:
     """Aggregates of every policy, and NAMM against each of them."""
-    scored = [t for t in targets if t.is_percentage]
-    left_out = tuple(t.target for t in targets if not t.is_percentage)
+    scored = [t for t in targets if t.score_kind.percentage]
+    left_out = tuple(t.target for t in targets if not t.score_kind.percentage)
     names = list(dict.fromkeys(policy.policy for target in scored for policy in target.policies))
     groups = {name: {t.target: p for t in scored if (p := t.get(name))} for name in names}
     contenders = {t.target: t.contender for t in scored if t.contender}

@@ -1,7 +1,7 @@
 """Score against cache size: the points of every policy on a target, and two numbers that sum a curve up.
 
 A point is one budget: x is the mean number of slots really held (never the budget), y the score. Budgets of one
-policy share their reset seeds, so a bootstrap draws the same episodes at every point. Between points a curve is a
+policy share their trials, so a bootstrap draws the same trials at every point. Between points a curve is a
 straight line over the logarithm of the size. The area is the mean height over the sizes that all policies of the
 target cover; the size needed is where a curve first reaches a share of the reference's score.
 """
@@ -46,7 +46,7 @@ class Curve:
         return np.array([point.score.value for point in self.points])
 
     def draws(self, resamples: int = RESAMPLES) -> np.ndarray:
-        """Bootstrap draws of the mean scores (resamples, points), the same episodes at every point."""
+        """Bootstrap draws of the mean scores (resamples, points), the same trials at every point."""
         return np.stack([mean_draws(point, resamples) for point in self.points], axis=-1)
 
 
@@ -151,7 +151,7 @@ def interpolation(slots: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def mean_draws(policy: PolicySummary, resamples: int = RESAMPLES) -> np.ndarray:
-    """Bootstrap draws of a mean score; equal shapes draw equal episodes."""
+    """Bootstrap draws of a mean score; equal shapes draw equal trials."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     return resampled_runs(policy.scores(), resamples, generator).mean(axis=-1)
 

@@ -2,7 +2,7 @@
 
 Every estimate is a frozen `Estimate` (value, low, high). Intervals are 95% percentile bootstraps that resample inside
 strata, success rates get Wilson's interval because a bootstrap of all-successes has no width, and two policies are
-compared episode by episode on the reset seeds they share, with Holm's correction where there are several rivals.
+compared trial by trial on the ones they share, with Holm's correction where there are several rivals.
 Randomness comes from an explicit seed, so a report made twice is the same report. Several targets at once:
 evaluations/analysis/aggregates.py.
 
@@ -62,7 +62,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """First minus second on shared episodes: mean difference, its interval and a two-sided permutation p-value."""
+    """First minus second on shared trials: mean difference, its interval and a two-sided permutation p-value."""
 
     difference: Estimate
     p_value: float
@@ -124,7 +124,7 @@ def bootstrap(
     """
     groups = [finite(group) for group in strata if len(group)]
     if not groups:
-        raise DataError("An estimate needs at least one score, found none; run at least one episode.")
+        raise DataError("An estimate needs at least one score, found none; run at least one trial.")
     generator = np.random.default_rng(seed)
     drawn = [group[generator.integers(len(group), size=(resamples, len(group)))] for group in groups]
     draws = statistic(np.concatenate(drawn, axis=-1), axis=-1)
@@ -148,21 +148,21 @@ def percentile_interval(value: float, draws: np.ndarray, confidence: float = 0.9
 
 
 def success_rate(successes: Sequence[bool | float] | np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The fraction of successful episodes with Wilson's score interval.
+    """The fraction of successful trials with Wilson's score interval.
 
     Args:
-        successes: One truth value (or 0 / 1) an episode.
+        successes: One truth value (or 0 / 1) a trial.
         confidence: Coverage of the interval.
 
     Returns:
-        The rate in [0, 1]; the interval has a width even when every episode succeeds.
+        The rate in [0, 1]; the interval has a width even when every trial succeeds.
 
     Raises:
-        DataError: If there are no episodes or a value is neither 0 nor 1.
+        DataError: If there are no trials or a value is neither 0 nor 1.
     """
     values = finite(successes)
     if not values.size or not np.isin(values, (0.0, 1.0)).all():
-        raise DataError(f"A success rate needs episodes that are 0 or 1, found {values.tolist()[:8]}.")
+        raise DataError(f"A success rate needs trials that are 0 or 1, found {values.tolist()[:8]}.")
     test = stats.binomtest(int(values.sum()), values.size)
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Estimate(float(values.mean()), float(interval.low), float(interval.high))

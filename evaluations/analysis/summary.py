@@ -17,14 +17,10 @@ from evaluations.analysis.aggregates import aggregate, interquartile_of_trials, 
 from evaluations.analysis.clusters import Task, clustered
 from evaluations.analysis.estimates import Estimate, PairedDifference, holm, success_rate
 from evaluations.analysis.variants import declared, held_out
-from evaluations.rows.file import Row, document_of, trial_id, trials
-from evaluations.tasks.control.comparability import Comparability
+from evaluations.rows.file import Row, Trial
+from evaluations.rows.policy_names import is_namm
+from evaluations.rows.trials import Score, Trials, document_of, of, trial_id, trials
 
-REFERENCES = ("native window", "full")
-"""Rows shown for orientation: nobody asked them to forget."""
-LOG_LIKELIHOOD = "log-likelihood of a token"
-RAW_SCORES = ("return", LOG_LIKELIHOOD)
-"""Scores that are no percentages."""
 NEGATIVE_CONTROL = "oldest"
 """Keeps the oldest tokens: a task on which it does well does not show that a policy remembers well."""
 
@@ -40,25 +36,34 @@ class PolicySummary:
     rows: tuple[Row, ...]
     score: Estimate
     interquartile: Estimate
-    returns: Estimate | None
     success: Estimate | None
     versus_namm: PairedDifference | None = None
     """The contender minus this policy on the same trials; None for NAMMs, or without any NAMM."""
 
     @property
+    def described(self) -> Trials:
+        """What its trials are."""
+        return of(self.rows[0])
+
+    @property
     def score_name(self) -> str:
-        """What the score is, such as "normalised score"."""
+        """What the score is, such as "success rate"."""
         return self.rows[0]["score_name"]
+
+    @property
+    def score_kind(self) -> Score:
+        """The same, described."""
+        return self.described.score(self.score_name)
 
     @property
     def is_namm(self) -> bool:
         """True for a NAMM, whatever its statistics."""
-        return self.policy.startswith("namm")
+        return is_namm(self.policy)
 
     @property
     def is_reference(self) -> bool:
         """True for the rows nobody asked to forget."""
-        return self.policy in REFERENCES
+        return self.policy in self.described.references
 
     @property
     def is_rival(self) -> bool:
@@ -72,8 +77,12 @@ class PolicySummary:
 
     @property
     def trials(self) -> int:
-        """Episodes or prompts over all seeds."""
-        return sum(len(trials(row)) for row in self.rows)
+        """How many, over all seeds."""
+        return len(self.played())
+
+    def played(self) -> list[Trial]:
+        """Its trials, seed after seed."""
+        return [trial for row in self.rows for trial in trials(row)]
 
     @property
     def kept_everything(self) -> bool:
@@ -110,36 +119,28 @@ class TargetSummary:
     """The NAMM whose mean size the rivals were given."""
 
     @property
-    def comparability(self) -> Comparability | None:
-        """Whether its normalised scores may stand beside D4RL's; None where the question does not arise."""
-        found = self.policies[0].rows[0].get("comparability")
-        return None if found is None else Comparability(**found)
+    def described(self) -> Trials:
+        """What its trials are."""
+        return self.policies[0].described
 
     @property
-    def simulator(self) -> str:
-        """What every score belongs to: environment or model, versions, and whether D4RL's scores compare."""
+    def setting(self) -> str:
+        """What every score belongs to: environment or model, versions, and what must stand beside it."""
         row = self.policies[0].rows[0]
-        packages = ("torch", "transformers") if self.trial_word == "prompt" else ("gymnasium", "mujoco")
-        versions = {name: row.get("versions", {}).get(name) for name in packages}
-        told = row["identity"].get("model", self.task)
-        parts = [told, *(f"{name} {version}" for name, version in versions.items() if version)]
-        verdict = self.comparability
-        return ", ".join(parts if verdict is None or verdict.comparable else [*parts, verdict.verdict])
+        versions = {name: row.get("versions", {}).get(name) for name in self.described.packages}
+        told = [row["identity"].get("model", self.task)]
+        told += [f"{name} {version}" for name, version in versions.items() if version]
+        return ", ".join([*told, *filter(None, [self.described.caveat(row)])])
 
     @property
-    def is_percentage(self) -> bool:
-        """Whether its score can be averaged with other targets'."""
-        return self.policies[0].score_name not in RAW_SCORES
+    def score_kind(self) -> Score:
+        """What its score is, described."""
+        return self.policies[0].score_kind
 
     @property
-    def trial_word(self) -> str:
-        """What one trial is: an episode, or a prompt."""
-        return "prompt" if "prompts" in self.policies[0].rows[0] else "episode"
-
-    @property
-    def shared_word(self) -> str:
-        """What two policies share in a paired comparison."""
-        return "prompts" if self.trial_word == "prompt" else "reset seeds"
+    def digits(self) -> int:
+        """Shown of its scores behind the point."""
+        return self.score_kind.digits
 
     @property
     def best_namm(self) -> PolicySummary | None:
@@ -148,8 +149,13 @@ class TargetSummary:
 
     @property
     def reference(self) -> PolicySummary | None:
-        """How the model is meant to be used: the native window, or the full cache where it has none."""
-        return self.get("native window") or self.get("full")
+        """How the model is meant to be used: without a cache where there is such a way, else with the full one."""
+        return self.native or self.get("full")
+
+    @property
+    def native(self) -> PolicySummary | None:
+        """The model used as it is meant to be without any cache, where there is such a thing."""
+        return None if self.described.native is None else self.get(self.described.native)
 
     @property
     def rivals(self) -> list[PolicySummary]:
@@ -166,7 +172,7 @@ def role(row: Row) -> str:
     memory = row["memory"]
     if memory.get("role"):
         return memory["role"]
-    if row["policy"] in REFERENCES:
+    if row["policy"] in of(row).references:
         return "reference"
     if memory.get("matched_to"):
         return "matched"
@@ -180,7 +186,7 @@ def best_namm(policies: Sequence[PolicySummary]) -> PolicySummary | None:
 
 
 def target_name(row: Row) -> str:
-    """The target of a control row: a checkpoint and its environment."""
+    """The target of a row: a model, and what it is asked or where it acts."""
     return row["target"]
 
 
@@ -204,16 +210,14 @@ def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySumma
     played = [trial for row in ordered for trial in trials(row)]
     successes = [known for trial in played if (known := trial.get("success")) is not None]
     success = success_rate(successes) if len(successes) == len(played) else None
-    has_return = all("return" in trial for trial in played)
-    rate = success if ordered[0]["score_name"] == "success rate" else None
+    rate = success if of(ordered[0]).score(ordered[0]["score_name"]).rate else None
     scores = trial_values(ordered, "score")
     return PolicySummary(
         target=target,
         policy=policy,
         rows=ordered,
-        score=aggregate([scores], BOOTSTRAP_SEED) if rate is None else _scaled(rate, 100.0),
+        score=aggregate([scores], BOOTSTRAP_SEED) if rate is None else scaled(rate, 100.0),
         interquartile=interquartile_of_trials(scores, BOOTSTRAP_SEED),
-        returns=aggregate([trial_values(ordered, "return")], BOOTSTRAP_SEED) if has_return else None,
         success=success,
     )
 
@@ -224,17 +228,17 @@ def differences(first: PolicySummary, second: PolicySummary) -> Task | None:
     found, documents = [], []
     for row in first.rows:
         if row["seed"] in theirs:
-            other = {trial_id(trial): trial for trial in trials(theirs[row["seed"]])}
-            shared = [trial for trial in trials(row) if trial_id(trial) in other]
-            found += [[trial["score"] - other[trial_id(trial)]["score"] for trial in shared]] if shared else []
-            documents += [document_of(trial) or document_of(other[trial_id(trial)]) for trial in shared]
+            other = {trial_id(row, trial): trial for trial in trials(theirs[row["seed"]])}
+            shared = [trial for trial in trials(row) if trial_id(row, trial) in other]
+            found += [[trial["score"] - other[trial_id(row, trial)]["score"] for trial in shared]] if shared else []
+            documents += [document_of(row, trial) or document_of(row, other[trial_id(row, trial)]) for trial in shared]
     return clustered(rectangle(found), documents) if found else None
 
 
 def trial_values(rows: Sequence[Row], name: str) -> Task:
     """One value of every trial as (seeds, trials)."""
     values = rectangle([[float(trial[name]) for trial in trials(row)] for row in rows])
-    return clustered(values, [document_of(trial) for row in rows for trial in trials(row)])
+    return clustered(values, [document_of(row, trial) for row in rows for trial in trials(row)])
 
 
 def rectangle(values: Sequence[Sequence[float]]) -> np.ndarray:
@@ -278,5 +282,6 @@ def _compared(policies: Sequence[PolicySummary], contender: PolicySummary | None
     return [replace(policy, versus_namm=paired.get(policy.policy)) for policy in policies]
 
 
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """The same in other units."""
     return Estimate(estimate.value * factor, estimate.low * factor, estimate.high * factor)

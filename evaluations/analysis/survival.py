@@ -1,8 +1,8 @@
-"""How long cues survive in a memory, and whether an episode succeeds without them.
+"""How long cues survive in a memory, and whether a trial succeeds without them.
 
 Survival is the Kaplan-Meier estimate: a cue that is still held when it is needed leaves the observation there, it is
 not counted as lost. Intervals are Wilson's, with the effective number of observations that Greenwood's variance implies
-and never more than there are episodes still watched (cues and heads of one episode are not independent), so they have a
+and never more than there are trials still watched (cues and heads of one trial are not independent), so they have a
 width also where nothing, or everything, was lost.
 
 Sources: Kaplan and Meier (1958); Rothman, J. Chronic Dis. 31 (1978) 557-560, for the interval.
@@ -20,6 +20,7 @@ from scipy import stats
 
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.rows.results import Row
+from evaluations.rows.trials import of, trials
 from namm.errors import DataError
 
 QUANTILE = float(stats.norm.ppf(0.975))
@@ -44,12 +45,12 @@ class Survival:
 
 @dataclass(frozen=True)
 class Association:
-    """Scores (0 to 100) of the episodes that held every cue when it was needed, and of the others."""
+    """Scores (0 to 100) of the trials that held every cue when it was needed, and of the others."""
 
     held: Estimate | None
     lost: Estimate | None
-    held_episodes: int
-    lost_episodes: int
+    held_trials: int
+    lost_trials: int
     rho: float | None
     """Spearman's correlation of the share of cues held with the score (phi for one cue and success), if any varies."""
     p_value: float | None
@@ -59,7 +60,7 @@ class Association:
 def kaplan_meier(
     observed: Int[np.ndarray, " cues"],
     lost: Bool[np.ndarray, " cues"],
-    episodes: Int[np.ndarray, " cues"],
+    trials: Int[np.ndarray, " cues"],
     longest: int = 0,
 ) -> Survival:
     """The share of cues that survive so many steps.
@@ -67,7 +68,7 @@ def kaplan_meier(
     Args:
         observed: Steps after which each cue was lost or, if it was not, ceased to be watched.
         lost: Which of them were lost.
-        episodes: The episode of each.
+        trials: The trial of each.
         longest: Steps that the longest cue was to be held: where all were lost earlier, zero is known to there.
 
     Returns:
@@ -77,11 +78,11 @@ def kaplan_meier(
         DataError: There is no cue.
     """
     if not len(observed):
-        raise DataError("expected at least one cue to follow, found none; the environment shows none")
+        raise DataError("expected at least one cue to follow, found none: nothing was shown that is asked for later")
     steps = np.unique(np.concatenate([[0], observed[lost]]))
     watched = np.array([(observed >= step).sum() for step in steps])
     losses = np.array([((observed == step) & lost).sum() for step in steps])
-    independent = np.array([len(np.unique(episodes[observed >= step])) for step in steps])
+    independent = np.array([len(np.unique(trials[observed >= step])) for step in steps])
     held = np.cumprod(1.0 - losses / watched)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = held**2 * np.cumsum(losses / (watched * (watched - losses)))  # Greenwood
@@ -93,17 +94,17 @@ def kaplan_meier(
 
 def in_any_head(rows: Sequence[Row]) -> Survival | None:
     """Survival of the state tokens of cues in at least one (layer, head); None where no row has cues."""
-    return _survival([(e, np.where(lost.min(1) < 0, -1, lost.max(1))[:, None]) for e, lost in _episodes(rows)])
+    return _survival([(e, np.where(lost.min(1) < 0, -1, lost.max(1))[:, None]) for e, lost in _watched(rows)])
 
 
 def over_heads(rows: Sequence[Row]) -> Survival | None:
     """Share of (cue, layer, head) that still hold the state token; None where no row has cues."""
-    return _survival(list(_episodes(rows)))
+    return _survival(list(_watched(rows)))
 
 
 def by_head(rows: Sequence[Row]) -> list[Survival]:
     """The same for every (layer, head), layer by layer."""
-    found = list(_episodes(rows))
+    found = list(_watched(rows))
     heads = found[0][1].shape[1] if found else 0
     return [kept for head in range(heads) if (kept := _survival([(e, lost[:, head : head + 1]) for e, lost in found]))]
 
@@ -118,13 +119,13 @@ def cue_points(rows: Sequence[Row], points: int) -> list[tuple[int, float, float
 
 
 def associate(rows: Sequence[Row]) -> Association | None:
-    """Whether the episodes of some rows succeed without their cues; None where no row has cues."""
-    episodes = [episode for row in rows for episode in row["episodes"] if episode.get("cue_held") is not None]
-    if not episodes:
+    """Whether the trials of some rows succeed without their cues; None where no row has cues."""
+    shown = [trial for row in rows for trial in trials(row) if trial.get("cue_held") is not None]
+    if not shown:
         return None
-    share = np.array([episode["cue_held"] for episode in episodes])
-    score = np.array([episode["score"] for episode in episodes])
-    binary = all(episode["success"] is not None for episode in episodes)
+    share = np.array([trial["cue_held"] for trial in shown])
+    score = np.array([trial["score"] for trial in shown])
+    binary = all(trial["success"] is not None for trial in shown)
     kept = share == 1.0
     rho = p_value = None
     if np.ptp(share) > 0 and np.ptp(score) > 0:
@@ -146,47 +147,47 @@ def associate(rows: Sequence[Row]) -> Association | None:
 def held_at_need(rows: Sequence[Row]) -> Estimate | None:
     """Share of the cues that at least one (layer, head) held when they were needed; None where no row has cues."""
     shares = [
-        held_when_asked(episode).any(axis=1).mean()
+        held_when_asked(trial).any(axis=1).mean()
         for row in rows
-        for episode in (row.get("cue") or {}).get("episodes", ())
-        if episode
+        for trial in (row.get("cue") or {}).get(of(row).key, ())
+        if trial
     ]
     if not shares:
         return None
-    mean, episodes = np.array([np.mean(shares)]), np.array([len(shares)])
-    low, high = _wilson(mean, episodes)
+    mean, several = np.array([np.mean(shares)]), np.array([len(shares)])
+    low, high = _wilson(mean, several)
     return Estimate(float(mean[0]), float(low[0]), float(high[0]))
 
 
-def held_when_asked(episode: Mapping[str, Any]) -> Bool[np.ndarray, "cues heads"]:
+def held_when_asked(trial: Mapping[str, Any]) -> Bool[np.ndarray, "cues heads"]:
     """Whether each (layer, head) still held the state token of each cue as the action that needs it was chosen.
 
     Args:
-        episode: One entry of a row's `cue`: for each cue when it was shown, asked for, and lost by each head.
+        trial: One entry of a row's `cue`: for each cue when it was shown, asked for, and lost by each head.
     """
-    lost = np.array([[np.inf if value is None else value for value in cue] for cue in episode["lost"]])
-    return lost > (np.array(episode["asked"]) - np.array(episode["shown"]))[:, None]
+    lost = np.array([[np.inf if value is None else value for value in cue] for cue in trial["lost"]])
+    return lost > (np.array(trial["asked"]) - np.array(trial["shown"]))[:, None]
 
 
-def _episodes(rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]:
-    """Every episode that saw cues, with the steps after which each head lost each of them (-1: never)."""
-    told = [episode for row in rows for episode in (row.get("cue") or {}).get("episodes", ()) if episode]
+def _watched(rows: Sequence[Row]) -> list[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]:
+    """Every trial that saw cues, with the steps after which each head lost each of them (-1: never)."""
+    told = [trial for row in rows for trial in (row.get("cue") or {}).get(of(row).key, ()) if trial]
     return [(e, np.array([[-1 if v is None else v for v in cue] for cue in e["lost"]], dtype=int)) for e in told]
 
 
 def _survival(found: Sequence[tuple[Mapping[str, Any], Int[np.ndarray, "cues heads"]]]) -> Survival | None:
     if not found:
         return None
-    observed, lost, episodes, longest = [], [], [], 0
-    for number, (episode, after) in enumerate(found):
-        watched = np.maximum(np.array(episode["asked"]) - np.array(episode["shown"]), 0)
+    observed, lost, numbers, longest = [], [], [], 0
+    for number, (trial, after) in enumerate(found):
+        watched = np.maximum(np.array(trial["asked"]) - np.array(trial["shown"]), 0)
         longest = max(longest, int(watched.max()))
         watched = np.broadcast_to(watched[:, None], after.shape)
         gone = (after >= 0) & (after <= watched)
         observed.append(np.where(gone, after, watched).ravel())
         lost.append(gone.ravel())
-        episodes.append(np.full(after.size, number))
-    return kaplan_meier(np.concatenate(observed), np.concatenate(lost), np.concatenate(episodes), longest)
+        numbers.append(np.full(after.size, number))
+    return kaplan_meier(np.concatenate(observed), np.concatenate(lost), np.concatenate(numbers), longest)
 
 
 def _wilson(

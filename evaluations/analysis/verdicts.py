@@ -2,7 +2,7 @@
 
 "Ahead" and "behind" are said only of a `PairedDifference.is_clear`: the paired interval excludes zero and the
 permutation test, corrected for the number of rivals, is below 5%. Everything that could make a reader trust a number
-too much is a warning: variants chosen on what is shown, missed sizes, too few episodes, a negative control that does
+too much is a warning: variants chosen on what is shown, missed sizes, too few trials, a negative control that does
 well.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from evaluations.analysis.aggregates import paired_over_tasks
 from evaluations.analysis.estimates import SIGNIFICANCE, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, NEGATIVE_CONTROL, PolicySummary, TargetSummary, differences
-from evaluations.analysis.variants import HELD_OUT
+from evaluations.rows.policy_names import HELD_OUT
 from evaluations.rows.results import Row
 
 Note = tuple[str, str]
@@ -24,7 +24,7 @@ SIZE_TOLERANCE = 0.1
 
 def notes(target: TargetSummary) -> list[Note]:
     """What a careful reader would say about one target, as (kind, sentence)."""
-    found = _comparability(target)
+    found = list(target.described.remarks(target.policies[0].rows[0]))
     found += [
         ("warning", f"{policy.policy} was asked to forget and evicted nothing: read it as full.")
         for policy in target.policies
@@ -77,40 +77,29 @@ def verdicts(name: str, tests: Sequence[tuple[str, PairedDifference | None]]) ->
     return found
 
 
-def _comparability(target: TargetSummary) -> list[Note]:
-    verdict = target.comparability
-    if verdict is None:
-        return []
-    kind = "note" if verdict.comparable else "warning"
-    found = [(kind, f"Scores x100 on {target.task} are {verdict.sentence}.")]
-    cut = target.policies[0].rows[0]["identity"].get("max_steps")
-    if cut is not None:
-        found.append(("warning", f"Episodes were cut after {cut} steps: scores x100 are made for whole ones."))
-    return found
-
-
 def _spared(target: TargetSummary) -> list[Note]:
-    """Prompts that never reach an update are read with the full cache, whatever the policy."""
+    """Trials that never reach an update are read with the full cache, whatever the policy."""
     told = [(policy.metric("evicting"), policy) for policy in target.policies if not policy.is_reference]
     parts = [(share, policy) for share, policy in told if share is not None and not policy.kept_everything]
     share, policy = min(parts, default=(1.0, None), key=lambda part: part[0])
     if share >= 1.0 or policy is None:
         return []
     text = (
-        f"Of only {100 * share:.0f}% of the prompts had {policy.policy} evicted anything when the question came: the "
-        "others are like full there, for being shorter than an interval or than its budget."
+        f"Of only {100 * share:.0f}% of the {target.described.plural} had {policy.policy} evicted anything "
+        f"{target.described.sized}: the others are like full there, for being shorter than an interval or than its "
+        "budget."
     )
     return [("warning" if share < 0.5 else "note", text)]
 
 
 def _broken_by_length(target: TargetSummary) -> list[Note]:
-    native, full = target.get("native window"), target.get("full")
+    native, full = target.native, target.get("full")
     if native is None or full is None or full.score.high >= native.score.low:
         return []
     text = (
-        f"The full cache ({full.score.value:.1f}) is worse than the native window ({native.score.value:.1f}): this "
+        f"The full cache ({full.score.value:.1f}) is worse than the {native.policy} ({native.score.value:.1f}): this "
         "model breaks down beyond the context it was trained on, so any forgetting gains points here. Judge NAMM "
-        "against the native window and the rivals of equal size, not against full."
+        f"against the {native.policy} and the rivals of equal size, not against full."
     )
     return [("warning", text)]
 
@@ -122,17 +111,17 @@ def _choice(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     if contender.policy == HELD_OUT:
         chosen = list(dict.fromkeys(name for row in contender.rows for name in row["memory"]["chosen"]))
         several = len(contender.rows) > 1
-        half = f"half of the {target.trial_word}s"
+        half = f"half of the {target.described.plural}"
         each, where = ("seed", "on the other seeds") if several else (half, "on the other half")
         text = (
-            f"{best.policy} scores best of {len(variants)} NAMM variants on the {target.trial_word}s shown "
+            f"{best.policy} scores best of {len(variants)} NAMM variants on the {target.described.plural} shown "
             f"({best.score.value:.1f}), which flatters it. {HELD_OUT} is what comparisons use: for each {each} the "
             f"variant chosen {where} "
             f"({join(chosen)}), {contender.score.value:.1f}."
         )
         return [("note", text)]
     if contender is best and not any(row["memory"].get("matched_by") == "declared" for row in _all_rows(target)):
-        shown = f"{len(variants)} variants on the very {target.trial_word}s shown"
+        shown = f"{len(variants)} variants on the very {target.described.plural} shown"
         text = f"{best.policy} was chosen of {shown}: its lead is flattered."
         return [("warning", text)]
     return [
@@ -146,7 +135,7 @@ def _against_references(target: TargetSummary, contender: PolicySummary) -> list
 
 
 def _ranking(target: TargetSummary, contender: PolicySummary, rivals: Sequence[PolicySummary]) -> list[Note]:
-    tests, word = [(rival.policy, rival.versus_namm) for rival in rivals], target.trial_word
+    tests, word = [(rival.policy, rival.versus_namm) for rival in rivals], target.described.word
     known = [test for _, test in tests if test is not None]
     if not known:
         return verdicts(contender.policy, tests)
@@ -160,9 +149,9 @@ def _ranking(target: TargetSummary, contender: PolicySummary, rivals: Sequence[P
         return [("warning", text)]
     several = f", corrected for {len(known)} rivals (Holm)" if len(known) > 1 else ""
     text = (
-        f"In brackets: NAMM minus the other on the same {target.shared_word}, 95% interval, p of a paired permutation "
-        f"test{several}. Two are told apart where interval and test agree; not being told apart is no proof of being "
-        "equal."
+        f"In brackets: NAMM minus the other on the same {target.described.shared}, 95% interval, p of a paired "
+        f"permutation test{several}. Two are told apart where interval and test agree; not being told apart is no "
+        "proof of being equal."
     )
     found = [*verdicts(contender.policy, tests), ("note", text)]
     if len(known) > 1 and not any(test.is_clear for test in known):
@@ -209,7 +198,8 @@ def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     for rival in target.rivals if matched else ():
         asked, held = rival.rows[0]["memory"].get("asked") or size, rival.metric("slots_mean")
         if rival.rows[0]["memory"].get("matched_to") and asked and held and abs(held / asked - 1) > SIZE_TOLERANCE:
-            why = ": its episodes were of another length than NAMM's" if target.trial_word == "episode" else ""
+            other = f": its {target.described.plural} were of another length than NAMM's"
+            why = other if target.described.own_length else ""
             text = f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for{why}."
             found.append(("warning", text))
     held = contender.metric("slots_mean")

@@ -1,12 +1,10 @@
 // Draws the panels of evaluations/boards/panels.py from the cells of evaluations/boards/local_page.py, for what is chosen above.
 "use strict";
 
-const { cells, sections } = JSON.parse(document.getElementById("data").textContent);
+const { cells, sections, numbers } = JSON.parse(document.getElementById("data").textContent);
 const RIVALS = ["#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99"];
 const NAMM = ["#e0730f", "#a33b00", "#f0a860", "#7a4a20"];
 const REFERENCE = "#8a8f98";
-const KINDS = { kept_fraction_R: "#cc79a7", kept_fraction_s: "#0077bb", kept_fraction_a: "#009e73" };
-const KIND_NAMES = { kept_fraction_R: "return-to-go R", kept_fraction_s: "state s", kept_fraction_a: "action a" };
 const GROUPINGS = {
   policy: ["policy"], target: ["target"], environment: ["env"], modality: ["modality"], experiment: ["experiment"],
   "target and policy": ["target", "policy"],
@@ -86,9 +84,9 @@ function bars(panel, shown) {
   const names = known.map((group) => group.name);
   const height = 110 + names.length * (panel.y.length > 1 ? 40 : 24);
   if (panel.y.length > 1) {
-    const traces = panel.y.map((name) => ({
+    const traces = panel.y.map((name, index) => ({
       type: "bar", orientation: "h", y: names, x: known.map((group) => mean(group, name)?.value ?? null),
-      name: KIND_NAMES[name] ?? name, marker: { color: KINDS[name] },
+      name: panel.names[index] ?? name, marker: { color: panel.colours[index] ?? RIVALS[index % RIVALS.length] },
     }));
     return { traces, height, layout: { barmode: "group", showlegend: true } };
   }
@@ -134,10 +132,10 @@ function scatter(panel, shown) {
   return traces.length ? { traces, layout: {} } : null;
 }
 
-function episodes(panel, shown) {
+function trials(panel, shown) {
   const traces = groups(shown.filter((cell) => !isCurve(cell)))
     .map((group) => ({
-      type: "box", name: group.name, y: group.cells.flatMap((cell) => cell.spread[panel.y[0]]),
+      type: "box", name: group.name, y: group.cells.flatMap((cell) => cell.spread[panel.y[0]] ?? []),
       boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: group.colour, size: 3 }, line: { width: 1 },
     }))
     .filter((trace) => trace.y.length);
@@ -215,10 +213,8 @@ const COLUMNS = [
   { title: "experiment", text: true, ...plain("experiment") }, { title: "target", text: true, ...plain("target") },
   { title: "environment", text: true, ...plain("env") }, { title: "policy", text: true, ...plain("policy") },
   { title: "role", text: true, ...plain("role") }, { title: "budget", ...plain("budget") },
-  { title: "score", ...number("score", 1) }, { title: "slots", ...number("slots_mean", 1) },
-  { title: "kept %", ...number("kept_fraction", 1, 100) }, { title: "cue held %", ...number("cue_held", 0, 100) },
-  { title: "length", ...number("episode_length", 0) }, { title: "ms/step", ...number("ms_per_env_step", 2) },
-  { title: "seeds", ...plain("seeds") }, { title: "episodes", ...plain("episodes") },
+  ...numbers.map(({ name, title, digits, factor }) => ({ title, ...number(name, digits, factor) })),
+  { title: "seeds", ...plain("seeds") }, { title: "trials", ...plain("trials") },
   { title: "NAMM", text: true, ...plain("namm") }, { title: "checkpoint", text: true, ...plain("checkpoint") },
 ];
 let order = { column: 6, down: true };
@@ -246,7 +242,7 @@ function table(panel, shown) {
 }
 
 const PLOT = { responsive: true, displayModeBar: false };
-const DRAW = { bars, scatter, episodes, lines, heads, media, table };
+const DRAW = { bars, scatter, trials, lines, heads, media, table };
 
 function axis(title, percent, log) {
   const shares = percent ? { tickformat: ".0%", rangemode: "tozero" } : {};
@@ -264,7 +260,7 @@ function layoutOf(panel, made) {
   };
   if (several) return { ...base, ...made.layout };
   const axes = {
-    xaxis: axis(panel.kind === "episodes" ? "" : panel.x_title, panel.percent && across, panel.log_x),
+    xaxis: axis(panel.kind === "trials" ? "" : panel.x_title, panel.percent && across, panel.log_x),
     yaxis: axis(across ? "" : panel.y_title, panel.percent && !across, false),
   };
   Object.entries(made.layout).forEach(([name, value]) => {

@@ -17,13 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.analysis.aggregates import aggregate
+from evaluations.analysis.clusters import Clustered
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
-from evaluations.analysis.summary import REFERENCES, role
+from evaluations.analysis.summary import BOOTSTRAP_SEED, role, scaled, trial_values
 from evaluations.analysis.survival import held_at_need, in_any_head
-from evaluations.boards.panels import SECTIONS
-from evaluations.boards.run_content import run_content, suite_of
+from evaluations.boards.panels import Panel, board_of, numbers_of, sections_of
+from evaluations.boards.run_content import run_content
+from evaluations.rows.policy_names import is_namm, with_current_names
 from evaluations.rows.results import Row
-from evaluations.tasks.control.comparability import marked_environment
+from evaluations.rows.trials import Trials, of, trials
 from namm.errors import DataError
 
 BANDED = "cue/held"
@@ -52,8 +55,8 @@ def read_experiments(folders: Sequence[Path]) -> list[Experiment]:
         rows = _rows(folder / "rows.jsonl")
         if not rows:
             raise DataError(
-                f"expected rows.jsonl with at least one row in {folder}, found none; name folders that rl.py wrote "
-                "(its --out)"
+                f"expected rows.jsonl with at least one row in {folder}, found none; name what an "
+                "experiment was given as --out"
             )
         if names.count(name) > 1:
             name = f"{folder.resolve().parent.name}/{name}"
@@ -85,36 +88,40 @@ def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str,
 
 def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
     first = rows[0]
+    described, board = of(first), board_of(of(first))
     contents = [run_content(row, experiment.name, experiment.settings) for row in rows]
     policy = first["policy"]
     return {
         "experiment": experiment.name,
-        "suite": suite_of(first, experiment.settings) or "none",
-        "modality": first["identity"].get("modality", "control"),
+        "suite": board.suite(first, experiment.settings) or "none",
+        "modality": described.modality,
         "target": first["target"],
-        "env": marked_environment(first),
+        "env": described.environment(first),
         "policy": policy,
-        "family": "reference" if policy in REFERENCES else "namm" if policy.startswith("namm") else "rival",
+        "family": "reference" if policy in described.references else "namm" if is_namm(policy) else "rival",
         "role": role(first),
         "budget": first["identity"].get("budget"),
         "seeds": len(rows),
-        "episodes": sum(len(row.get("episodes", ())) for row in rows),
+        "trials": sum(len(trials(row)) for row in rows),
         "score_name": first["score_name"],
         "numbers": _numbers(rows, [content.summary for content in contents]),
-        "spread": {name: _spread(rows, name) for name in ("episode/return", "episode/length")},
+        "spread": {name: _spread(rows, name) for panel in _panels(described, "trials") for name in panel.y},
         "lines": _lines(rows, [content.history for content in contents]),
         "heads": _heads(rows),
         "versions": first["versions"],
-        "checkpoint": (first["identity"].get("checkpoint_sha256") or "")[:12],
+        "checkpoint": " ".join(str(first["identity"].get(key) or "")[:12] for key in board.checkpoints.values()),
         "namm": (first["identity"].get("namm_sha256") or "")[:12],
     }
 
 
 def _numbers(rows: Sequence[Row], summaries: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """[value, low, high] of every number that the panels show; without an interval where there is none to have."""
-    wanted = dict.fromkeys(["score", "episode_length", "kept_fraction", "slots_mean", *_summary_names()])
+    """[value, low, high] of every number that is shown; without an interval where there is none to have."""
+    described = of(rows[0])
+    shown = _panels(described, "bars", "scatter")
+    names = [number.name for number in numbers_of([described])]
+    names += [name for panel in shown for name in (*panel.y, *filter(None, [panel.x]))]
     found = {}
-    for name in wanted:
+    for name in dict.fromkeys(names):
         known = [summary[name] for summary in summaries if name in summary]
         estimate = _estimate(rows, name)
         if estimate is not None:
@@ -125,24 +132,31 @@ def _numbers(rows: Sequence[Row], summaries: Sequence[Mapping[str, float]]) -> d
 
 
 def _estimate(rows: Sequence[Row], name: str) -> Estimate | None:
-    """Interval of a number that every episode has one of."""
-    episodes = [row.get("episodes", ()) for row in rows]
+    """Interval of a number that every trial has one of."""
+    played = [trials(row) for row in rows]
     if name == "cue_held":
         return held_at_need(rows)
-    if name not in ("score", "slots_mean") or not all(name in episode for each in episodes for episode in each):
+    if name not in ("score", "slots_mean") or not all(name in trial for each in played for trial in each):
         return None
-    if not any(len(each) > 1 for each in episodes):
+    if not any(len(each) > 1 for each in played):
         return None  # seeds are strata: one score in each tells nothing of its spread
-    successes = [episode.get("success") for each in episodes for episode in each]
-    if name == "score" and rows[0]["score_name"] == "success rate" and None not in successes:
-        rate = success_rate(successes)
-        return Estimate(100 * rate.value, 100 * rate.low, 100 * rate.high)
-    return bootstrap([[episode[name] for episode in each] for each in episodes], seed=0)
+    successes = [trial.get("success") for each in played for trial in each]
+    if name == "score" and of(rows[0]).score(rows[0]["score_name"]).rate and None not in successes:
+        return scaled(success_rate(successes), 100)
+    values = trial_values(rows, name)
+    if isinstance(values, Clustered):
+        return aggregate([values], BOOTSTRAP_SEED)
+    return bootstrap([[trial[name] for trial in each] for each in played], seed=BOOTSTRAP_SEED)
 
 
 def _spread(rows: Sequence[Row], name: str) -> list[float]:
     key = name.partition("/")[2]
-    return [float(episode[key]) for row in rows for episode in row.get("episodes", ()) if episode.get(key) is not None]
+    return [float(trial[key]) for row in rows for trial in trials(row) if trial.get(key) is not None]
+
+
+def _panels(described: Trials, *kinds: str) -> list[Panel]:
+    """The panels of some kinds that show rows of a modality."""
+    return [panel for _, panels in sections_of([described]) for panel in panels if panel.kind in kinds]
 
 
 def _lines(
@@ -150,15 +164,14 @@ def _lines(
 ) -> dict[str, dict[str, list[float]]]:
     """x and y (and low and high) of every history that the panels show, mean over the seeds that have each point."""
     found = {}
-    for _, panels in SECTIONS:
-        for panel in panels:
-            for name in panel.y if panel.kind == "lines" else ():
-                points: dict[float, list[float]] = {}
-                for entry in (entry for history in histories for entry in history if name in entry):
-                    points.setdefault(float(entry[panel.x]), []).append(float(entry[name]))
-                if points:
-                    steps = sorted(points)
-                    found[name] = {"x": steps, "y": [round(float(np.mean(points[step])), 4) for step in steps]}
+    for panel in _panels(of(rows[0]), "lines"):
+        for name in panel.y:
+            points: dict[float, list[float]] = {}
+            for entry in (entry for history in histories for entry in history if name in entry):
+                points.setdefault(float(entry[panel.against]), []).append(float(entry[name]))
+            if points:
+                steps = sorted(points)
+                found[name] = {"x": steps, "y": [round(float(np.mean(points[step])), 4) for step in steps]}
     kept = in_any_head(rows)
     if kept is not None:
         steps = np.append(kept.steps, kept.horizon)
@@ -175,7 +188,7 @@ def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
     stacked = np.array([retention["heads"] for retention in told], dtype=float)
     known = np.isfinite(stacked)
     mean = np.where(known, stacked, 0).sum(0) / np.maximum(known.sum(0), 1)
-    used = known.any(axis=(0, 1, 2))
+    used = np.asarray(known.any(axis=(0, 1, 2)))
     layers, heads, _ = mean.shape
     edges = told[0]["age_edges"]
     ages = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges)]
@@ -192,22 +205,13 @@ def _video(folder: Path, rows: Sequence[Row]) -> str | None:
     return f"data:image/gif;base64,{base64.b64encode(found[0].read_bytes()).decode()}" if found else None
 
 
-def _summary_names() -> list[str]:
-    names = []
-    for _, panels in SECTIONS:
-        for panel in panels:
-            if panel.kind in ("bars", "scatter"):
-                names += [*panel.y, *([panel.x] if panel.x else [])]
-    return names
-
-
 def _rows(path: Path) -> list[Row]:
     """The finished rows of an experiment that may still be running: a last line that is half written is left out."""
     lines = path.read_text().splitlines() if path.is_file() else []
     rows = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = with_current_names(json.loads(line))
             rows[row["key"]] = row
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):

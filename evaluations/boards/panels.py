@@ -1,24 +1,30 @@
 """The panels of a dashboard, as one list: the Weights & Biases workspace and the local page both show these.
 
 A number is named as a run names it (evaluations/boards/run_content.py): `score` is in a run's summary, `cache/slots`
-in its history against the axis of its section.
+in its history against the axis of its section. What all modalities show is here; the rest each brings in its `Board`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
+from typing import Any, Literal
 
-from evaluations.boards.run_content import AXES
+from evaluations.rows.file import Row
+from evaluations.rows.trials import Trials
+from namm.errors import ConfigError
 
-Kind = Literal["bars", "scatter", "episodes", "lines", "heads", "media", "table"]
+Kind = Literal["bars", "scatter", "trials", "lines", "heads", "media", "table"]
+Entry = Mapping[str, float]
+"""One entry of a history: numbers by name, the axis of their section among them."""
 
 
 @dataclass(frozen=True)
 class Panel:
     """One panel.
 
-    `bars` and `scatter` show summary numbers, one value a run; `episodes` and `lines` show history; `heads` is the map
+    `bars` and `scatter` show summary numbers, one value a run; `trials` and `lines` show history; `heads` is the map
     of layers, heads and ages; `media` and `table` show what is logged under a key.
     """
 
@@ -35,14 +41,63 @@ class Panel:
     log_x: bool = False
     percent: bool = False
     """Numbers are shares, 0 to 1; the local page writes them in percent."""
+    names: tuple[str, ...] = ()
+    """What several numbers of one panel are called."""
+    colours: tuple[str, ...] = ()
+    """And drawn in."""
+
+    @property
+    def against(self) -> str:
+        """What the numbers are shown against.
+
+        Raises:
+            ConfigError: The panel does not say.
+        """
+        if self.x is None:
+            raise ConfigError(f"expected the panel {self.title!r} to say what it is shown against, found no x; add it")
+        return self.x
 
 
-def lines(title: str, *names: str, **options: str | bool) -> Panel:
-    """History against the axis of its section."""
-    return Panel(title, "lines", names, AXES[names[0].partition("/")[0]], **options)
+@dataclass(frozen=True)
+class Number:
+    """A column of the table of all results on the local page."""
+
+    name: str
+    title: str
+    digits: int = 1
+    factor: float = 1.0
 
 
-SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
+Sections = tuple[tuple[str, tuple[Panel, ...]], ...]
+"""Titles, each with its panels."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the dashboards show of a modality's rows, beside what they show of all."""
+
+    sections: Sections = ()
+    axes: Mapping[str, str] = field(default_factory=dict)
+    """Each section of the history, and what it is told against; that of the trials is there anyway."""
+    history: Callable[[Row], Iterable[Entry]] = field(default=lambda row: ())
+    """Of a row, beside its trials; a section of `axes` an entry."""
+    numbers: tuple[Number, ...] = ()
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of checkpoints beside the NAMM, and where a row's identity holds the digest of each."""
+    group_keys: tuple[str, ...] = ()
+    """Settings of a row's identity that runs are grouped and filtered by."""
+    suite: Callable[[Row, Mapping[str, Any]], str | None] = field(default=lambda row, settings: None)
+    """The suite that the experiment's settings name and that has the row's target."""
+    dataset: Callable[[Row, Mapping[str, Any]], str] = field(default=lambda row, settings: row["task"])
+    """What a row's model was trained on or is asked about, as far as names tell."""
+
+
+def board_of(trials: Trials) -> Board:
+    """The board of a modality."""
+    return Board() if trials.board is None else resolve_name(trials.board)
+
+
+FIRST: Sections = (
     (
         "Score",
         (
@@ -51,7 +106,7 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "bars",
                 ("score",),
                 x_title="score",
-                help="Normalised score, success rate or return; larger is better. All policies play the same episodes.",
+                help="In percent, or in its own units; larger is better. All policies are given the same trials.",
             ),
             Panel(
                 "Score against size",
@@ -65,91 +120,31 @@ SECTIONS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
         ),
     ),
-    (
-        "Episodes",
-        (
-            Panel("Return", "episodes", ("episode/return",), AXES["episode"], y_title="return"),
-            Panel("Episode length", "episodes", ("episode/length",), AXES["episode"], y_title="environment steps"),
-        ),
-    ),
-    (
-        "Memory",
-        (
-            lines(
-                "Cache over one episode",
-                "cache/slots",
-                x_title="environment step",
-                y_title="slots per KV head",
-                help="The first episode of the first seed.",
-            ),
-            Panel("Most bytes of keys and values", "bars", ("bytes_peak",), x_title="bytes per episode"),
-            Panel(
-                "Time per step",
-                "bars",
-                ("ms_per_env_step",),
-                x_title="ms per environment step",
-                help="Model, memory and policy, without the simulator, shared by the episodes of a batch.",
-            ),
-        ),
-    ),
-    (
-        "What is remembered",
-        (
-            Panel(
-                "Kept by kind of token",
-                "bars",
-                ("kept_fraction_R", "kept_fraction_s", "kept_fraction_a"),
-                x_title="share of the tokens seen so far, mean over time",
-                percent=True,
-                help="Return-to-go R, state s, action a.",
-            ),
-            lines(
-                "Kept over the episode, states",
-                "retention/s",
-                x_title="environment step",
-                y_title="share of the states seen so far",
-                percent=True,
-            ),
-            lines(
-                "Kept by age",
-                "age/kept_fraction",
-                x_title="age of the token, environment steps",
-                y_title="share kept",
-                log_x=True,
-                percent=True,
-                help="Mean over time, layers and heads; a point stands for the ages up to the next one.",
-            ),
-            Panel(
-                "Layers and heads",
-                "heads",
-                ("memory",),
-                x_title="age of the token, environment steps",
-                help="Share kept, mean over time and episodes.",
-            ),
-        ),
-    ),
-    (
-        "Cues",
-        (
-            lines(
-                "Cue survival",
-                "cue/held",
-                x_title="environment steps since the cue",
-                y_title="share of cues held by at least one head",
-                percent=True,
-                help="Kaplan-Meier estimate; tasks that show nothing to remember are absent.",
-            ),
-            Panel(
-                "Cue held when needed",
-                "bars",
-                ("cue_held",),
-                x_title="share of cues held by at least one head",
-                percent=True,
-                help="A lost token is not yet lost information: compare with the score.",
-            ),
-        ),
-    ),
-    ("Videos", (Panel("One episode", "media", ("video",), help="Below the scene: the memory, bright where held."),)),
-    ("Table", (Panel("All results", "table", ("episodes",)),)),
+    ("Memory", (Panel("Most bytes of keys and values", "bars", ("bytes_peak",), x_title="bytes per trial"),)),
 )
-"""Sections of the dashboard, in order."""
+NUMBERS = (
+    Number("score", "score"),
+    Number("slots_mean", "slots"),
+    Number("kept_fraction", "kept %", factor=100),
+)
+"""Columns of the table that all modalities have."""
+
+
+def sections_of(several: Sequence[Trials]) -> Sections:
+    """The sections for some modalities, in order; sections of one title are one."""
+    table = Panel("All results", "table", tuple(trials.key for trials in several))
+    found: dict[str, dict[Panel, None]] = {}
+    for sections in (FIRST, *(board_of(trials).sections for trials in several), (("Table", (table,)),)):
+        for title, panels in sections:
+            found.setdefault(title, {}).update(dict.fromkeys(panels))
+    return tuple((title, tuple(panels)) for title, panels in found.items())
+
+
+def numbers_of(several: Sequence[Trials]) -> tuple[Number, ...]:
+    """The columns of numbers in the table of all results."""
+    return tuple(dict.fromkeys([*NUMBERS, *(n for trials in several for n in board_of(trials).numbers)]))
+
+
+def lines(title: str, *names: str, axis: str, **options: Any) -> Panel:
+    """History against the axis of its section."""
+    return replace(Panel(title, "lines", names, axis), **options)

@@ -17,16 +17,19 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
 
-from evaluations.boards.run_content import AXES, RunContent, run_content
+from evaluations.boards.panels import board_of
+from evaluations.boards.run_content import RunContent, run_content
 from evaluations.experiment.contract import Media
 from evaluations.rows.identity import experiment_identity
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
+from evaluations.rows.trials import of
+from namm.files import write_atomically
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 PROJECT = "namm-transfer"
-CHECKPOINTS = {"namm": "namm_sha256", "decision-transformer": "checkpoint_sha256"}
-"""Kinds of checkpoints, and where a row's identity holds the digest."""
+NAMM_CHECKPOINT = {"namm": "namm_sha256"}
+"""A kind of checkpoint, and where a row's identity holds the digest; a modality's board has its own."""
 CHECKPOINT_FILES = (".safetensors", ".json", ".md")
 """What belongs to a checkpoint; a user's folder may hold a whole training beside it."""
 DELETED = "previously created and deleted"
@@ -90,6 +93,12 @@ class Tracker:
     def active(self) -> bool:
         """False where nothing is mirrored."""
         return self._wandb is not None
+
+    @property
+    def _package(self) -> ModuleType:
+        if self._wandb is None:
+            raise RuntimeError("expected W&B to be in use, found nothing mirrored; ask `active` first")
+        return self._wandb
 
     @property
     def notice(self) -> str:
@@ -165,7 +174,7 @@ class Tracker:
             self._tell(
                 f"W&B could not be reached ({_reason(error)}); runs are kept offline, wandb sync uploads them later."
             )
-            self._wandb.teardown()  # forgets the run that did not come about, whose id this one has
+            self._package.teardown()  # forgets the run that did not come about, whose id this one has
             return self._start(content, content.id)
 
     def _under_free_id(self, content: RunContent) -> Any:
@@ -191,9 +200,9 @@ class Tracker:
             "config": dict(content.config),
             "dir": str(self.folder),
             "reinit": "create_new",
-            "settings": self._wandb.Settings(**LEAN),
+            "settings": self._package.Settings(**LEAN),
         }
-        return self._wandb.init(mode=self.mode, **options)
+        return self._package.init(mode=self.mode, **options)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
@@ -201,11 +210,11 @@ class Tracker:
 
     def _log(self, content: RunContent, media: Media) -> None:
         """Each part by itself: what one of them holds against W&B must not cost the others."""
-        run, wandb = self._run, self._wandb
+        run, wandb = self._run, self._package
 
         def history() -> None:
             for section in content.sections:
-                axis = AXES[section]
+                axis = content.axes[section]
                 run.define_metric(axis, hidden=True)
                 run.define_metric(f"{section}/*", step_metric=axis)
             for entry in content.history:
@@ -231,7 +240,7 @@ class Tracker:
 
     def _log_checkpoints(self, row: Row) -> None:
         """The first run that uses a checkpoint logs it; later ones, where W&B is online, say that they use it."""
-        for kind, name in CHECKPOINTS.items():
+        for kind, name in {**NAMM_CHECKPOINT, **board_of(of(row)).checkpoints}.items():
             digest = row["identity"].get(name)
             folder = self.checkpoints.get(digest or "")
             if digest is None or folder is None:
@@ -241,7 +250,7 @@ class Tracker:
                 if self.mode == "online":
                     self._run.use_artifact(f"{artifact}:latest")
                 continue
-            made = self._wandb.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
+            made = self._package.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
             for path in sorted(folder.iterdir()):
                 if path.suffix in CHECKPOINT_FILES:
                     made.add_file(str(path), skip_cache=True)

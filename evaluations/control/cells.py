@@ -38,9 +38,12 @@ import numpy as np
 
 from evaluations.analysis.survival import held_when_asked
 from evaluations.control.holdings import MemoryHoldings, WindowHoldings
-from evaluations.control.plan import PROTECTED_LAST, Unit
+from evaluations.control.plan import PROTECTED_LAST, threshold
 from evaluations.control.replay import ActionRecorder, encode_actions
 from evaluations.control.retention import BatchObserver, RetentionBook
+from evaluations.control.trials import TRIALS
+from evaluations.experiment.contract import Unit
+from evaluations.rows.policy_names import NATIVE, former
 from evaluations.rows.results import Cell
 from evaluations.rows.score_kinds import ScoreKind, as_success_rate
 from evaluations.tasks.control.comparability import comparability
@@ -52,7 +55,7 @@ from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
 from namm.padded import Store
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 
 RESET_SEEDS = 10_000
 """The reset seeds of seed s are (s + 1) * RESET_SEEDS + 0, 1, 2, ..."""
@@ -122,17 +125,20 @@ class ControlRunner:
         """
         spec = unit.spec
         target, facts = self.target, self.control.facts
-        acts = {} if spec.name == "native_window" else {"interval": self.interval, "budget": unit.budget}
+        uses_cache = spec.label != NATIVE
+        acts = {} if not uses_cache else {"interval": self.interval, "budget": unit.budget}
         if not spec.is_reference:
             acts |= {"protected_first": spec.protected_first, "protected_last": PROTECTED_LAST}
-        if spec.name == "namm" and self.namm is not None:
+        if spec.is_namm and self.namm is not None:
             acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
-        if self.store != "packed" and spec.name != "native_window":
+        if self.store != "packed" and uses_cache:
             acts |= {"store": self.store}
+        if spec.name.options:
+            acts |= {"options": dict(spec.name.options)}
         if target.score != "auto":
             acts |= {"score": target.score}
         if unit.role == "curve":
@@ -150,7 +156,7 @@ class ControlRunner:
             **acts,
             **{name: versions[name] for name in ("gymnasium", "mujoco", "namm_suite")},
         }
-        return Cell(target.name, target.env_id, spec.label, seed, identity)
+        return Cell(target.name, target.env_id, spec.label, seed, identity, keyed_as=former(spec.label))
 
     def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Plays the episodes of several seeds as one batch and returns the content of each seed's row.
@@ -165,7 +171,7 @@ class ControlRunner:
         seeds = [] if unit.role == "curve" else [cell.seed for cell in cells]
         traced = seeds.index(self.trace_seed) if self.trace_seed in seeds else None
         with ExitStack() as stack:
-            if spec.name == "native_window":
+            if spec.label == NATIVE:
                 memory = None
                 agent: Agent = WindowAgent(self.control)
                 holdings: Any = WindowHoldings(agent.context_steps, sum(sizes))
@@ -185,7 +191,7 @@ class ControlRunner:
             cue = observer.cue(index, [episode.length for episode in episodes])
             content = self._content(episodes, played, book, cue)
             if self.target.score == "success" or (self.target.score == "auto" and told):
-                content = as_success_rate(content)
+                content = as_success_rate(content, TRIALS)
             if report is not None:
                 self._add_peaks(content["metrics"], report, sum(sizes))
             trace = book.traced()
@@ -195,7 +201,7 @@ class ControlRunner:
                 trace |= {"reset_seed": first, "actions": encode_actions(actions), "action_size": actions.shape[1]}
             memory_facts = {
                 "asked_to_evict": not spec.is_reference,
-                "recomputed": spec.name == "native_window",
+                "recomputed": spec.label == NATIVE,
                 **unit.facts(),
             }
             watched = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
@@ -225,19 +231,17 @@ class ControlRunner:
 
     def _policy(self, unit: Unit) -> Policy:
         spec = unit.spec
-        if spec.name == "full":
-            return make_policy("full")
         options: dict[str, Any] = {
             "interval": self.interval,
             "budget": unit.budget,
             "protected_first": spec.protected_first,
             "protected_last": PROTECTED_LAST,
         }
-        if spec.name == "namm":
-            options |= {"namm": self.namm, "statistics": spec.statistics, "threshold": unit.threshold}
+        if spec.is_namm:
+            options |= {"namm": self.namm, "threshold": threshold(unit)}
         if spec.statistics == "target":
             options["target_statistics"] = self.target_statistics()
-        return make_policy(spec.name, **options)
+        return spec.make(**options)
 
     def target_statistics(self) -> FeatureStatistics | None:
         """The target's own feature statistics: a full-cache pass without labels over episodes that are never scored."""

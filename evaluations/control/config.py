@@ -8,16 +8,15 @@ from typing import Annotated
 
 import tyro
 
-import checkpoints
 from evaluations.boards.wandb_runs import Mode
+from evaluations.experiment.names import NAMMS, SHIPPED, rivals
+from evaluations.rows.policy_names import FULL, NATIVE
 from evaluations.rows.score_kinds import ScoreKind
 from namm.padded import Store
 from namm.typed import Count, Positive
 
-DEFAULT_POLICIES = (
-    "native_window", "full", "namm", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff",
-    "oldest",
-)  # fmt: skip
+NAMES = (NATIVE, FULL, *NAMMS, *rivals(streams=True))
+"""Every policy that can play episodes."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,12 @@ class RLConfig:
     dataset: str | None = None
     """State statistics for checkpoints that lack them: D4RL HDF5 file, D4RL name (hopper-medium) or Minari id."""
 
-    namm: Path = Path(checkpoints.__file__).parent / "namm" / "text-v2"
+    namm: Path = SHIPPED
     """Folder of the NAMM."""
 
-    policy: tuple[str, ...] = DEFAULT_POLICIES
-    """Policies to compare. `namm` stands for namm:source, namm:target and namm:sequence (whose feature statistics)."""
+    policy: tuple[str, ...] = NAMES
+    """Policies to compare. A NAMM names whose feature statistics it reads: namm:source (also `namm`), namm:target,
+    namm:sequence. Default: all of them, both references and every rival."""
 
     budget: int | None = None
     """Slots per KV head after an update, for every policy that forgets, NAMM included. Default: rivals match NAMM."""

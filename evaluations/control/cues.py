@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from evaluations.experiment.matching import TOKENS_PER_STEP
+from evaluations.control.sizes import TOKENS_PER_STEP
 from namm.errors import DataError
 
 MOST_CUES = 16

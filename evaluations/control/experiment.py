@@ -17,12 +17,15 @@ from evaluations.boards.wandb_runs import Tracker
 from evaluations.control.cells import ControlRunner
 from evaluations.control.media import animations, media_of
 from evaluations.control.page import page_of, write_page
-from evaluations.control.plan import Plan, PolicySpec, Unit
+from evaluations.control.plan import Plan
 from evaluations.control.setup import ControlSetup
-from evaluations.experiment.contract import Media
+from evaluations.experiment.contract import Media, Unit
+from evaluations.experiment.names import NamedPolicy
 from evaluations.experiment.play import play
 from evaluations.report import markdown
-from evaluations.rows.results import Results, Row, write_atomically
+from evaluations.rows.policy_names import NATIVE
+from evaluations.rows.results import Results, Row
+from namm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ControlExperiment:
     """What is compared, and by how many processes of this machine."""
 
     setup: ControlSetup
-    specs: Sequence[PolicySpec]
+    specs: Sequence[NamedPolicy]
     seeds: Sequence[int]
     budget: int | None = None
     match: str = "best"
@@ -89,7 +92,7 @@ class ControlExperiment:
         has_window = runner.control.facts.context_steps is not None
         return Plan(
             target,
-            tuple(spec for spec in self.specs if has_window or spec.name != "native_window"),
+            tuple(spec for spec in self.specs if has_window or spec.label != NATIVE),
             tuple(self.seeds),
             self.setup.interval,
             self.budget,

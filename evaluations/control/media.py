@@ -12,8 +12,9 @@ from evaluations.control.replay import animate
 from evaluations.experiment.contract import Media
 from evaluations.report import figures
 from evaluations.report.sections.base import Animation
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
 from namm.errors import NammError
+from namm.files import write_atomically
 
 
 def media_of(

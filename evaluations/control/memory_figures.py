@@ -16,11 +16,63 @@ from matplotlib.style import context
 
 from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.analysis.survival import Survival, by_head, held_at_need, in_any_head
-from evaluations.report.figures import INK, KIND_COLOURS, KINDS, STYLE, colour_map, survival_panel
+from evaluations.report.figures import INK, STYLE, colour_map
 from evaluations.rows.results import Row
 
 CURVE_POINTS = 120
 """Points in time at which the survival of each head is drawn."""
+KINDS = {"R": "return-to-go R", "s": "state s", "a": "action a"}
+KIND_COLOURS = {"R": "#cc79a7", "s": "#0077bb", "a": "#009e73"}
+
+
+def kinds(target: TargetSummary) -> Figure:
+    """Fraction of the returns-to-go, states and actions seen so far that each policy held, averaged over time."""
+    policies = [p for p in target.policies if p.metric("kept_fraction_s") is not None and p.policy != "full"]
+    with context(STYLE):
+        figure = Figure(figsize=(9.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for offset, (kind, name) in enumerate(KINDS.items()):
+            heights = [100 * (p.metric(f"kept_fraction_{kind}") or 0.0) for p in policies]
+            places = np.arange(len(policies)) + 0.26 * (offset - 1)
+            axes.bar(places, heights, width=0.24, color=KIND_COLOURS[kind], label=name)
+        axes.set_xticks(range(len(policies)), [_two_lines(p.policy) for p in policies])
+        axes.set_ylabel("% kept, mean over time")
+        axes.set_title("What is kept: retention by kind of token")
+        axes.grid(axis="y", color=INK, alpha=0.15)
+        axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1.0, 1.16))
+    return figure
+
+
+def survival(rows: Sequence[Row]) -> Figure:
+    """One episode a policy: which tokens (across) were still held as time went on (down)."""
+    shown = [row for row in rows if row.get("trace") and row["trace"].get("survival")]
+    with context(STYLE):
+        figure = Figure(figsize=(9.2, 3.0), layout="constrained")
+        if not shown:
+            return figure
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, row in zip(panels, shown, strict=True):
+            image = survival_panel(axes, row)
+            axes.set_title(row["policy"])
+            axes.set_xlabel("token read at step")
+        panels[0].set_ylabel("environment step")
+        figure.colorbar(image, ax=list(panels), label="% of layers and heads", pad=0.01)
+    return figure
+
+
+def survival_panel(axes: Axes, row: Row) -> AxesImage:
+    """Draws which tokens (across) of a row's traced episode were still held as time went on (down)."""
+    trace = row["trace"]
+    grid = np.array(trace["survival"], dtype=float)
+    steps = trace["survival_steps"]
+    last = steps[-1] if len(steps) else 1
+    unread = np.arange(grid.shape[1])[None, :] * trace["tokens_per_bin"] > 3 * np.array(steps)[:, None] + 1
+    grid[unread] = np.nan
+    right = grid.shape[1] * trace["tokens_per_bin"] / 3
+    axes.spines[:].set_visible(False)
+    return axes.imshow(
+        grid, vmin=0, vmax=100, aspect="auto", cmap="viridis", extent=(0, right, last, 0), interpolation="nearest"
+    )
 
 
 def heads_by_age(policies: Sequence[PolicySummary]) -> Figure:
@@ -239,3 +291,7 @@ def _stairs(kept: Survival, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Corners of a step function in percent, up to its horizon."""
     steps = np.append(np.repeat(kept.steps, 2)[1:], kept.horizon)
     return steps, 100 * np.repeat(values, 2)
+
+
+def _two_lines(name: str) -> str:
+    return name.replace(" (", "\n(").replace("_", "\n")

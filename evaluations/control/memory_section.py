@@ -9,7 +9,6 @@ from evaluations.analysis.estimates import Estimate
 from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.analysis.survival import associate, held_at_need, in_any_head
 from evaluations.control import memory_figures
-from evaluations.report import figures
 from evaluations.report.sections.base import Report, head, interval, listed, picture, row_class, table
 
 
@@ -22,13 +21,13 @@ def retention(report: Report, target: TargetSummary) -> str:
     pictures = [
         (
             "kinds",
-            figures.kinds(target),
+            memory_figures.kinds(target),
             "Share of the tokens seen so far that was held, averaged over the episode. A Decision Transformer reads "
             "three tokens a step: return-to-go R, state s, action a.",
         ),
         (
             "survival",
-            figures.survival(mapped),
+            memory_figures.survival(mapped),
             "One episode: a column is a token, time runs down, bright is held by all layers and heads. A policy that "
             "remembers shows vertical streaks; a window shows only the diagonal.",
         ),
@@ -109,7 +108,7 @@ def _table(policies: Sequence[PolicySummary]) -> str:
             "–" if of_heads is None else f"{100 * of_heads:.0f}",
             "–" if found.held is None else interval(found.held),
             "–" if found.lost is None else interval(found.lost),
-            f"{found.held_episodes} / {found.lost_episodes}",
+            f"{found.held_trials} / {found.lost_trials}",
             "–" if found.rho is None else f"{found.rho:+.2f}".replace("-", "−"),
             "–" if found.p_value is None else "<0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}",
         ]

@@ -21,9 +21,10 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
 from modalities.control.rollout import Agent, SplittableAgent
 from namm.errors import DataError
+from namm.files import write_atomically
 
 WIDTH, SCENE, STRIP = 640, 260, 64
 SKY, GROUND, BODY, TEXT = (246, 247, 249), (205, 209, 214), (224, 115, 15), (45, 50, 56)

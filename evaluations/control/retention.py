@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from evaluations.control.cues import CueWatch, cues_of
 from evaluations.control.holdings import Holdings, WindowHoldings
-from evaluations.experiment.matching import TOKENS_PER_STEP
+from evaluations.control.sizes import TOKENS_PER_STEP
 
 STRIDE = 5
 AGE_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from evaluations.commands.devices import check_device
 from evaluations.control.cells import ControlRunner
 from evaluations.control.targets import TargetOptions, resolve_targets
+from evaluations.control.trials import TRIALS
 from modalities.control.rollout import SimulatorPool
 from namm import NAMM
 from namm.padded import Store
@@ -19,6 +21,7 @@ from namm.padded import Store
 class ControlSetup:
     """Targets, NAMM, device, and what they have in common."""
 
+    modality: ClassVar[str] = TRIALS.modality
     targets: TargetOptions
     namm: Path | None
     device: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.evolution.series import AXIS, numbers
-from evaluations.rows.results import write_atomically
+from namm.files import write_atomically
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 190, 52, 24
 RELOAD_S = 5

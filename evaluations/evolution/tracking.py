@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from evaluations.boards.wandb_runs import DELETED, LEAN, PROJECT, Mode, open_wandb
 from evaluations.evolution.series import AXIS, numbers
-from evaluations.rows.results import write_atomically
+from namm.files import write_atomically
 
 
 class EvolutionTracker:

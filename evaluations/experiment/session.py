@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evaluations.analysis.summary import LOG_LIKELIHOOD
 from evaluations.commands.progress import Display
 from evaluations.experiment.claims import Claims
 from evaluations.experiment.contract import Media, Mirror, Plan, Runner, Unit
@@ -20,7 +19,7 @@ from evaluations.experiment.workers import Outcome, Players
 from evaluations.rows.file import UnfinishedError
 from evaluations.rows.provenance import versions_differ
 from evaluations.rows.results import Cell, Results, Row
-from evaluations.tasks.control.comparability import NOT_COMPARABLE
+from evaluations.rows.trials import of
 
 LOOK_SECONDS = 0.5
 """Between two looks at what others have finished."""
@@ -224,8 +223,9 @@ class Session:
 
 
 def _result(unit: Unit, row: Row) -> str:
-    verdict = (row.get("comparability") or {}).get("verdict")
-    mark = f" ({NOT_COMPARABLE})" if verdict == NOT_COMPARABLE else ""
+    trials = of(row)
+    caveat = trials.caveat(row)
+    mark = f" ({caveat})" if caveat else ""
     size = f", budget {unit.budget}" if unit.role == "curve" else ""
-    digits = 3 if row["score_name"] == LOG_LIKELIHOOD else 1
+    digits = trials.score(row["score_name"]).digits
     return f"{row['score_name']} {row['score']:.{digits}f}{mark}, {row['metrics']['slots_mean']:.1f} slots{size}"

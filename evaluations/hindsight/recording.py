@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from evaluations.rows.results import write_atomically
 from evaluations.tasks.lessons import Lesson
 from modalities import attach
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM
 from namm.errors import DataError
+from namm.files import write_atomically
 from namm.policies.base import Selection, TokenView
 from namm.policies.namm import NAMMPolicy
 from namm.signals import KEY_SIGNALS, Held, key_signals

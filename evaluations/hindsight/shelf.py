@@ -14,10 +14,10 @@ import torch
 
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording, seen_under, worths
-from evaluations.rows.results import write_atomically
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import CheckpointError, ConfigError
+from namm.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

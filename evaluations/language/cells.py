@@ -25,10 +25,10 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluations.experiment.contract import Size, Unit
 from evaluations.language.answers import Journal
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.exams import Exam, ExamPrompts
-from evaluations.language.plan import Size, TextUnit
 from evaluations.language.trace import told_trace, traced_place
 from evaluations.rows.results import Cell
 from modalities.language.foresight import requests
@@ -36,7 +36,7 @@ from modalities.language.prompts import Group, Prompt, batches_of, groups_of
 from modalities.language.reading import Answer, Costs, read
 from modalities.language.token_kinds import token_kinds
 from namm import NAMM, NAMMConfig
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
@@ -80,7 +80,7 @@ class TextRunner:
     options: ReadingOptions
     folder: Path
 
-    def cell(self, unit: TextUnit, seed: int, versions: Mapping[str, str]) -> Cell:
+    def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result.
 
         Args:
@@ -89,13 +89,15 @@ class TextRunner:
             versions: Of the packages.
         """
         spec, size = unit.spec, unit.size
-        acts: dict[str, Any] = {"interval": self.options.interval, "schedule": self.options.schedule}
-        if spec.label != "full":
+        acts: dict[str, Any] = {"interval": self.options.interval, "schedule": self._schedule(unit)}
+        if not spec.is_reference:
             acts |= {"protected_last": self.options.protected_last, "budget": size.budget}
             acts |= {"head_budgets": size.head_budgets, "kept_fraction": size.kept_fraction}
+        if spec.name.options:
+            acts |= {"options": dict(spec.name.options)}
         if spec.is_namm and self.namm is not None:
             acts |= {"namm_sha256": self.namm.sha256()}
-        if spec.label == "namm:target":
+        if spec.statistics == "target":
             acts |= {"calibration": self.statistics.described(self.model, self.options.interval)}
         identity = {
             "modality": "text",
@@ -106,13 +108,14 @@ class TextRunner:
         }
         return Cell(f"{self.model_name}/{self.exam.name}", self.exam.name, spec.label, seed, identity)
 
-    def run(self, unit: TextUnit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Reads and answers the prompts of each cell and returns the content of its row."""
         return [self._row(unit, cell) for cell in cells]
 
-    def _row(self, unit: TextUnit, cell: Cell) -> dict[str, Any]:
+    def _row(self, unit: Unit, cell: Cell) -> dict[str, Any]:
         asked = self.exam.prompts(cell.seed)
-        if self.options.schedule == "prompt":  # what is judged at once must be whole steps of a NAMM
+        once = self._schedule(unit) == "prompt"
+        if once:  # what is judged at once must be whole steps of a NAMM
             asked = replace(asked, prompts=tuple(prompt.aligned(HOP) for prompt in asked.prompts))
         traced = traced_place(asked, self.options.trace_tokens) if cell.seed == self.options.trace_seed else None
         journal = Journal(self.folder, cell.key)
@@ -122,7 +125,6 @@ class TextRunner:
             left = [group for group in left if group.members]
             options = self.options
             # what is judged once is judged after one call: the whole context
-            once = options.schedule == "prompt"
             share, chunk = options.share and not once, None if once else options.chunk
             for batch in batches_of(left, asked.prompts, options.batch, options.batch_tokens, share):
                 watched = frozenset() if traced is None else frozenset([traced])
@@ -131,7 +133,7 @@ class TextRunner:
                 journal.add(answers, costs, texts)
         return self._content(unit, asked, journal.answers, journal.costs, traced, self._policy(unit, unit.size, 0))
 
-    def _by_size(self, unit: TextUnit, prompts: Sequence[Prompt]) -> list[tuple[Size, list[Group]]]:
+    def _by_size(self, unit: Unit, prompts: Sequence[Prompt]) -> list[tuple[Size, list[Group]]]:
         """The groups, divided by the budgets they get; in one part where all get the same."""
         groups, fraction = groups_of(prompts), unit.size.kept_fraction
         if fraction is None:
@@ -144,10 +146,8 @@ class TextRunner:
                 parts.setdefault(budget, []).append(Group((member,), len(prompts[member].context), group.identity))
         return [(Size(budget=budget), found) for budget, found in parts.items()]
 
-    def _policy(self, unit: TextUnit, size: Size, seed: int) -> Policy:
+    def _policy(self, unit: Unit, size: Size, seed: int) -> Policy:
         spec, options = unit.spec, self.options
-        if spec.label == "full":
-            return make_policy("full")
         told: dict[str, Any] = {"interval": options.interval, "protected_last": options.protected_last}
         told |= {"budget": size.budget, "head_budgets": size.head_budgets, "schedule": options.schedule}
         if size.kept_fraction is not None and size.budget is None:
@@ -158,17 +158,18 @@ class TextRunner:
             told |= token_kinds(self.tokenizer)
         if spec.takes("request") and self.tokenizer is not None:
             told |= requests(self.tokenizer)
-        if not spec.is_namm:
-            return make_policy(spec.name, **told)
-        mode = spec.label.partition(":")[2]
-        told["namm"] = self.namm
-        if mode == "released":
-            return make_policy(spec.label, **told)
-        target = self.statistics.of(self.model, self.namm, options.interval) if mode == "target" else None
-        return make_policy("namm", statistics=mode, target_statistics=target, **told)
+        if spec.is_namm:
+            told["namm"] = self.namm
+        if spec.statistics == "target":
+            told["target_statistics"] = self.statistics.of(self.model, self.namm, options.interval)
+        return spec.make(**told)
+
+    def _schedule(self, unit: Unit) -> str:
+        """When a unit's policy judges: as it says itself, else as all do."""
+        return unit.spec.option("schedule", self.options.schedule)
 
     def _content(
-        self, unit: TextUnit, asked: ExamPrompts, answers: Mapping[int, Answer], costs: Sequence[Costs],
+        self, unit: Unit, asked: ExamPrompts, answers: Mapping[int, Answer], costs: Sequence[Costs],
         traced: int | None, policy: Policy,
     ) -> dict[str, Any]:  # fmt: skip
         graded = []
@@ -185,7 +186,7 @@ class TextRunner:
             "metrics": {**_measured(graded, firsts, costs), **asked.facts},
             "prompts": graded,
             "memory": {
-                "asked_to_evict": unit.spec.label != "full",
+                "asked_to_evict": not unit.spec.is_reference,
                 "kept_fraction_asked": unit.size.kept_fraction,
                 "settings": _without_sizes(policy.describe()),
                 **unit.facts(),
@@ -193,7 +194,7 @@ class TextRunner:
             "protocol": {
                 **self.exam.protocol(),
                 "updates": "once, after the context"
-                if self.options.schedule == "prompt"
+                if self._schedule(unit) == "prompt"
                 else f"every {self.options.interval} tokens",
                 "protected_last": self.options.protected_last,
             },

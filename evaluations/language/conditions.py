@@ -10,8 +10,9 @@ import numpy as np
 from evaluations.analysis.aggregates import aggregate, scores_of
 from evaluations.analysis.clusters import Clustered, Task, mapped
 from evaluations.analysis.estimates import Estimate, bootstrap
-from evaluations.analysis.summary import BOOTSTRAP_SEED, RAW_SCORES, trial_values
-from evaluations.rows.file import Row, trials
+from evaluations.analysis.summary import BOOTSTRAP_SEED, trial_values
+from evaluations.rows.file import Row
+from evaluations.rows.trials import of, trials
 
 Line = tuple[str, str, int, int, Estimate, float, float]
 
@@ -20,7 +21,7 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
     """Policy, task ("all" for the mean), context tokens, interval, score, kept fraction, score relative to full."""
     groups: dict[tuple[str, int, int], dict[str, list[Row]]] = {}
     for row in rows:
-        if row["score_name"] not in RAW_SCORES:
+        if of(row).score(row["score_name"]).percentage:
             identity = row["identity"]
             key = (row["policy"], identity.get("context_tokens", 0), identity["interval"])
             groups.setdefault(key, {}).setdefault(row["task"], []).append(row)

@@ -8,7 +8,9 @@ from typing import Literal
 
 import checkpoints
 from evaluations.boards.wandb_runs import Mode
-from evaluations.language.plan import ALLOCATED, RIVALS
+from evaluations.experiment.names import NAMMS, rivals, with_heads
+from evaluations.experiment.names import SHIPPED as SHIPPED_NAMM
+from evaluations.rows.policy_names import FULL
 
 SHIPPED = Path(checkpoints.__file__).parent
 
@@ -20,12 +22,13 @@ class TextConfig:
     model: str = str(SHIPPED / "text" / "recall-llama")
     """A causal language model: a folder, a Hub id, FILE.gguf, or smollm2, gemma3-270m (docs/pretrained.md)."""
 
-    namm: Path = SHIPPED / "namm" / "text-v2"
+    namm: Path = SHIPPED_NAMM
     """Folder of the NAMM."""
 
-    policy: tuple[str, ...] = ("full", "namm:source", *RIVALS, f"window{ALLOCATED}", f"random{ALLOCATED}")
+    policy: tuple[str, ...] = (FULL, NAMMS[0], *rivals(), *with_heads(("window", "random")))
     """Policies to compare. A NAMM names its feature statistics: namm:source (also `namm`), namm:target,
-    namm:sequence, or namm:released, the released code's arithmetic. POLICY@heads: the NAMM's size head by head."""
+    namm:sequence, or namm:released, the released code's arithmetic. POLICY@heads: the NAMM's size head by head;
+    POLICY(schedule=prompt): with options of its own. Default: every rival."""
 
     tasks: tuple[str, ...] | None = None
     """recall, needles, corpus or one of theirs (pairs, needles/multikey, corpus/perplexity); a benchmark or one of

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluations.analysis.summary import LOG_LIKELIHOOD
 from evaluations.language.exams import Exam, ExamPrompts, Grade
+from evaluations.rows.trials import LOG_LIKELIHOOD
 from evaluations.tasks.recall.corpus import default_vocabulary, read_documents, split_of_document
 from evaluations.tasks.recall.tasks import TextTask, test_seed
 from evaluations.tasks.text.package_texts import documents_sha256, package_documents
@@ -134,7 +134,7 @@ class PerplexityExam(Exam):
     corpus: Corpus
     context_tokens: int
     count: int
-    score_name = LOG_LIKELIHOOD
+    score_name = LOG_LIKELIHOOD.name
 
     def prompts(self, seed: int) -> ExamPrompts:
         """See Exam."""

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.analysis.summary import LOG_LIKELIHOOD, TargetSummary
+from evaluations.analysis.summary import TargetSummary
 from evaluations.language.trace import kept_of
 from evaluations.report.sections.base import Report
-from evaluations.rows.file import Row, trials
-from evaluations.rows.results import write_atomically
+from evaluations.rows.file import Row
+from evaluations.rows.trials import of, trials
+from namm.files import write_atomically
 
 PAGE_BYTES = 12_000_000
 """Examples beyond this size are left out of the report; their rows have them."""
@@ -108,7 +109,7 @@ def _example(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _policy(row: Row) -> dict[str, Any]:
     trace = row["trace"]
     trial = next(trial for trial in trials(row) if trial["id"] == trace["id"])
-    score = f"{trial['score']:.{3 if row['score_name'] == LOG_LIKELIHOOD else 1}f}"
+    score = f"{trial['score']:.{of(row).score(row['score_name']).digits}f}"
     return {
         "policy": row["policy"],
         "namm": row["policy"].startswith("namm"),

@@ -41,7 +41,7 @@ class Exam(ABC):
     """As it was asked for: pairs, needles/multikey, longbench/qasper."""
 
     score_name = "score"
-    """What the score is; see evaluations/analysis/summary.py for those that are no percentages."""
+    """What the score is; evaluations/language/trials.py describes those that are no percentages."""
 
     drawn = True
     """Whether a seed changes the prompts."""

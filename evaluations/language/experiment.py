@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,26 @@ from rich.console import Console
 
 from evaluations.analysis.summary import summarise
 from evaluations.boards.wandb_runs import Tracker
-from evaluations.experiment.contract import Media
+from evaluations.commands.line import open_results
+from evaluations.experiment.contract import Media, Size, Unit
+from evaluations.experiment.names import RELEASED, NamedPolicy
 from evaluations.experiment.play import play
 from evaluations.language import terminal
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.config import TextConfig
 from evaluations.language.examples import example_page
 from evaluations.language.page import named, page_of, write_page
-from evaluations.language.plan import Size, TextPlan, TextPolicy, TextUnit, parse_policies
+from evaluations.language.plan import TextPlan, chosen
 from evaluations.language.setup import CORPUS, OWN, ExamOptions, ModelOptions, TextSetup, task_names
 from evaluations.report import markdown
 from evaluations.rows.file import Row
-from evaluations.rows.results import Results, write_atomically
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.text import BenchmarkOptions
 from modalities.huggingface.rope import NTKRope
 from modalities.pretrained import load_config
 from namm.config import check_interval
 from namm.errors import ConfigError, NammError
+from namm.files import write_atomically
 from namm.policies import PRESETS
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
@@ -55,7 +56,7 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
         NammError: A setting or a file is wrong, or something could not be read.
     """
     policies, match = check(config)
-    results = _open(config.out, console)
+    results = open_results(config.out, console)
     setup = setup_of(config, policies)
     runners = setup.load()
     tasks = tuple(dict.fromkeys(runner.exam.name for runner in runners.values()))
@@ -67,13 +68,13 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
         for line in tracker.unsaid():
             console.print(line, markup=False, soft_wrap=True)
 
-        def media(unit: TextUnit, rows: Sequence[Row]) -> Media:
+        def media(unit: Unit, rows: Sequence[Row]) -> Media:
             return Media(html=example_page(rows, results.folder / "media"))
 
         return play(plans, runners, setup, config.workers, results, tracker, console, media)
 
 
-def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
+def check(config: TextConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
     """The policies and whose size they get, after everything that can be checked without opening a file.
 
     Raises:
@@ -99,9 +100,9 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
     if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     sized = config.budget is not None or config.kept_fraction is not None
-    policies, match = parse_policies(config.policy, config.match, sized)
-    chunk = PRESETS["namm:released"][1]["eager_chunk"]
-    if TextPolicy("namm:released") in policies and (
+    policies, match = chosen(config.policy, config.match, sized)
+    chunk = PRESETS[RELEASED][1]["eager_chunk"]
+    if any(spec.name.plain == RELEASED for spec in policies) and (
         config.schedule == "prompt" or any(interval % chunk for interval in config.intervals)
     ):
         raise ConfigError(
@@ -110,7 +111,7 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
         )
     for spec in policies:
         most = spec.protected_first + config.protect_last
-        if config.budget is not None and spec.label != "full" and config.budget < max(1, most):
+        if config.budget is not None and not spec.is_reference and config.budget < max(1, most):
             raise ConfigError(
                 f"--budget must hold what is never evicted, found {config.budget} where {spec.label} protects {most} "
                 "tokens; raise it or protect fewer."
@@ -120,7 +121,7 @@ def check(config: TextConfig) -> tuple[tuple[TextPolicy, ...], str | None]:
     return policies, match
 
 
-def setup_of(config: TextConfig, policies: Sequence[TextPolicy]) -> TextSetup:
+def setup_of(config: TextConfig, policies: Sequence[NamedPolicy]) -> TextSetup:
     """What every process of the experiment loads."""
     rope = None if config.rope_factor is None else NTKRope(config.rope_factor, config.rope_alpha)
     model = ModelOptions(config.model, config.dtype, config.device, rope)
@@ -171,7 +172,7 @@ def default_tasks(model: str) -> tuple[str, ...]:
 
 
 def _plan(
-    config: TextConfig, label: str, runner: TextRunner, policies: tuple[TextPolicy, ...], match: str | None
+    config: TextConfig, label: str, runner: TextRunner, policies: tuple[NamedPolicy, ...], match: str | None
 ) -> TextPlan:
     seeds = config.seeds if runner.exam.drawn else config.seeds[:1]
     return TextPlan(
@@ -192,12 +193,3 @@ def _report(rows: Sequence[Row], folder: Path, console: Console, command: str, t
     report = write_page(folder / "report.html", rows, summaries, page_of(command, told))
     terminal.show(summaries, console)
     console.print(f"rows    {folder / 'rows.jsonl'}\nreport  {report}", markup=False, soft_wrap=True)
-
-
-def _open(folder: Path, console: Console) -> Results:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = Results(folder)
-    for warning in caught:
-        console.print(f"warning: {warning.message}", markup=False, soft_wrap=True)
-    return results

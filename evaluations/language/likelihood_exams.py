@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evaluations.analysis.summary import LOG_LIKELIHOOD
 from evaluations.language.benchmark_exams import BenchmarkExam
 from evaluations.language.exams import ExamPrompts, Grade
+from evaluations.rows.trials import LOG_LIKELIHOOD
 from evaluations.tasks.text import TextItem
 from modalities.language.prompts import IGNORED, Prompt
 from modalities.language.reading import Answer
@@ -74,7 +74,7 @@ class LikelihoodExam(AskedExam):
     @property
     def score_name(self) -> str:
         """Nats a token."""
-        return LOG_LIKELIHOOD
+        return LOG_LIKELIHOOD.name
 
     def prompts(self, seed: int) -> ExamPrompts:
         """See Exam; the answer follows the question."""

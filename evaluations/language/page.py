@@ -13,7 +13,8 @@ from evaluations.report.page import targets, write_report
 from evaluations.report.sections import comparison, frame, target
 from evaluations.report.sections.base import Page, Report, head, table
 from evaluations.report.tables import KEPT, MEMORY
-from evaluations.rows.file import Row, trials
+from evaluations.rows.file import Row
+from evaluations.rows.trials import trials
 
 LEAD = (
     "A Neural Attention Memory Model decides what a language model keeps in its KV cache: what that costs, and how "

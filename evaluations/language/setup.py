@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -17,6 +17,7 @@ from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
 from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam, Question
+from evaluations.language.trials import TRIALS
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
@@ -70,6 +71,7 @@ class ExamOptions:
 class TextSetup:
     """What a process needs to know to play any unit of a text experiment."""
 
+    modality: ClassVar[str] = TRIALS.modality
     model: ModelOptions
     exams: ExamOptions
     namm: Path | None

@@ -63,7 +63,7 @@ def _cell(target: TargetSummary, policy: PolicySummary | None) -> str:
     if policy is None:
         return "–"
     kept = policy.metric("kept_fraction") or 0.0
-    return f"{policy.score.value:.{1 if target.is_percentage else 3}f} ({100 * kept:.0f})"
+    return f"{policy.score.value:.{target.digits}f} ({100 * kept:.0f})"
 
 
 def _warnings(target: TargetSummary) -> list[Note]:

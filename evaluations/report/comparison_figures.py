@@ -44,7 +44,7 @@ def aggregates(comparison: Comparison) -> Figure:
 
 
 def improvement(comparison: Comparison) -> Figure:
-    """Probability that an episode of NAMM scores above one of each other policy, mean over targets."""
+    """Probability that a trial of NAMM scores above one of each other policy, mean over targets."""
     entries = [(entry, entry.improvement) for entry in comparison.entries if entry.improvement][::-1]
     colours = colour_map(entry.name for entry in comparison.entries)
     with context(STYLE):
@@ -62,8 +62,8 @@ def improvement(comparison: Comparison) -> Figure:
 
 
 def profiles(comparison: Comparison) -> Figure:
-    """Fraction of episodes above every score, NAMM and one other policy a panel."""
-    return _profiles(comparison, performance_profile, "fraction of episodes above")
+    """Fraction of trials above every score, NAMM and one other policy a panel."""
+    return _profiles(comparison, performance_profile, "fraction of trials above")
 
 
 def average_profiles(comparison: Comparison) -> Figure | None:

@@ -21,9 +21,9 @@ HEADS = (
         "normalised mean: of score / score of the native window (the full cache where there is none), over targets",
     ),
     ("kept %", "mean over targets of slots held / slots held by the full cache"),
-    ("NAMM - policy", "mean over targets of the paired difference on shared episodes or prompts"),
+    ("NAMM - policy", "mean over targets of the paired difference on shared trials"),
     ("p", "permutation test of that difference, signs flipped inside targets, Holm-corrected for the rivals"),
-    ("P(better)", "probability that an episode or prompt of NAMM scores above one of the policy, mean over targets"),
+    ("P(better)", "probability that a trial of NAMM scores above one of the policy, mean over targets"),
 )
 """Titles of the columns and what they mean."""
 

@@ -15,6 +15,7 @@ from matplotlib.style import context
 from evaluations.analysis.curves import Curve, TargetCurves, interpolation
 from evaluations.analysis.summary import PolicySummary
 from evaluations.report.figures import INK, REFERENCE_COLOUR, STYLE, colour_map
+from evaluations.rows.policy_names import FULL
 
 PANELS = 3
 """Targets side by side."""
@@ -80,13 +81,12 @@ def together(found: Sequence[TargetCurves]) -> Figure | None:
 
 
 def _panel(axes: Axes, found: TargetCurves, colours: dict[str, str]) -> None:
-    for name, dashes in (("native window", "--"), ("full", "-")):
-        reference = found.summary.get(name)
+    for reference, dashes in ((found.summary.native, "--"), (found.summary.get(FULL), "-")):
         if reference is not None:
             score = reference.score
             if score.is_bounded:
                 axes.axhspan(score.low, score.high, facecolor=REFERENCE_COLOUR, alpha=0.25, lw=0)
-            axes.axhline(score.value, color=REFERENCE_COLOUR, lw=1.3, ls=dashes, label=name)
+            axes.axhline(score.value, color=REFERENCE_COLOUR, lw=1.3, ls=dashes, label=reference.policy)
     for place, curve in enumerate(found.curves):
         aside = APART ** (place - (len(found.curves) - 1) / 2)
         _errors(axes, curve.slots * aside, curve.points, colours[curve.policy], curve)

@@ -11,25 +11,23 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.style import context
 
-from evaluations.analysis.summary import REFERENCES, PolicySummary, TargetSummary
-from evaluations.rows.results import Row
+from evaluations.analysis.comparison import CONTENDER
+from evaluations.analysis.summary import PolicySummary, TargetSummary
+from evaluations.rows.policy_names import is_namm
+from evaluations.rows.trials import registered
 
 INK = "#3b3c3d"
 """Drawn in this colour, shown in the page's own text colour."""
 NAMM_COLOUR = "#e0730f"
-VARIANT_COLOURS = {"namm (source)": "#a33b00", "namm (target)": "#f0a860", "namm (sequence)": "#7a4a20"}
+VARIANT_COLOURS = {"namm:source": "#a33b00", "namm:target": "#f0a860", "namm:sequence": "#7a4a20"}
 REFERENCE_COLOUR = "#8a8f98"
 RIVAL_COLOURS = ("#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99")
-KINDS = {"R": "return-to-go R", "s": "state s", "a": "action a"}
-KIND_COLOURS = {"R": "#cc79a7", "s": "#0077bb", "a": "#009e73"}
 
 STYLE = {
     "font.family": "sans-serif",
@@ -82,43 +80,8 @@ def scores(target: TargetSummary) -> Figure:
     return figure
 
 
-def kinds(target: TargetSummary) -> Figure:
-    """Fraction of the returns-to-go, states and actions seen so far that each policy held, averaged over time."""
-    policies = [p for p in target.policies if p.metric("kept_fraction_s") is not None and p.policy != "full"]
-    with context(STYLE):
-        figure = Figure(figsize=(9.2, 2.9), layout="constrained")
-        axes = figure.subplots()
-        for offset, (kind, name) in enumerate(KINDS.items()):
-            heights = [100 * (p.metric(f"kept_fraction_{kind}") or 0.0) for p in policies]
-            places = np.arange(len(policies)) + 0.26 * (offset - 1)
-            axes.bar(places, heights, width=0.24, color=KIND_COLOURS[kind], label=name)
-        axes.set_xticks(range(len(policies)), [_two_lines(p.policy) for p in policies])
-        axes.set_ylabel("% kept, mean over time")
-        axes.set_title("What is kept: retention by kind of token")
-        axes.grid(axis="y", color=INK, alpha=0.15)
-        axes.legend(ncols=3, loc="upper right", bbox_to_anchor=(1.0, 1.16))
-    return figure
-
-
-def survival(rows: Sequence[Row]) -> Figure:
-    """One episode a policy: which tokens (across) were still held as time went on (down)."""
-    shown = [row for row in rows if row.get("trace") and row["trace"].get("survival")]
-    with context(STYLE):
-        figure = Figure(figsize=(9.2, 3.0), layout="constrained")
-        if not shown:
-            return figure
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        images = [survival_panel(axes, row) for axes, row in zip(panels, shown, strict=True)]
-        for axes, row in zip(panels, shown, strict=True):
-            axes.set_title(row["policy"])
-            axes.set_xlabel("token read at step")
-        panels[0].set_ylabel("environment step")
-        figure.colorbar(images[-1], ax=list(panels), label="% of layers and heads", pad=0.01)
-    return figure
-
-
 def sizes(target: TargetSummary) -> Figure:
-    """Slots per KV head as one episode goes on."""
+    """Slots per KV head as one trial goes on."""
     colours = colour_map(p.policy for p in target.policies)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 2.8), layout="constrained")
@@ -129,9 +92,9 @@ def sizes(target: TargetSummary) -> Figure:
                 width = 2.2 if policy.is_namm else 1.1
                 label = policy.policy
                 axes.plot(trace["steps"], trace["slots"], lw=width, color=colours[label], label=label, alpha=0.9)
-        axes.set_xlabel("environment step")
+        axes.set_xlabel(target.described.time)
         axes.set_ylabel("slots per KV head")
-        axes.set_title("Memory during one episode")
+        axes.set_title(f"Memory during one {target.described.word}")
         axes.set_ylim(bottom=0)
         axes.grid(color=INK, alpha=0.15)
         if axes.lines:
@@ -142,11 +105,16 @@ def sizes(target: TargetSummary) -> Figure:
 def colour_map(names: Iterable[str]) -> dict[str, str]:
     """NAMM and its variants in shades of one colour, references grey, every rival its own, whatever the order."""
     found = sorted(set(names))
-    namms = [name for name in found if name.lower().startswith("namm")]
-    rivals = [name for name in found if name not in namms and name not in REFERENCES]
+    namms = [name for name in found if name == CONTENDER or is_namm(name)]
+    rivals = [name for name in found if name not in namms and name not in references()]
     colours = dict.fromkeys(found, REFERENCE_COLOUR)
     colours |= {name: RIVAL_COLOURS[place % len(RIVAL_COLOURS)] for place, name in enumerate(rivals)}
     return colours | {name: VARIANT_COLOURS.get(name, NAMM_COLOUR) for name in namms}
+
+
+def references() -> frozenset[str]:
+    """Policies that are shown for orientation, of any modality."""
+    return frozenset(name for trials in registered().values() for name in trials.references)
 
 
 def svg(figure: Figure, salt: str) -> str:
@@ -185,21 +153,6 @@ def _point(axes: Axes, x: float, y: float, policy: PolicySummary, colour: str, *
     axes.errorbar(x, y, **({"xerr": errors} if horizontal else {"yerr": errors}), **style)
 
 
-def survival_panel(axes: Axes, row: Row) -> AxesImage:
-    """Draws which tokens (across) of a row's traced episode were still held as time went on (down)."""
-    trace = row["trace"]
-    grid = np.array(trace["survival"], dtype=float)
-    steps = trace["survival_steps"]
-    last = steps[-1] if len(steps) else 1
-    unread = np.arange(grid.shape[1])[None, :] * trace["tokens_per_bin"] > 3 * np.array(steps)[:, None] + 1
-    grid[unread] = np.nan
-    right = grid.shape[1] * trace["tokens_per_bin"] / 3
-    axes.spines[:].set_visible(False)
-    return axes.imshow(
-        grid, vmin=0, vmax=100, aspect="auto", cmap="viridis", extent=(0, right, last, 0), interpolation="nearest"
-    )
-
-
 def _log_ticks(values: Sequence[float | None]) -> list[float]:
     known = [value for value in values if value]
     if not known:
@@ -207,7 +160,3 @@ def _log_ticks(values: Sequence[float | None]) -> list[float]:
     ladder = [a * 10.0**b for b in range(5) for a in (1, 2, 5)]
     inside = [tick for tick in ladder if min(known) * 0.85 <= tick <= max(known) * 1.15]
     return inside or [round(known[0], 1)]
-
-
-def _two_lines(name: str) -> str:
-    return name.replace(" (", "\n(").replace("_", "\n")

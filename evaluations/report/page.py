@@ -16,7 +16,8 @@ from pathlib import Path
 from evaluations.analysis.summary import TargetSummary, summarise
 from evaluations.report.sections import target
 from evaluations.report.sections.base import Animation, Page, Report, Section, TargetPart, identifier
-from evaluations.rows.results import Row, write_atomically
+from evaluations.rows.results import Row
+from namm.files import write_atomically
 
 __all__ = ["Animation", "Page", "Report", "Section", "TargetPart", "render", "targets", "write_report"]
 
@@ -51,13 +52,24 @@ def render(
         summaries: Of the rows; by default one a target.
     """
     report = Report(rows, page, tuple(summarise(rows) if summaries is None else summaries))
-    style = resources.files("evaluations.report").joinpath("report.css").read_text("utf-8")
+    style = styled("evaluations.report", "report.css")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(page.title)}</title><style>{style}</style></head><body><main>"
         f"{''.join(section(report) for section in sections)}</main></body></html>\n"
     )
+
+
+def styled(package: str, name: str) -> str:
+    """The style of a page: what all pages have in common, then its own.
+
+    Args:
+        package: Where its own lies.
+        name: Of that file.
+    """
+    own = resources.files(package).joinpath(name).read_text("utf-8")
+    return resources.files("evaluations.report").joinpath("theme.css").read_text("utf-8") + own
 
 
 def targets(report: Report, parts: Sequence[TargetPart]) -> str:
@@ -69,7 +81,7 @@ def targets(report: Report, parts: Sequence[TargetPart]) -> str:
 def _target(report: Report, summary: TargetSummary, parts: Sequence[TargetPart], unfolded: str) -> str:
     shown = "".join(part(report, summary) for part in parts)
     name, told = escape(summary.target), escape(target.headline(summary))
-    head = f"<h2>{name} <small>{escape(summary.simulator)}</small></h2><p>{told}</p>"
+    head = f"<h2>{name} <small>{escape(summary.setting)}</small></h2><p>{told}</p>"
     return (
         f"<section id='{identifier(summary.target)}' class='target'><details{unfolded}><summary>{head}</summary>{shown}"
         "</details></section>"

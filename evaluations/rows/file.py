@@ -17,29 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from evaluations.rows.policy_names import with_current_names
 from namm.errors import DataError, NammError
 
 Row = dict[str, Any]
 Trial = dict[str, Any]
-"""One thing that was scored: an episode of control, a prompt of text."""
+"""One thing that was scored; evaluations/rows/trials.py describes those of each modality."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
-
-
-def trials(row: Row) -> list[Trial]:
-    """What the score of a row is the mean of: its episodes (control) or its prompts (text)."""
-    return row["prompts"] if "prompts" in row else row["episodes"]
-
-
-def trial_id(trial: Trial) -> Any:
-    """What two policies share when they are given the same trial: its reset seed, or the prompt's name."""
-    return trial["id"] if "id" in trial else trial["reset_seed"]
-
-
-def document_of(trial: Trial) -> Any:
-    """What a trial is about, which others of its task may be about as well; None where it is not known."""
-    return trial.get("document")
 
 
 class UnfinishedError(NammError):
@@ -186,4 +172,4 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("key"), str) else None
+    return with_current_names(row) if isinstance(row, dict) and isinstance(row.get("key"), str) else None

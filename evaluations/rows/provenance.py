@@ -10,28 +10,40 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-DECIDING_CODE = (
-    "namm", "modalities", "evaluations/tasks", "evaluations/control/cells.py", "evaluations/control/plan.py",
-    "evaluations/control/holdings.py", "evaluations/control/retention.py", "evaluations/control/cues.py",
-    "evaluations/language",
-)  # fmt: skip
-"""What decides or measures results, seen from the root of the project."""
+from evaluations.rows.trials import described
+from namm.errors import ConfigError
+
+SHARED_PACKAGES = ("torch", "transformers", "numpy")
+SHARED_CODE = ("namm", "modalities")
+"""What decides the results of every modality; what else does is part of its description."""
 
 
-def versions(packages: Sequence[str] = ("torch", "transformers", "gymnasium", "mujoco", "numpy")) -> dict[str, str]:
-    """What the numbers were made with: Python, the packages that decide them, this project, its commit and its code."""
+def made_with(modality: str) -> dict[str, str]:
+    """What the rows of a modality are made with: versions of the packages, and the code, that decide them."""
+    trials = described(modality)
+    return versions(tuple(dict.fromkeys((*SHARED_PACKAGES, *trials.packages))), trials.code)
+
+
+def versions(packages: Sequence[str] = SHARED_PACKAGES, code: Sequence[str] = ()) -> dict[str, str]:
+    """What numbers were made with: Python, some packages, this project, its commit and its code.
+
+    Args:
+        packages: By the names that pip knows.
+        code: Modules and packages that decide the numbers, besides those that all modalities share.
+    """
     found = {"python": platform.python_version(), **package_versions(packages)}
     try:
         found["namm_suite"] = importlib.metadata.version("namm-suite")
     except importlib.metadata.PackageNotFoundError:
         found["namm_suite"] = "source"
-    return {**found, "git_commit": _git_commit(), "code": code_sha256()[:12]}
+    return {**found, "git_commit": _git_commit(), "code": code_sha256(tuple(code))[:12]}
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:
@@ -48,23 +60,37 @@ def package_versions(packages: Sequence[str]) -> dict[str, str]:
 def versions_differ(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """How two results of `versions` differ, as "torch 2.11.0, now 2.12.0"; empty where they would decide the same.
 
-    A commit that leaves the code of `DECIDING_CODE` as it was is no difference.
+    A commit that leaves the code that decides results as it was is no difference.
     """
     names = [name for name in now if name != "git_commit" and then.get(name, now[name]) != now[name]]
     return ", ".join(f"{name} {then[name]}, now {now[name]}" for name in names)
 
 
 @cache
-def code_sha256() -> str:
-    """The SHA-256 of the code that decides results, as hex digits: the same whatever comments and docstrings say."""
-    root = Path(__file__).resolve().parents[2]
+def code_sha256(code: tuple[str, ...] = ()) -> str:
+    """The SHA-256 of the code that decides results, as hex digits: the same whatever comments and docstrings say.
+
+    Args:
+        code: Modules and packages besides the shared ones.
+    """
     digest = hashlib.sha256()
-    for name in DECIDING_CODE:
-        path = root / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode())
+    for name in (*SHARED_CODE, *code):
+        for module, file in _files(name):
+            digest.update(module.encode())
             digest.update(_without_comments(file.read_text("utf-8")).encode())
     return digest.hexdigest()
+
+
+def _files(name: str) -> list[tuple[str, Path]]:
+    """The source of a module, or of a package and all that is in it, each with a name that depends on no machine."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ConfigError(f"expected a module {name} among the code that decides results, found none; mend its name")
+    if spec.submodule_search_locations is None:
+        return [(name, Path(str(spec.origin)))]
+    folders = [Path(place) for place in spec.submodule_search_locations]
+    found = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
+    return [(f"{name}/{file.relative_to(folder).as_posix()}", file) for folder, file in found]
 
 
 def _without_comments(source: str) -> str:

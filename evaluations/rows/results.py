@@ -1,13 +1,13 @@
 """Experiment = target x task x policy x seed: one cell of the grid gives one row of rows.jsonl.
 
 A cell's key hashes every setting that decides its result, so a row is reused exactly when the same cell is asked for
-again and never when a checkpoint, an option or a simulator version has changed. The code of this project is not part of
-the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
+again and never when a checkpoint, an option or the version of a package has changed. The code of this project is not
+part of the key, or every edit would measure everything again; an experiment that keeps rows of other code says so
 (evaluations/rows/provenance.py). A row is written at once and synced to the disk as its cell finishes: whatever stops
 a run costs at most what it was playing, and the same command goes on.
 
-Keys of a row: `schema key target task policy seed identity score score_name metrics episodes versions seconds finished`
-and what the experiment adds (evaluations/control/cells.py documents those of control).
+Keys of a row: `schema key target task policy seed identity score score_name metrics versions seconds finished`,
+its trials, and what the experiment adds; the `cells.py` of each modality documents its own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,7 +25,8 @@ from typing import Any
 
 from evaluations.rows.file import Row, RowsFile
 from evaluations.rows.score_kinds import settled
-from namm.errors import ConfigError, DataError
+from namm.errors import ConfigError
+from namm.files import write_atomically
 
 SCHEMA = 1
 """Version of the row format; part of every key, so rows of another format are never reused."""
@@ -46,11 +45,13 @@ class Cell:
     policy: str
     seed: int
     identity: Mapping[str, Any] = field(default_factory=dict)
+    keyed_as: str | None = None
+    """The policy's name in the key, where rows were made before it had the name that is shown: they go on."""
 
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits that change whenever anything that decides the result changes."""
-        content = [SCHEMA, self.target, self.task, self.policy, self.seed, dict(self.identity)]
+        content = [SCHEMA, self.target, self.task, self.keyed_as or self.policy, self.seed, dict(self.identity)]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -151,68 +152,10 @@ class Results:
         write_atomically(self.folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    results: Results,
-    run: Callable[[Sequence[Cell]], Iterable[Mapping[str, Any]]],
-    announce: Callable[[Cell, Row, bool], None] | None = None,
-) -> list[Row]:
-    """Runs the cells that have no row yet and returns the rows of all.
-
-    Args:
-        cells: Part of the grid, in order.
-        results: Where rows are kept.
-        run: Given the unfinished cells, yields the content of their rows in order. Each row is written as soon as it is
-            yielded, so a generator that plays cell by cell loses at most one; one that plays them as a batch loses all.
-        announce: Called after every cell with the cell, its row, and whether the row was reused.
-
-    Returns:
-        One row per cell, in order.
-
-    Raises:
-        DataError: If `run` yields more or fewer contents than it was given cells.
-    """
-    say = announce or (lambda cell, row, reused: None)
-    unfinished = []
-    for cell in cells:
-        row = results.get(cell)
-        if row is None:
-            unfinished.append(cell)
-        else:
-            say(cell, row, True)
-    contents = iter(run(unfinished)) if unfinished else iter(())
-    start = time.perf_counter()
-    for cell in unfinished:
-        content = next(contents, None)
-        if content is None:
-            raise DataError(f"A runner must give one row a cell, found none for {cell.label}; mend the experiment.")
-        seconds = round(time.perf_counter() - start, 3)
-        row = results.append([cell], [{"seconds": seconds, **content}])[0]
-        say(cell, row, False)
-        start = time.perf_counter()
-    return results.rows(cells)
-
-
 def file_sha256(path: Path | str) -> str:
     """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by new content; a reader sees the old one or the new one, never half of it."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _require_writable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m modalities.conformance meta-llama/Llama-3.2-1B        # a name on the Hub, or a folder
     python -m modalities.conformance tiny:gemma2                    # a tiny random model of a family
+    python -m modalities.conformance package.module:function        # what a function makes, by its own adapter
 
 The clauses are in `modalities.conformance.clauses`; here a model is made their subject, and what became of them a
 verdict.
@@ -9,20 +10,19 @@ verdict.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Literal
 
 import torch
 import tyro
-from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from torch import nn
 from transformers.utils import logging
 
+from modalities.base import adapter_of
 from modalities.conformance.clauses import (
     BUDGET,
     INTERVAL,
@@ -39,16 +39,12 @@ from modalities.conformance.clauses import (
     prompts,
 )
 from modalities.conformance.tiny_models import tiny_model
-from modalities.huggingface.attach import attach, cache_name, cache_of
 from modalities.pretrained import load_model
-from namm.errors import AttachError, NammError
+from namm.errors import AttachError, ConfigError, NammError
 from namm.memory import Memory
 from namm.policies import make_policy
 
 __all__ = ["Check", "Subject", "Verdict", "examine", "load", "main", "prompts", "subject_of"]
-
-TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
-"""Largest difference, in units of the largest stock value."""
 
 
 @dataclass(frozen=True)
@@ -81,43 +77,13 @@ class Verdict:
         return "\n".join([f"{self.subject}: {end}", *lines])
 
 
-def subject_of(model: PreTrainedModel, name: str | None = None) -> Subject:
-    """A Hugging Face model, as it is examined."""
-    model.eval()
+def subject_of(model: nn.Module, name: str | None = None) -> Subject:
+    """A model as its adapter shows it for examination.
 
-    def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
-        options = {} if cache is None else {cache_name(model) or "cache": cache}
-        if mask is not None and takes_positions:
-            options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        with torch.no_grad():
-            output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
-        value = output.logits if hasattr(output, "logits") else output.last_hidden_state
-        try:
-            return value.float(), cache_of(output)
-        except StopIteration:
-            return value.float(), None
-
-    def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        # cast: offered only where the model can generate, and then plain tokens are what it gives
-        generator = cast("GenerationMixin", model)
-        found = generator.generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
-        return cast("Tensor", found)
-
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    config = model.config.get_text_config(decoder=True)
-    named = {**config.to_dict(), **model.config.to_dict()}
-    special = {value for key, value in named.items() if key.endswith("token_id") and isinstance(value, int)}
-    first = min(10, config.vocab_size // 2)
-    tokens = torch.tensor([token for token in range(first, config.vocab_size) if token not in special])
-    return Subject(
-        name=name or type(model).__name__,
-        run=run,
-        attach=lambda policy: attach(model, policy),
-        generate=generate if model.can_generate() else None,
-        fingerprint=lambda: _fingerprint(model),
-        tokens=tokens.to(model.device),
-        tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
-    )
+    Raises:
+        AttachError: No adapter takes it.
+    """
+    return adapter_of(model).subject(model, name)
 
 
 def examine(subject: Subject, only: tuple[str, ...] = ()) -> Verdict:
@@ -174,25 +140,13 @@ def _how(memory: Memory) -> str:
     return "; ".join(facts) or "all layers alike"
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
-    """A hash over a model's configuration, hooks, attributes and small change of its weights."""
-    facts: list[Any] = [
-        json.dumps(model.config.to_dict(), sort_keys=True, default=str),
-        model.config._attn_implementation,
-    ]
-    for name, module in model.named_modules():
-        facts.append((name, sorted(map(str, vars(module))), len(module._forward_hooks), len(module._forward_pre_hooks)))
-        facts.append("forward" in vars(module))
-    facts += [(name, tuple(p.shape), p.dtype, p._version) for name, p in model.named_parameters()]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Arguments:
     """Checks that a model may be used under a forgetting memory."""
 
     model: tyro.conf.Positional[str]
-    """A folder, a Hub id, FILE.gguf, smollm2, gemma3-270m, or ``tiny:FAMILY``: a random model of a family."""
+    """A folder, a Hub id, FILE.gguf, smollm2, gemma3-270m, ``tiny:FAMILY`` (a random model of a family), or
+    ``package.module:function``, which makes a model of any kind that a registered adapter takes."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; only in float32 are small errors told from rounding."""
@@ -204,14 +158,34 @@ class Arguments:
     """Whether the folder's own Python files may run."""
 
 
-def load(arguments: Arguments) -> PreTrainedModel:
-    """The model that the arguments name."""
+def load(arguments: Arguments) -> nn.Module:
+    """The model that the arguments name.
+
+    Raises:
+        ConfigError: A function was named that is not there, or gives no model.
+    """
     dtype = getattr(torch, arguments.dtype)
     if arguments.model.startswith("tiny:"):
         return tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
+    if ":" in arguments.model and not Path(arguments.model).exists():
+        return _made(arguments.model).to(dtype)
     return load_model(
         arguments.model, dtype, device_map=arguments.device_map, trust_remote_code=arguments.trust_remote_code
     )
+
+
+def _made(name: str) -> nn.Module:
+    """What `package.module:function` gives."""
+    try:
+        model = resolve_name(name)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"expected package.module:function that makes a model, found {name!r} ({error}); run from where the "
+            "package is, or install it"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"expected {name} to give a torch module, found {type(model).__name__}; return the model")
+    return model
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from modalities.base import as_policy
 from modalities.huggingface.cache import MemoryCache
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from namm import NAMM, Memory
 from namm.errors import AttachError
-from namm.policies import Policy, make_policy
+from namm.policies import Policy
 from namm.rules import AttentionRule
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     Raises:
         AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
-    policy = _as_policy(policy, options)
+    policy = as_policy(policy, options)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
     attached = Attached(MemoryCache(memory, decoder.config))
@@ -128,15 +129,6 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
                 delattr(module, _SLOT)
         for key, config in configs.items():
             config._attn_implementation = before[key]
-
-
-def _as_policy(policy: Policy | NAMM, options: dict[str, Any]) -> Policy:
-    """The policy itself, or the one that a NAMM makes."""
-    if isinstance(policy, NAMM):
-        return make_policy("namm", namm=policy, **{"interval": policy.config.interval, **options})
-    if options:
-        raise AttachError(f"Options {sorted(options)} go with a NAMM; give them to make_policy instead.")
-    return policy
 
 
 class Attached:

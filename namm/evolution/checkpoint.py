@@ -20,7 +20,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from namm.errors import CheckpointError, ConfigError, StorageError
+from namm.errors import CheckpointError, ConfigError
+from namm.files import write_atomically
 
 STATE_FILE = "state.json"
 
@@ -53,28 +54,6 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(place)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file by a complete new one, or leaves it as it was.
-
-    Raises:
-        StorageError: The file could not be written (full disk, no permission); what was there is unchanged.
-    """
-    part = path.with_name(path.name + ".tmp")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise StorageError(
-            f"Expected to write {len(content):,} bytes to {path}, found: {error.strerror or error}. What was saved "
-            "before is intact; free space or make the folder writable, then run the same command again."
-        ) from error
 
 
 def save_state(folder: Path, generation: int, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:

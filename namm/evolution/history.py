@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from namm.errors import CheckpointError, StorageError
-from namm.evolution.checkpoint import write_atomically
+from namm.files import write_atomically
 
 HISTORY_FILE = "history.jsonl"
 

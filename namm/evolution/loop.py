@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namm.errors import CheckpointError, ConfigError
-from namm.evolution.checkpoint import STATE_FILE, held, load_state, save_state, write_atomically
+from namm.evolution.checkpoint import STATE_FILE, held, load_state, save_state
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
 from namm.evolution.noise import Noise
 from namm.evolution.ranks import Ranks
@@ -38,6 +38,7 @@ from namm.evolution.scoring import (
 )
 from namm.evolution.search import SearchConfig
 from namm.evolution.stopping import stop_signals
+from namm.files import write_atomically
 
 __all__ = [
     "Callback",

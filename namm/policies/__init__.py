@@ -1,4 +1,4 @@
-"""The registry of eviction policies: one file a policy, one line here."""
+"""The registry of eviction policies: one file a policy, one line here, or an entry point of another package."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from namm.policies.oldest import Oldest
 from namm.policies.oracle import Oracle
 from namm.policies.pyramidkv import PyramidKV
 from namm.policies.random import Random
+from namm.policies.registry import Registry
 from namm.policies.scissorhands import Scissorhands
 from namm.policies.snapkv import SnapKV
 from namm.policies.tova import TOVA
 from namm.policies.window import SinkWindow, Window
 
-POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy
-    for policy in (
+POLICIES = Registry(
+    (
         Full,
         Window,
         SinkWindow,
@@ -55,7 +55,7 @@ POLICIES: dict[str, type[Policy]] = {
         Oracle,
         NAMMPolicy,
     )
-}
+)
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     # the released code, exactly: its interval, its equal heads, its rounding (namm/eager.py)

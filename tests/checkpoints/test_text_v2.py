@@ -105,19 +105,20 @@ def test_a_threshold_holds_no_fewer_slots_than_wanted_wherever_it_lies() -> None
 def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_ahead() -> None:
     def policy(name: str, score: float, paired: PairedDifference | None) -> PolicySummary:
         estimate = Estimate(score, score, score)
-        return PolicySummary("maze", name, (), estimate, estimate, None, None, paired)
+        row = {"identity": {"modality": "control"}}
+        return PolicySummary("maze", name, (row,), estimate, estimate, None, paired)
 
     def paired(value: float, p_value: float) -> PairedDifference:
         return PairedDifference(Estimate(value, value - 1, value + 1), p_value, 96)
 
-    ours = policy("namm (source)", 90.0, None)
+    ours = policy("namm:source", 90.0, None)
     rivals = (
         policy("window", 50.0, paired(40.0, 0.001)),
         policy("h2o_age", 90.0, paired(0.0, 1.0)),
         policy("oracle", 99.0, paired(-9.0, 0.001)),
     )
     verdict = control_verdict(TargetSummary("maze", "maze", (ours, *rivals), ours, None))
-    assert verdict == "namm (source) 90.0, ahead of window; not told apart from h2o_age; BEHIND oracle"
+    assert verdict == "namm:source 90.0, ahead of window; not told apart from h2o_age; BEHIND oracle"
 
 
 def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(tmp_path: Path) -> None:

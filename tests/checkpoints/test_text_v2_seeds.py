@@ -28,7 +28,7 @@ def test_the_table_has_a_column_a_run_with_the_figures_of_its_card(tmp_path: Pat
         if line["target"] == "tmaze-150" and line["policy"] == "window":
             line["namm_minus"]["difference"]["value"] = -26.0
     found = {name: figures for name, *figures in rows([card, other])}
-    assert found["tmaze-150, namm (source): score, kept"] == ["100.0, 18.5%", "12.5, 18.5%"]
+    assert found["tmaze-150, namm:source: score, kept"] == ["100.0, 18.5%", "12.5, 18.5%"]
     assert found["tmaze-150: rivals of its size"] == ["ahead of 6, behind 0, of 8", "ahead of 5, behind 1, of 8"]
     assert found["minus text-v1@size: 288, 48"][0] == "+18.1 [+15.9, +20.2]"
     main(SeedsConfig((SHIPPED, SHIPPED)))

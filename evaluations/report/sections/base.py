@@ -23,7 +23,7 @@ from evaluations.rows.results import Row
 
 @dataclass(frozen=True)
 class Animation:
-    """A GIF of one episode, with what it shows."""
+    """A GIF of one trial, with what it shows."""
 
     path: Path
     caption: str

@@ -41,8 +41,7 @@ def aggregate(report: Report) -> str:
         drawn += picture(
             drawings.improvement(found),
             "improvement",
-            "How often an episode or prompt of NAMM scores above one of each other policy (ties count half), mean over "
-            "targets.",
+            "How often a trial of NAMM scores above one of each other policy (ties count half), mean over targets.",
         )
     drawn += picture(
         drawings.profiles(found),
@@ -73,7 +72,7 @@ def _policies(targets: Sequence[TargetSummary]) -> list[str]:
 
 def _overview_line(target: TargetSummary, names: list[str]) -> str:
     best = target.rivals[0].policy if target.rivals else None
-    digits = 1 if target.is_percentage else 2
+    digits = target.digits
     cells = []
     for name in names:
         policy = target.contender if name == "NAMM" else target.get(name)

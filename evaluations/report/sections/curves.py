@@ -36,7 +36,8 @@ def curves(report: Report) -> str:
         )
     return (
         f"<section><h2>Score against cache size</h2><p>Every policy that forgets at up to {budgets} budgets, on "
-        f"the same reset seeds (seed {', '.join(map(str, sorted(seeds)))}).</p>{drawn}</section>"
+        f"the same {found[0].summary.described.shared} (seed {', '.join(map(str, sorted(seeds)))}).</p>{drawn}"
+        "</section>"
     )
 
 

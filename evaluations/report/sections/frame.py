@@ -37,7 +37,7 @@ def making(report: Report) -> str:
         for name, value in row["versions"].items():
             versions.setdefault(name, set()).add(value)
     checksums = {
-        f"{name.removesuffix('_sha256')} ({row['target']})" if name.startswith("checkpoint") else "namm": str(value)
+        "namm" if name == "namm_sha256" else f"{name.removesuffix('_sha256')} ({row['target']})": str(value)
         for row in report.rows
         for name, value in row["identity"].items()
         if name.endswith("_sha256") and value

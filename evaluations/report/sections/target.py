@@ -15,8 +15,8 @@ from evaluations.report.tables import KEPT, MEMORY, SCORE, cell_text, columns_of
 def headline(target: TargetSummary) -> str:
     """One line that stands for the target while it is folded."""
     best = target.rivals[0] if target.rivals else None
-    leading = [p for p in (target.get("native window"), target.get("full"), target.contender, best) if p is not None]
-    digits = 1 if target.is_percentage else 3
+    leading = [p for p in (target.native, target.get("full"), target.contender, best) if p is not None]
+    digits = target.digits
     return f"{target.policies[0].score_name}: " + " · ".join(f"{p.policy} {p.score.value:.{digits}f}" for p in leading)
 
 
@@ -25,8 +25,8 @@ def scores(report: Report, target: TargetSummary) -> str:
     del report
     matched = f" Rivals have the mean size of <b>{escape(target.matched_to)}</b>." if target.matched_to else ""
     lead = (
-        f"<p>{target.trial_word.capitalize()}s a policy: {target.policies[0].trials}, the same for all; means with 95% "
-        f"intervals.{matched}</p>"
+        f"<p>{target.described.plural.capitalize()} a policy: {target.policies[0].trials}, the same for all; means "
+        f"with 95% intervals.{matched}</p>"
     )
     drawn = picture(figures.scores(target), f"{target.target}scores")
     return f"{lead}{numbers(target, SCORE)}{listed(notes(target))}{drawn}"
@@ -35,12 +35,12 @@ def scores(report: Report, target: TargetSummary) -> str:
 def memory(report: Report, target: TargetSummary) -> str:
     """Sizes, bytes and what is kept as a table, and the size over time."""
     del report
-    caption = "Memory per KV head while one episode runs (the full cache, which only grows, is left out)."
+    caption = f"Memory per KV head during one {target.described.word} (the full cache, which only grows, is left out)."
     return f"{numbers(target, MEMORY, KEPT)}{picture(figures.sizes(target), f'{target.target}sizes', caption)}"
 
 
 def animation(report: Report, target: TargetSummary) -> str:
-    """One episode as it went."""
+    """One trial as it went."""
     shown = report.page.animations.get(target.target)
     if shown is None or not shown.path.exists():
         return ""

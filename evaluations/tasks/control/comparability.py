@@ -8,9 +8,8 @@ documentation and version notes of these environments.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 NOT_COMPARABLE = "not D4RL-comparable"
 Verdict = Literal["comparable", "nearly comparable", "not D4RL-comparable"]
@@ -56,12 +55,6 @@ _KNOWN: dict[tuple[str, int], tuple[Verdict, str]] = {
     ("ant", 4): (NOT_COMPARABLE, _ANT.format("Ant-v4")),
     ("ant", 5): (NOT_COMPARABLE, _ANT.format("Ant-v5")),
 }
-
-
-def marked_environment(row: Mapping[str, Any]) -> str:
-    """The environment of a row as it is shown beside its scores."""
-    verdict = (row.get("comparability") or {}).get("verdict")
-    return f"{row['task']} ({verdict})" if verdict == NOT_COMPARABLE else row["task"]
 
 
 def comparability(env_id: str) -> Comparability | None:

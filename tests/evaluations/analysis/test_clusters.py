@@ -162,7 +162,7 @@ def test_rows_tell_their_documents_to_scores_and_differences() -> None:
     rivals = scores - np.repeat([5, 8, 2, 9, 6, 4], 4)
     found = {}
     for name, marks in (("apart", [None] * 24), ("together", documents)):
-        rows = [*about(with_scores("namm (source)", scores), marks), *about(with_scores("window", rivals), marks)]
+        rows = [*about(with_scores("namm:source", scores), marks), *about(with_scores("window", rivals), marks)]
         (target,) = summarise(rows)
         found[name] = target.get("window")
     apart, together = found["apart"], found["together"]
@@ -188,11 +188,11 @@ def test_tables_of_recipes_draw_documents_as_well() -> None:
 def test_a_variant_is_not_chosen_on_the_documents_it_is_judged_on() -> None:
     """With one seed, halves choose for one another: here by document, not by question."""
     marks = ["a", "a", "b", "b"]
-    first = about(with_scores("namm (a)", [9, 9, 0, 0]), marks)
-    second = about(with_scores("namm (b)", [1, 1, 5, 5]), marks)
+    first = about(with_scores("namm:a", [9, 9, 0, 0]), marks)
+    second = about(with_scores("namm:b", [1, 1, 5, 5]), marks)
     (row,) = held_out([first, second])
     assert [trial["score"] for trial in row["episodes"]] == [1, 1, 0, 0]  # each half took the other half's winner
-    assert held_out([about(with_scores("namm (a)", [1, 2]), ["a", "a"])] * 2) is None
+    assert held_out([about(with_scores("namm:a", [1, 2]), ["a", "a"])] * 2) is None
 
 
 def test_documents_must_fit_the_scores() -> None:

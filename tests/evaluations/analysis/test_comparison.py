@@ -35,7 +35,7 @@ def test_targets_weigh_the_same_however_many_episodes_they_have():
 
 
 def test_a_policy_that_missed_a_target_is_compared_but_not_averaged():
-    rows = [*on("a", "namm (source)", [9, 8, 9]), *on("b", "namm (source)", [1, 2, 1])]
+    rows = [*on("a", "namm:source", [9, 8, 9]), *on("b", "namm:source", [1, 2, 1])]
     rows += [*on("a", "window", [1, 1, 1]), *on("b", "window", [1, 1, 1]), *on("a", "random", [0, 0, 0])]
     found = compare(summarise(rows))
     assert found.get("window").aggregates is not None
@@ -46,7 +46,7 @@ def test_a_policy_that_missed_a_target_is_compared_but_not_averaged():
 
 
 def test_only_shared_reset_seeds_are_compared():
-    namm, window = on("a", "namm (source)", [5.0, 5.0, 500.0]), on("a", "window", [4.0, 4.0])
+    namm, window = on("a", "namm:source", [5.0, 5.0, 500.0]), on("a", "window", [4.0, 4.0])
     test = summarise(namm + window)[0].get("window").versus_namm
     assert (test.pairs, test.difference.value) == (2, 1.0)
     for episode in window[0]["episodes"]:
@@ -64,7 +64,7 @@ def test_raw_returns_are_never_averaged_with_percentages():
 
 
 def test_paired_difference_over_targets_is_the_mean_of_the_targets_own():
-    rows = [*on("a", "namm (source)", [10, 20, 30]), *on("b", "namm (source)", [50, 60])]
+    rows = [*on("a", "namm:source", [10, 20, 30]), *on("b", "namm:source", [50, 60])]
     rows += [*on("a", "window", [9, 18, 27]), *on("b", "window", [40, 40])]
     test = compare(summarise(rows)).get("window").versus_namm
     assert test.difference.value == pytest.approx((2.0 + 15.0) / 2)
@@ -78,7 +78,7 @@ def test_p_values_over_targets_are_corrected_for_the_rivals(compared):
 
 
 def test_relative_scores_and_sizes_are_those_of_the_reference(compared, rows):
-    native, full = compared.get("native window"), compared.get("full")
+    native, full = compared.get("native_window"), compared.get("full")
     assert native.aggregates.relative.value == pytest.approx(100.0)
     assert full.aggregates.kept == pytest.approx(1.0)
     window = compared.get("window")
@@ -121,10 +121,10 @@ def test_a_curve_holds_the_matched_budget_too_and_is_ordered_by_the_size_really_
     rows = [*made_up_rows(), *made_up_curves()]
     (found,) = target_curves(rows, summarise(rows))
     curves = {curve.policy: curve for curve in found.curves}
-    assert set(curves) == {"window", "random", "oldest", "namm (target)"}
+    assert set(curves) == {"window", "random", "oldest", "namm:target"}
     assert [point.budget for point in curves["window"].points] == [6, 16, 40, 48, 100, 250, 640]
     assert (np.diff(curves["window"].slots) > 0).all()
-    assert [point.policy for point in found.free] == ["namm (target)", "namm (source)"]
+    assert [point.policy for point in found.free] == ["namm:target", "namm:source"]
     assert target_curves(made_up_rows(), summarise(made_up_rows())) == []
 
 
@@ -132,7 +132,7 @@ def test_points_of_a_curve_are_all_played_with_the_same_seeds():
     """Curves of seed 0 alone: the matched budget and the reference are cut to it, and NAMM's own rows stay out."""
     rows = [*made_up_rows(), *made_up_curves(seeds=1)]
     for row in rows:
-        if row["policy"] == "namm (target)" and row["memory"].get("role") != "curve":
+        if row["policy"] == "namm:target" and row["memory"].get("role") != "curve":
             row["identity"]["budget"] = 77
     (found,) = target_curves(rows, summarise(rows))
     assert {row["seed"] for curve in found.curves for point in curve.points for row in point.rows} == {0}
@@ -170,7 +170,7 @@ def test_size_needed_has_the_interval_of_its_crossings():
     """Against the crossing of every resampled curve, one by one."""
     rows = [*made_up_rows(), *made_up_curves()]
     (found,) = target_curves(rows, summarise(rows))
-    curve, native = found.curves[0], found.summary.get("native window")
+    curve, native = found.curves[0], found.summary.get("native_window")
     draws = curve.draws(50)
     sizes = np.geomspace(*curve.slots[[0, -1]], 5000)
     heights = [np.interp(np.log(sizes), np.log(curve.slots), draw) for draw in draws]

@@ -124,7 +124,7 @@ def test_scores_of_episodes_that_held_their_cue_are_compared_with_the_others():
 def test_the_section_follows_from_the_intervals_and_says_when_cues_did_not_matter():
     told, lost = [[None, 5]] * 12, [[3, 5]] * 12
     won, half = [True] * 12, [True, False] * 6
-    target = summarise([a_row("full", told, won), a_row("namm (target)", told, won), a_row("window", lost, half)])[0]
+    target = summarise([a_row("full", told, won), a_row("namm:target", told, won), a_row("window", lost, half)])[0]
     said = cues(None, target)
     assert "Does the cue survive?" in said
     assert "the intervals do not overlap" in said

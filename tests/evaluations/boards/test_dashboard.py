@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 
 from evaluations.boards.local_page import cells, read_experiments
-from evaluations.boards.panels import SECTIONS
+from evaluations.boards.panels import sections_of
 from evaluations.boards.run_content import run_content
 from evaluations.boards.workspace import workspace
 from evaluations.dashboard import main
+from evaluations.rows.trials import described, registered
 from namm.errors import DataError, MissingExtraError
 from tests.evaluations.rows.made_up_rows import POLICIES, made_up_rows
 
 CELLS = 2 * (len(POLICIES) + 2)
 """Of the folder below: two targets, each with all policies and two points of a curve."""
+SECTIONS = sections_of([described("control")])
 PANELS = [panel for _, panels in SECTIONS for panel in panels]
 
 
@@ -61,7 +63,7 @@ def test_every_panel_shows_something_that_runs_log():
         names = [*panel.y, *([panel.x] if panel.x else [])]
         if panel.kind in ("bars", "scatter"):
             assert set(names) <= set(content.summary), panel.title
-        elif panel.kind in ("lines", "episodes"):
+        elif panel.kind in ("lines", "trials"):
             assert set(names) <= logged, panel.title
         else:
             assert names[0] in ("memory", "video", "episodes"), panel.title  # what Tracker logs beside the numbers
@@ -72,15 +74,17 @@ def test_the_workspace_has_all_panels_in_order_and_groups_by_target_and_policy()
     view = json.loads(workspace("team", "project", group="memory")._to_model().model_dump_json(by_alias=True))
     section = view["spec"]["section"]
     shown = section["panelBankConfig"]["sections"]
-    assert [part["name"] for part in shown] == [title for title, _ in SECTIONS]
+    every = sections_of(list(registered().values()))
+    assert [part["name"] for part in shown] == [title for title, _ in every]
     configs = [panel["config"] for part in shown for panel in part["panels"]]
-    assert len(configs) == len(PANELS)
-    for panel, config in zip(PANELS, configs, strict=True):
-        if panel.kind == "table":
-            assert '"episodes"' in json.dumps(config)
-            continue
+    panels = [panel for _, several in every for panel in several]
+    *panels, table = panels
+    assert {"episodes", "prompts"} <= set(table.y)
+    for key, config in zip(table.y, configs[len(panels) :], strict=True):
+        assert f'"{key}"' in json.dumps(config)
+    for panel, config in zip(panels, configs[: len(panels)], strict=True):
         assert config["chartTitle"] == panel.title
-        if panel.kind in ("lines", "episodes"):
+        if panel.kind in ("lines", "trials"):
             assert (config["xAxis"], config["metrics"]) == (panel.x, list(panel.y))
         elif panel.kind == "bars":
             assert (config["metrics"], config["groupBy"]) == (list(panel.y), "policy.value")
@@ -122,7 +126,7 @@ def test_numbers_on_the_page_are_those_of_the_rows(page, folder):
         assert low <= value <= high
         assert cell["numbers"]["bytes_peak"] == [pytest.approx(np.mean([r["metrics"]["bytes_peak"] for r in rows]))]
         assert cell["spread"]["episode/return"] == [e["return"] for row in rows for e in row["episodes"]]
-        assert (cell["seeds"], cell["episodes"]) == (3, len(scores))
+        assert (cell["seeds"], cell["trials"]) == (3, len(scores))
         kept = np.mean([row["retention"]["kinds"]["s"] for row in rows], axis=0)
         assert cell["lines"]["retention/s"]["y"] == pytest.approx(kept, abs=1e-4)
         heads = np.mean([np.array(row["retention"]["heads"]).reshape(6, -1) for row in rows], axis=0)

@@ -25,7 +25,7 @@ SECRET = "0123456789abcdef" * 2 + "c0ffee42"
 
 @pytest.fixture
 def rows():
-    return [row for row in made_up_rows() if row["policy"] == "namm (target)"]
+    return [row for row in made_up_rows() if row["policy"] == "namm:target"]
 
 
 @cache
@@ -45,7 +45,7 @@ def records(folder: str) -> list[dict]:
 def mirrored(tmp_path_factory) -> tuple[list[dict], dict[str, str], Path]:
     """Three rows mirrored offline with pictures and checkpoints: rows, run folder by row key, experiment folder."""
     folder = tmp_path_factory.mktemp("tracking")
-    rows = [row for row in made_up_rows("tmaze-150", binary=True) if row["policy"] == "namm (target)"]
+    rows = [row for row in made_up_rows("tmaze-150", binary=True) if row["policy"] == "namm:target"]
     checkpoints = {rows[0]["identity"][f"{kind}_sha256"]: folder / kind for kind in ("namm", "checkpoint")}
     for path in checkpoints.values():
         path.mkdir()
@@ -81,7 +81,7 @@ def test_a_run_read_back_says_of_its_row_what_the_row_says(mirrored):
         assert found["name"] == f"tmaze-150-namm-target-s{row['seed']}"
         config = found["config"]
         for name, value in {
-            **{"modality": "control", "policy": "namm (target)", "target": "tmaze-150", "env": row["task"]},
+            **{"modality": "control", "policy": "namm:target", "target": "tmaze-150", "env": row["task"]},
             **{"dataset": "tmaze", "suite": "memory", "seed": row["seed"], "role": "free", "row_key": row["key"]},
             **{key: row["identity"][key] for key in ("namm_sha256", "checkpoint_sha256", "statistics", "interval")},
             "versions": row["versions"],

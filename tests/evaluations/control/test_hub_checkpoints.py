@@ -16,8 +16,9 @@ from minari.data_collector import EpisodeBuffer
 from evaluations.boards.run_content import run_content
 from evaluations.control import experiment
 from evaluations.control.targets import TargetOptions, resolve_targets
+from evaluations.control.trials import TRIALS
 from evaluations.rl import main
-from evaluations.tasks.control.comparability import comparability, marked_environment
+from evaluations.tasks.control.comparability import comparability
 from evaluations.tasks.control.d4rl import published_statistics
 from modalities.control.agents import import_transformers
 from modalities.control.rollout import make_env
@@ -104,7 +105,7 @@ def test_an_odd_checkpoint_is_played_and_its_scores_are_marked(tmp_path, monkeyp
     assert verdicts == ["nearly comparable"] * 2 + ["not D4RL-comparable"] * 2
     assert all(row["identity"]["facts"]["context_steps"] == 5 for row in rows)
     assert all(np.isfinite(row["metrics"]["normalised_score"]) for row in rows)
-    assert [marked_environment(row) for row in rows[1:3]] == ["Walker2d-v4", "Walker2d-v5 (not D4RL-comparable)"]
+    assert [TRIALS.environment(row) for row in rows[1:3]] == ["Walker2d-v4", "Walker2d-v5 (not D4RL-comparable)"]
     assert run_content(rows[3], "name", {}).config["comparability"] == "not D4RL-comparable"
     said = " ".join(capsys.readouterr().out.split())
     versions = rows[0]["versions"]

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluations.control.plan import Plan, PolicySpec, Unit
-from evaluations.experiment.matching import curve_budgets, mean_slots
+from evaluations.control.plan import Plan, threshold
+from evaluations.control.sizes import curve_budgets, mean_slots
+from evaluations.experiment.contract import Unit
+from evaluations.experiment.names import NamedPolicy
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SPECS = (
-    PolicySpec("native_window"),
-    PolicySpec("full"),
-    PolicySpec("namm", "source"),
-    PolicySpec("namm", "target"),
-    PolicySpec("window"),
-    PolicySpec("sink_window"),
+    NamedPolicy.of("native_window"),
+    NamedPolicy.of("full"),
+    NamedPolicy.of("namm:source"),
+    NamedPolicy.of("namm:target"),
+    NamedPolicy.of("window"),
+    NamedPolicy.of("sink_window"),
 )
 ROWS = made_up_rows()
 
@@ -36,17 +38,17 @@ def rows_of(*labels: str):
 
 
 def test_rivals_wait_for_every_namm_and_get_the_size_of_the_best():
-    first, complete = plan().main(rows_of("full", "namm (source)"))
+    first, complete = plan().main(rows_of("full", "namm:source"))
     assert [unit.role for unit in first] == ["reference", "reference", "free", "free"]
     assert not complete
-    units, complete = plan().main(rows_of("namm (source)", "namm (target)"))
+    units, complete = plan().main(rows_of("namm:source", "namm:target"))
     assert complete
     window, sinks = units[4:]
     assert {window.role, sinks.role} == {"matched"}
-    assert {window.matched_to, sinks.matched_to} == {"namm (target)"}
+    assert {window.matched.to, sinks.matched.to} == {"namm:target"}
     assert mean_slots([990], 48, window.budget) >= 70.5 > mean_slots([990], 48, window.budget - 1)
-    other, _ = plan(match="namm:source").main(rows_of("namm (source)", "namm (target)"))
-    assert other[4].matched_to == "namm (source)"
+    other, _ = plan(match="namm:source").main(rows_of("namm:source", "namm:target"))
+    assert other[4].matched.to == "namm:source"
     assert other[4].budget < window.budget
 
 
@@ -54,12 +56,12 @@ def test_a_given_budget_makes_everything_known_at_once():
     units, complete = plan(budget=40).main(rows_of())
     assert complete
     assert [(unit.role, unit.budget) for unit in units] == [("reference", None)] * 2 + [("given", 40)] * 4
-    assert all(unit.threshold is None for unit in units)
+    assert all(threshold(unit) is None for unit in units)
 
 
 def test_points_follow_from_the_full_cache_alone_and_cover_every_policy_that_forgets():
     curve = plan(curve=5, curve_seeds=(0, 1))
-    assert curve.points(rows_of("namm (source)", "namm (target)")) == ([], False)
+    assert curve.points(rows_of("namm:source", "namm:target")) == ([], False)
     units, complete = curve.points(rows_of("full"))
     assert complete
     budgets = sorted({unit.budget for unit in units})
@@ -67,7 +69,7 @@ def test_points_follow_from_the_full_cache_alone_and_cover_every_policy_that_for
     assert len(units) == 5 * 4
     assert {unit.spec.label for unit in units if unit.budget == budgets[0]} == {spec.label for spec in SPECS[2:]}
     assert {(unit.role, unit.seeds) for unit in units} == {("curve", (0, 1))}
-    assert all((unit.threshold == -np.inf) == (unit.spec.name == "namm") for unit in units)
+    assert all((threshold(unit) == -np.inf) == unit.spec.is_namm for unit in units)
     assert curve.most_cells() == 6 * 3 + 5 * 4 * 2
     assert plan().points(rows_of("full")) == ([], True)
 

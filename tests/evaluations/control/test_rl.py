@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from evaluations.control import cells as control_cells
 from evaluations.control import experiment
-from evaluations.rl import RLConfig, main, parse_policies
+from evaluations.control.config import NAMES
+from evaluations.experiment.names import named, rivals
+from evaluations.rl import RLConfig, main
 from evaluations.tasks.control.d4rl import Episode
 from evaluations.tasks.control.d4rl_files import write_hdf5
 from namm.errors import ConfigError, UnknownNameError
@@ -74,15 +76,14 @@ def test_a_whole_experiment_writes_rows_tables_and_a_report(command, tmp_path, c
     rows = rows_of(tmp_path / "rl")
     policies = {row["policy"] for row in rows}
     assert policies == {
-        *("native window", "full", "window", "sink_window", "random", "h2o", "h2o_age", "l2_norm", "keydiff"),
-        "oldest",
-        *("namm (source)", "namm (target)", "namm (sequence)"),
+        *("native_window", "full", "namm:source", "namm:target", "namm:sequence"),
+        *rivals(streams=True),
     }
     assert len(rows) == 2 * len(policies)
     for name in ("report.html", "summary.md", "config.json"):
         assert (tmp_path / "rl" / name).stat().st_size > 100
     output = capsys.readouterr().out
-    assert "[26/26]" in output
+    assert f"[{len(rows)}/{len(rows)}]" in output
     assert "report.html" in output
     reset_seeds = {row["policy"]: [e["reset_seed"] for e in row["episodes"]] for row in rows if row["seed"] == 1}
     assert len({tuple(seeds) for seeds in reset_seeds.values()}) == 1
@@ -91,7 +92,7 @@ def test_a_whole_experiment_writes_rows_tables_and_a_report(command, tmp_path, c
 def test_rows_hold_what_was_measured(command, tmp_path):
     assert main(command("--policy", "full", "namm:sequence", "window", "--max-steps", 60, checkpoint="maze")) == 0
     rows = {row["policy"]: row for row in rows_of(tmp_path / "rl") if row["seed"] == 0}
-    full, namm, window = (rows[name]["metrics"] for name in ("full", "namm (sequence)", "window"))
+    full, namm, window = (rows[name]["metrics"] for name in ("full", "namm:sequence", "window"))
     assert full["kept_fraction"] == full["kept_fraction_R"] == full["kept_fraction_a"] == 1.0
     assert full["evicted"] == 0.0
     assert full["slots_mean"] == pytest.approx(np.mean(3 * np.arange(60) + 2))
@@ -103,7 +104,7 @@ def test_rows_hold_what_was_measured(command, tmp_path):
     assert namm["state_bytes_mean"] > window["state_bytes_mean"]
     assert window["updates"] == 3
     assert rows["full"]["score_name"] == "success rate"
-    assert rows["namm (sequence)"]["identity"]["statistics"] == "sequence"
+    assert rows["namm:sequence"]["identity"]["statistics"] == "sequence"
     kept = window["slots_mean"] / np.mean(3 * np.arange(60) + 2)
     assert window["kept_fraction"] == pytest.approx(kept)
     kinds = np.mean([window[f"kept_fraction_{kind}"] for kind in "Rsa"])
@@ -118,7 +119,7 @@ def test_rivals_hold_the_size_of_the_best_namm_and_never_less(command, tmp_path)
     for row in rows:
         held.setdefault(row["policy"], []).extend(episode["slots_mean"] for episode in row["episodes"])
     matched = next(row["memory"]["matched_to"] for row in rows if row["policy"] == "window")
-    assert matched in ("namm (source)", "namm (target)")
+    assert matched in ("namm:source", "namm:target")
     asked = np.mean(held[matched])
     for rival in ("window", "random"):
         memory = next(row["memory"] for row in rows if row["policy"] == rival)
@@ -144,22 +145,18 @@ def test_target_statistics_are_taken_from_episodes_that_are_never_scored(command
 
 
 def test_policies_by_name():
-    assert [spec.label for spec in parse_policies(["namm", "namm:target", "native_window"])] == [
-        "namm (source)",
-        "namm (target)",
-        "namm (sequence)",
-        "native window",
-    ]
+    chosen = named(["namm", "namm:target", "namm:source", "native_window"], NAMES, streams=True)
+    assert [spec.label for spec in chosen] == ["namm:source", "namm:target", "native_window"]
     with pytest.raises(UnknownNameError, match="Did you mean 'h2o'"):
-        parse_policies(["h20"])
+        named(["h20"], NAMES, streams=True)
     with pytest.raises(ConfigError, match="depends on what is done"):
-        parse_policies(["oracle"])
+        named(["oracle"], NAMES, streams=True)
 
 
 def test_explicit_budget_holds_for_every_policy_that_forgets(command, tmp_path):
     assert main(command("--policy", "full", "namm:target", "h2o", "--budget", 9, "--max-steps", 40)) == 0
     budgets = {row["policy"]: row["identity"]["budget"] for row in rows_of(tmp_path / "rl")}
-    assert budgets == {"full": None, "namm (target)": 9, "h2o": 9}
+    assert budgets == {"full": None, "namm:target": 9, "h2o": 9}
 
 
 # --- resuming -------------------------------------------------------------------------------------------------------
@@ -181,7 +178,7 @@ def test_ctrl_c_exits_130_keeps_the_rows_and_says_how_to_go_on(command, tmp_path
     original = control_cells.ControlRunner.run
 
     def interrupted(self, unit, cells):
-        if unit.spec.name == "window":
+        if unit.spec.label == "window":
             raise KeyboardInterrupt
         return original(self, unit, cells)
 

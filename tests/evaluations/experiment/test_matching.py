@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluations.experiment.matching import match_budget, mean_slots, slots_held, tokens_seen
+from evaluations.control.sizes import match_budget, mean_slots, tokens_seen
+from evaluations.experiment.matching import slots_held
 from namm.errors import ConfigError
 
 

@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from evaluations.analysis.summary import LOG_LIKELIHOOD
 from evaluations.language.examples import example_page
 from evaluations.language.experiment import play_experiment
 from evaluations.language.trace import decoder, kept_of, packed, pieces
+from evaluations.rows.trials import LOG_LIKELIHOOD
 from evaluations.text import TextConfig
 
 
@@ -52,7 +52,7 @@ def test_the_page_of_a_run_holds_its_tokens_and_nothing_in_them_is_markup(row: d
 
 def test_scores_on_the_cards_tell_policies_apart_as_the_tables_do(row: dict, tmp_path: Path) -> None:
     """Log-likelihoods of -2.524 and -2.617 were both shown as -2 or -3."""
-    for name, score, shown in ((LOG_LIKELIHOOD, -2.5241, "-2.524"), ("word F1", 33.333, "33.3")):
+    for name, score, shown in ((LOG_LIKELIHOOD.name, -2.5241, "-2.524"), ("word F1", 33.333, "33.3")):
         graded = [{**prompt, "score": score} for prompt in row["prompts"]]
         page = (example_page([{**row, "score_name": name, "prompts": graded}], tmp_path) or Path()).read_text()
         assert f'"score":"{name} {shown}"' in page

@@ -16,7 +16,7 @@ from evaluations import text
 from evaluations.analysis.summary import summarise
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.experiment import play_experiment
-from evaluations.language.plan import NAMES, TextPolicy, parse_policies
+from evaluations.language.plan import NAMES, chosen
 from evaluations.language.setup import task_names
 from evaluations.language.trace import kept_of
 from evaluations.text import TextConfig
@@ -168,10 +168,10 @@ def test_a_policy_that_was_asked_to_evict_and_did_not_is_reported(config: TextCo
 
 
 def test_names_of_policies_and_tasks(config: TextConfig) -> None:
-    policies, match = parse_policies(("full", "namm", "h2o", "h2o"), None, False)
-    assert policies == (TextPolicy("full"), TextPolicy("namm:source"), TextPolicy("h2o"))
+    policies, match = chosen(("full", "namm", "h2o", "h2o"), None, False)
+    assert [spec.label for spec in policies] == ["full", "namm:source", "h2o"]
     assert match == "namm:source"
-    assert parse_policies(("window",), None, True)[1] is None
+    assert chosen(("window",), None, True)[1] is None
     assert len(NAMES) == len(set(NAMES))
     assert task_names(("recall", "recall/pairs", "longbench/qasper,trec")) == [
         "pairs", "passkey", "copy", "variables", "longbench/qasper", "longbench/trec",
@@ -179,9 +179,9 @@ def test_names_of_policies_and_tasks(config: TextConfig) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'pairs'"):
         task_names(("pears",))
     with pytest.raises(ConfigError, match="need a size"):
-        parse_policies(("window",), None, False)
+        chosen(("window",), None, False)
     with pytest.raises(ConfigError, match="@heads take the size of a NAMM"):
-        parse_policies(("window@heads",), None, True)
+        chosen(("window@heads",), None, True)
 
 
 def test_the_targets_own_statistics_are_measured_on_as_much_as_it_can_place(model_folder: Path) -> None:

@@ -98,7 +98,7 @@ def test_pictures_can_be_drawn_of_what_little_there_is(rows):
     layers = [[None if age > 3 else 0.5 for age in range(7)] for _ in range(2)]
     row["retention"] = {**row["retention"], "layers": layers, "heads": [layers]}
     target = summarise([row])[0]
-    drawn = (figures.scores, figures.kinds, figures.sizes, memory_figures.cue_survival)
+    drawn = (figures.scores, memory_figures.kinds, figures.sizes, memory_figures.cue_survival)
     told = (
         memory_figures.heads_by_age,
         memory_figures.ages_over_time,
@@ -107,7 +107,7 @@ def test_pictures_can_be_drawn_of_what_little_there_is(rows):
     )
     for figure in (*(draw(target) for draw in drawn), *(draw(target.policies) for draw in told)):
         assert figures.png(figure).startswith(b"\x89PNG")
-    assert "<svg" in figures.svg(figures.survival([row]), "x")
+    assert "<svg" in figures.svg(memory_figures.survival([row]), "x")
 
 
 def test_score_of_a_summary_is_the_stratified_bootstrap_of_its_episodes(rows):

@@ -7,19 +7,19 @@ import base64
 import numpy as np
 
 from evaluations.analysis.survival import held_when_asked
-from evaluations.rows.provenance import versions
+from evaluations.rows.provenance import made_with
 from evaluations.rows.results import Cell, Row
 
-VERSIONS = versions()
+VERSIONS = made_with("control")
 POLICIES = {
     # policy: (score, spread, mean slots, budget)
-    "native window": (99.0, 1.0, 58.0, None),
+    "native_window": (99.0, 1.0, 58.0, None),
     "full": (74.0, 9.0, 1500.0, None),
     "window": (97.0, 1.5, 71.0, 48),
     "random": (92.0, 4.0, 71.0, 48),
     "oldest": (37.0, 8.0, 71.0, 48),
-    "namm (source)": (70.0, 8.0, 60.0, None),
-    "namm (target)": (98.0, 1.0, 70.5, None),
+    "namm:source": (70.0, 8.0, 60.0, None),
+    "namm:target": (98.0, 1.0, 70.5, None),
 }
 
 
@@ -34,7 +34,7 @@ def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, bina
                 "env": "Hopper-v5",
                 "interval": 48,
                 "budget": budget,
-                "statistics": policy.partition("(")[2].rstrip(")") or None,
+                "statistics": policy.partition(":")[2] or None,
                 "checkpoint_sha256": "c0ffee" * 8,
                 "namm_sha256": "beef" * 12 if "namm" in policy else None,
             }
@@ -46,7 +46,7 @@ def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, bina
 def made_up_curves(target: str = "hopper", seeds: int = 3, episodes: int = 4, binary: bool = False) -> list[Row]:
     """Rows of role "curve": every policy that forgets at six budgets, better the more it holds."""
     rows = []
-    for number, policy in enumerate(("window", "random", "oldest", "namm (target)")):
+    for number, policy in enumerate(("window", "random", "oldest", "namm:target")):
         best = POLICIES[policy][0]
         for budget in (6, 16, 40, 100, 250, 640):
             for seed in range(seeds):
@@ -80,7 +80,7 @@ def _row(
     scores = generator.normal(score, spread, size=episodes)
     if binary:
         scores = 100.0 * (generator.random(episodes) < score / 100)
-    asked = cell.policy not in ("native window", "full")
+    asked = cell.policy not in ("native_window", "full")
     layers, bins = 3, 7
     samples = 20
     return {
@@ -112,7 +112,7 @@ def _row(
             "ms_per_env_step": 0.8,
             "env_steps": 990.0 * episodes,
         },
-        "memory": {"asked_to_evict": asked, "recomputed": cell.policy == "native window", "matched_to": None},
+        "memory": {"asked_to_evict": asked, "recomputed": cell.policy == "native_window", "matched_to": None},
         "episodes": [
             {
                 "reset_seed": 1000 * cell.seed + index,
@@ -166,7 +166,7 @@ def _cue(episodes: int, layers: int, generator: np.random.Generator) -> dict:
 def with_scores(policy: str, scores, target: str = "hopper", seed: int = 0, **metrics) -> list[Row]:
     """One row of a policy with these episode scores."""
     template = made_up_rows(target, seeds=1)[0]
-    asked = policy not in ("native window", "full")
+    asked = policy not in ("native_window", "full")
     episodes = [
         {**template["episodes"][0], "score": float(score), "reset_seed": 1000 * seed + number}
         for number, score in enumerate(scores)
@@ -178,7 +178,7 @@ def with_scores(policy: str, scores, target: str = "hopper", seed: int = 0, **me
             "seed": seed,
             "score": float(np.mean(scores)),
             "metrics": template["metrics"] | {"evicted": 2800.0 if asked else 0.0} | metrics,
-            "memory": {"asked_to_evict": asked, "recomputed": policy == "native window", "matched_to": None},
+            "memory": {"asked_to_evict": asked, "recomputed": policy == "native_window", "matched_to": None},
             "episodes": episodes,
         }
     ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+
+import pytest
 
 from evaluations.rl import main
-from evaluations.rows.provenance import DECIDING_CODE, _without_comments, code_sha256, versions, versions_differ
+from evaluations.rows.provenance import _without_comments, code_sha256, made_with, versions, versions_differ
+from evaluations.rows.trials import registered
+from namm.errors import ConfigError
 from tests.evaluations.control.tiny_control import tiny_decision_transformer
 
 
@@ -19,8 +22,10 @@ def test_the_digest_is_blind_to_words_and_sees_code():
 
 
 def test_all_that_decides_exists():
-    root = Path(__file__).resolve().parents[3]
-    assert all((root / name).exists() for name in DECIDING_CODE)
+    digests = {modality: code_sha256(trials.code) for modality, trials in registered().items()}
+    assert len(set(digests.values())) == len(digests) > 1  # each modality's own code is in its digest
+    with pytest.raises(ConfigError, match=r"evaluations\.nowhere"):
+        code_sha256(("evaluations.nowhere",))
 
 
 def test_another_commit_of_the_same_code_is_no_difference():
@@ -45,4 +50,4 @@ def test_rows_of_other_code_are_kept_and_named(tmp_path, capsys):
     assert main(command) == 0
     output = capsys.readouterr().out
     assert "kept from an earlier run" in output
-    assert f"code abc, now {versions()['code']}" in output
+    assert f"code abc, now {made_with('control')['code']}" in output

@@ -1,0 +1,99 @@
+"""The adapter of Hugging Face decoders: attached through the extension points of transformers, examined likewise."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+
+from modalities.base import Adapter
+from modalities.conformance.clauses import Subject
+from modalities.huggingface.attach import attach, cache_name, cache_of
+from namm import Memory
+from namm.errors import AttachError
+from namm.policies import Policy
+
+TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+"""Largest difference, in units of the largest stock value."""
+
+
+class HuggingFace(Adapter):
+    """Any decoder of transformers, or of the Hub, that computes attention through transformers' interface."""
+
+    name: ClassVar[str] = "Hugging Face decoders"
+
+    def takes(self, model: nn.Module) -> bool:
+        """See Adapter."""
+        return isinstance(model, PreTrainedModel)
+
+    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
+        """See modalities/huggingface/attach.py."""
+        return attach(_ours(model), policy, store=store)
+
+    def subject(self, model: nn.Module, name: str | None = None) -> Subject:
+        """See Adapter."""
+        return examined(_ours(model), name)
+
+
+def _ours(model: nn.Module) -> PreTrainedModel:
+    if not isinstance(model, PreTrainedModel):
+        raise AttachError(f"Expected a transformers PreTrainedModel, found {type(model).__name__}; ask `takes` first.")
+    return model
+
+
+def examined(model: PreTrainedModel, name: str | None = None) -> Subject:
+    """A Hugging Face model, as it is examined."""
+    model.eval()
+
+    def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
+        options = {} if cache is None else {cache_name(model) or "cache": cache}
+        if mask is not None and takes_positions:
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        with torch.no_grad():
+            output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        value = output.logits if hasattr(output, "logits") else output.last_hidden_state
+        try:
+            return value.float(), cache_of(output)
+        except StopIteration:
+            return value.float(), None
+
+    def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        # casts: it is offered only where the model can generate, and then plain tokens are what comes
+        generator = cast("GenerationMixin", model)
+        found = generator.generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
+        return cast("Tensor", found)
+
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    config = model.config.get_text_config(decoder=True)
+    named = {**config.to_dict(), **model.config.to_dict()}
+    special = {value for key, value in named.items() if key.endswith("token_id") and isinstance(value, int)}
+    first = min(10, config.vocab_size // 2)
+    tokens = torch.tensor([token for token in range(first, config.vocab_size) if token not in special])
+    return Subject(
+        name=name or type(model).__name__,
+        run=run,
+        attach=lambda policy: attach(model, policy),
+        generate=generate if model.can_generate() else None,
+        fingerprint=lambda: _fingerprint(model),
+        tokens=tokens.to(model.device),
+        tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
+    )
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """A hash over a model's configuration, hooks, attributes and small change of its weights."""
+    facts: list[Any] = [
+        json.dumps(model.config.to_dict(), sort_keys=True, default=str),
+        model.config._attn_implementation,
+    ]
+    for name, module in model.named_modules():
+        facts.append((name, sorted(map(str, vars(module))), len(module._forward_hooks), len(module._forward_pre_hooks)))
+        facts.append("forward" in vars(module))
+    facts += [(name, tuple(p.shape), p.dtype, p._version) for name, p in model.named_parameters()]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
