@@ -64,11 +64,7 @@ def _panel(panel: Panel) -> Any:
     # Any: what is W&B's own to check goes by name to plots of different kinds
     titles: dict[str, Any] = {"title": panel.title, "title_x": panel.x_title or None, "title_y": panel.y_title or None}
     if panel.kind == "bars":
-        averaged: dict[str, Any] = {
-            "groupby": v2.Config("policy"),
-            "groupby_aggfunc": "mean",
-            "groupby_rangefunc": "stderr",
-        }
+        averaged: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
         return v2.BarPlot(metrics=list(panel.y), orientation="h", groupby=v2.Config("policy"), **titles, **averaged)
     if panel.kind == "scatter":
         x, y = v2.SummaryMetric(panel.against), v2.SummaryMetric(panel.y[0])
