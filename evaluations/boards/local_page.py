@@ -140,8 +140,9 @@ def _estimate(rows: Sequence[Row], name: str) -> Estimate | None:
         return None
     if not any(len(each) > 1 for each in played):
         return None  # seeds are strata: one score in each tells nothing of its spread
-    successes = [trial.get("success") for each in played for trial in each]
-    if name == "score" and of(rows[0]).score(rows[0]["score_name"]).rate and None not in successes:
+    successes = [known for each in played for trial in each if (known := trial.get("success")) is not None]
+    is_told = len(successes) == sum(map(len, played))
+    if name == "score" and of(rows[0]).score(rows[0]["score_name"]).rate and is_told:
         return scaled(success_rate(successes), 100)
     values = trial_values(rows, name)
     if isinstance(values, Clustered):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,6 @@ from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy
 from namm.rules import AttentionRule
-
-if TYPE_CHECKING:
-    from transformers import GenerationMixin
 
 IMPLEMENTATION = "namm_memory"
 """Name under which the attention and mask functions are registered with transformers."""
@@ -168,14 +165,13 @@ class Attached:
             AttachError: None can be told: the tokens attended are not those that were handed to the cache.
         """
         pending = self.cache.pending
-        own = getattr(module, "layer_idx", None)
+        own: int | None = getattr(module, "layer_idx", None)
         index = own if own is not None and own in pending else next(iter(pending)) if len(pending) == 1 else None
         if index is not None and pending[index] == tokens:
             del pending[index]
             return index
         layers = self.cache.layers
-        sharing = own is not None and 0 <= own < len(layers) and type(layers[own]).__name__ == "DummyLayer"
-        if sharing and not pending:
+        if own is not None and 0 <= own < len(layers) and not pending and type(layers[own]).__name__ == "DummyLayer":
             return own  # looks at the keys of an earlier layer, and remembers them by itself
         raise AttachError(
             f"{type(module).__name__} (layer {own}) attends to {tokens} tokens that were not handed to the cache; "
@@ -304,8 +300,8 @@ def _decoder(model: PreTrainedModel) -> PreTrainedModel:
     cache_argument(model)
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
         raise AttachError(f"{name} attends to an encoder too; only causal self-attention is exact under a Memory.")
-    # cast: what can generate has the methods of a GenerationMixin
-    if model.can_generate() and not cast("GenerationMixin", model)._supports_default_dynamic_cache():
+    # Any: only what can generate has this method, and no class of transformers says so
+    if model.can_generate() and not cast("Any", model)._supports_default_dynamic_cache():
         raise AttachError(f"{name} keeps its past in a cache of its own make, which a Memory cannot stand in for.")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = decoder if isinstance(decoder, PreTrainedModel) else model

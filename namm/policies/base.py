@@ -134,7 +134,7 @@ class Policy(ABC):
     name: ClassVar[str]
     """Registry name."""
 
-    observes_attention: ClassVar[bool] = False
+    observes_attention: bool = False
     """Whether :meth:`observe` must be called; then queries are buffered and columns recomputed at updates."""
 
     eager_chunk: int | None = None
