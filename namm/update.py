@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm import attention
-from namm.policies.base import Asked, Queries, State, TokenView
+from namm.policies.base import Places, Queries, State, TokenView
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
@@ -180,9 +180,9 @@ def _observe(
         columns = attention.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from, rule.softcap)
         if rule.local is not None:
             columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
-        asked = Asked(token, askers, before_interval, begun)
+        places = Places(token, askers, before_interval, begun)
         before = {name: pick(tensor[:, :, span]) for name, tensor in state.items()}
-        for name, tensor in layer.policy.observe(columns, before, asked).items():
+        for name, tensor in layer.policy.observe(columns, before, places).items():
             if everyone:
                 state[name][:, :, span] = tensor
             else:
@@ -222,6 +222,6 @@ def _observe_rows(
             for start in range(0, mine.shape[1], block):
                 some = slice(start, start + block)
                 before = {name: tensor[None, :, some] for name, tensor in places.items()}
-                asked = Asked(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
-                for name, tensor in layer.policy.observe(mine[None, :, some], before, asked).items():
+                places = Places(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
+                for name, tensor in layer.policy.observe(mine[None, :, some], before, places).items():
                     places[name][:, some] = tensor[0]
