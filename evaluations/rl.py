@@ -1,6 +1,6 @@
 """Attaches a NAMM evolved on text, unchanged, to Decision Transformers in real simulators, beside every rival policy.
 
-    python evaluations/rl.py                                    the shipped targets, every policy, about two minutes
+    python evaluations/rl.py                                    the shipped targets, every policy, a few minutes
     python evaluations/rl.py --suite d4rl                       the nine locomotion cells of D4RL
     python evaluations/rl.py --env tmaze-150 --policy full namm:target h2o --curve 5
     python evaluations/rl.py --checkpoint edbeeching/decision-transformer-gym-hopper-medium
@@ -87,7 +87,7 @@ def run(config: RLConfig, command: str = PROGRAM) -> Path:
     runners = setup.load()
     resolved = {**asdict(config), "config": None}
     results.write_config(resolved)
-    written = json.loads((config.out / "config.json").read_text())
+    written = json.loads((config.out / "config.json").read_text(encoding="utf-8"))
     folders = {r.target.checkpoint_sha256: find_checkpoint(r.target.checkpoint) for r in runners.values()}
     folders |= {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
     with Tracker(config.wandb, config.out, written, folders) as tracker:

@@ -85,7 +85,7 @@ def _text(path: Path | None) -> str:
     if path is None:
         return inspect.getsource(textwrap)
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--prompt must be a text file, found {path} ({error}).") from error
 

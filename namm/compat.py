@@ -26,6 +26,7 @@ from namm.config import NAMMConfig
 from namm.errors import CheckpointError, NammError
 from namm.features import MIN_DEVIATION, FeatureStatistics
 from namm.model import NAMM
+from namm.terminal import any_terminal
 
 STATE = "evolution_state"
 PARAMETERS = "mean"
@@ -145,14 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m namm.compat", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("checkpoint", type=Path, help="a file of the released trainer, such as ckpt.pt")
     parser.add_argument("folder", type=Path, help="where config.json and model.safetensors are written")
-    arguments = parser.parse_args(argv)
-    try:
-        namm = read_released(arguments.checkpoint)
-        namm.save_pretrained(arguments.folder)
-    except NammError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{arguments.folder}: {namm.flat.shape[0]} parameters, sha256 {namm.sha256()}")
+    with any_terminal():
+        arguments = parser.parse_args(argv)
+        try:
+            namm = read_released(arguments.checkpoint)
+            namm.save_pretrained(arguments.folder)
+        except NammError as error:
+            print(error, file=sys.stderr)
+            return 2
+        print(f"{arguments.folder}: {namm.flat.shape[0]} parameters, sha256 {namm.sha256()}")
     return 0
 
 

@@ -137,6 +137,11 @@ class NAMM(nn.Module):
             CheckpointError: A file is missing, truncated, of another shape, or holds NaN or infinity.
         """
         folder = Path(folder)
+        if folder.is_file():
+            raise CheckpointError(
+                f"Expected the folder of a NAMM, found the file {folder}; name the folder that holds {CONFIG_FILE} and "
+                f"{WEIGHTS_FILE}. A ckpt.pt of the released trainer becomes one by `python -m namm.compat`."
+            )
         config = NAMMConfig.from_json(folder / CONFIG_FILE)
         path = folder / WEIGHTS_FILE
         try:

@@ -64,4 +64,7 @@ def main(config: AblationsConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AblationsConfig, description=(__doc__ or "").partition("\n\n")[0]))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(AblationsConfig, description=(__doc__ or "").partition("\n\n")[0]))

@@ -54,4 +54,7 @@ def main(config: CompareConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CompareConfig, description=(__doc__ or "").partition("\n\n")[0]))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(CompareConfig, description=(__doc__ or "").partition("\n\n")[0]))

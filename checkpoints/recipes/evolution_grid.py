@@ -88,7 +88,7 @@ def run(grid: Grid, arms: Mapping[str, Arm]) -> dict[str, list[dict[str, float]]
 def _cell(grid: Grid, arm: Arm, seed: int, model: Any, folder: Path) -> dict[str, float]:
     done = folder / "judged.json"
     if done.exists():
-        return json.loads(done.read_text())
+        return json.loads(done.read_text(encoding="utf-8"))
     fitness = arm.fitness
     namm = NAMM(arm.namm)
     namm = with_statistics(

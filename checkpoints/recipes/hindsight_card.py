@@ -63,8 +63,8 @@ def _about(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield fill(
         f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**: a start "
-        "for `namm-evolve --start`, and a NAMM to be used as it is, with `sequence` statistics. Besides a token's "
-        f"age it reads {_list(facts['signals'])}. Made by `{facts['command']}`; seed {facts['seed']} of its recipe "
+        "for `namm-evolve --start`, attachable as it is with `sequence` statistics. Besides a token's "
+        f"age it reads {_list(facts['signals'])}. Made with `{facts['command']}`; seed {facts['seed']} of its recipe "
         "decides its share of the prompts, the first numbers and the order.",
         WIDTH,
     )

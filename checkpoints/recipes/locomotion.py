@@ -182,4 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main()

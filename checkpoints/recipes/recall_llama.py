@@ -139,4 +139,7 @@ def main(config: RecipeConfig) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(RecipeConfig, description=__doc__))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(RecipeConfig, description=__doc__))

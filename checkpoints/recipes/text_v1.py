@@ -132,7 +132,7 @@ def evolutions(config: TextV1Config) -> dict[str, EvolveConfig]:
 
 def _evolve(config: EvolveConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.txt").open("a") as log:
+    with (config.out / "log.txt").open("a", encoding="utf-8") as log:
         run_evolution(config, Console(file=log, width=200))
 
 
@@ -312,7 +312,7 @@ def _either(values: Sequence[object]) -> str:
 
 
 def _seconds(folder: Path) -> float:
-    lines = (folder / "history.jsonl").read_text().splitlines()
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return float(np.sum([json.loads(line)["seconds"] for line in lines]))
 
 
@@ -333,4 +333,7 @@ def main(config: TextV1Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TextV1Config))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(TextV1Config))

@@ -139,7 +139,7 @@ def evolutions(config: TextV2Config) -> dict[str, EvolveConfig]:
 
 def _evolve(config: EvolveConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.txt").open("a") as log:
+    with (config.out / "log.txt").open("a", encoding="utf-8") as log:
         run_evolution(config, Console(file=log, width=200))
 
 
@@ -185,4 +185,7 @@ def main(config: TextV2Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TextV2Config))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(TextV2Config))

@@ -142,7 +142,7 @@ def _how(
 
 def origin(again: Path, sha: str) -> list[str]:
     """Whether one run of the command made the weights, or what such a run came to that was made beside them."""
-    found = json.loads(again.read_text()) if again.exists() else {}
+    found = json.loads(again.read_text(encoding="utf-8")) if again.exists() else {}
     if found.get("beside") != sha:
         return ["The command ran all of them."]
     reached = found["validation"][found["chosen"]]
@@ -333,5 +333,5 @@ def _list(values: Sequence[object]) -> str:
 
 
 def _seconds(folder: Path) -> float:
-    lines = (folder / "history.jsonl").read_text().splitlines()
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return float(np.sum([json.loads(line)["seconds"] for line in lines]))

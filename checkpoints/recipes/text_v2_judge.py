@@ -91,7 +91,7 @@ def judge_text(config: JudgeConfig, work: Path) -> list[dict[str, Any]]:
     for tokens, interval in config.conditions:
         settings = {**asdict(config), "namm": ours.sha256(), "earlier": earlier.sha256(), "conditions": None}
         path = work / f"{tokens}-{interval}.json"
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if found.get("settings") != json.loads(json.dumps(settings)):
             rows = [row for task in TASKS for row in _task_rows(config, model, ours, earlier, task, tokens, interval)]
             found = {"settings": settings, "rows": rows}

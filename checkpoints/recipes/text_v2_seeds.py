@@ -105,4 +105,7 @@ def main(config: SeedsConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SeedsConfig, description=(__doc__ or "").partition("\n\n")[0]))
+    from namm.terminal import any_terminal
+
+    with any_terminal():
+        main(tyro.cli(SeedsConfig, description=(__doc__ or "").partition("\n\n")[0]))

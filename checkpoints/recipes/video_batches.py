@@ -26,8 +26,8 @@ class Batch:
 
     ids: Int64[Tensor, "rows tokens"]
     """Token ids; the video token where frames go."""
-    features: Float[Tensor, "seen width"]
-    """What the tower saw, row after row: one for each video token."""
+    features: Float[Tensor, "frames patches width"]
+    """What the tower saw, row after row."""
     positions: Int64[Tensor, "rows tokens"]
     mask: Bool[Tensor, "rows 1 tokens tokens"]
     """True where a token may look."""
@@ -36,6 +36,8 @@ class Batch:
     kinds: Int64[Tensor, "rows tokens"]
     """Index into `kind_names` where an answer is asked, else -1."""
     kind_names: tuple[str, ...]
+    told: Int64[Tensor, "words 3"]
+    """Row, token and id of each word that describes a frame; the token is the frame's last one."""
 
 
 class Layout:
@@ -69,21 +71,28 @@ class Layout:
         clip_part = (blocks == 0)[:, None, :]
         causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
         mask = ((own | clip_part) & causal)[:, None]
-        features = torch.cat([clip.features.flatten(0, 1) for clip in clips]).float()
-        return Batch(ids, features, positions, mask, targets, kinds, names)
+        features = torch.cat([clip.features for clip in clips]).float()
+        told = [
+            (row, len(self.before) + (frame + 1) * TOKENS_PER_FRAME - 1, self.tokenizer.convert_tokens_to_ids(word))
+            for row, clip in enumerate(clips)
+            for frame, words in enumerate(clip.told)
+            for word in words
+        ]
+        return Batch(ids, features, positions, mask, targets, kinds, names, torch.tensor(told).reshape(-1, 3))
 
-    def logits(
-        self, model: nn.Module, batch: Batch, wanted: Bool[Tensor, "rows tokens"]
-    ) -> Float[Tensor, "wanted vocabulary"]:
-        """The video model's logits where `wanted`."""
+    def hidden(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "rows tokens width"], ...]:
+        """What the language part makes of the batch: its input and each layer's output, the last one normed."""
         inner = model.model
         embedded = inner.language_model.embed_tokens(batch.ids)
-        seen = inner.multi_modal_projector(batch.features)
+        seen = inner.multi_modal_projector(inner.vision_resampler(batch.features))
         embedded = embedded.masked_scatter((batch.ids == self.video)[..., None], seen)
-        hidden = inner.language_model(
-            inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
-        return model.lm_head(hidden[wanted])
+        return inner.language_model(
+            inputs_embeds=embedded,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+            output_hidden_states=True,
+        ).hidden_states
 
     def _row(self, clip: TrainingClip, asked: list[Asked], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
         begin = len(self.before)

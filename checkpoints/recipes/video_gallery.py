@@ -7,6 +7,7 @@ the order, the lengths, the gaps and the questions are new each time. Clips that
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evaluations.tasks.video import easy_vqa
-from evaluations.tasks.video.drawing import COLOURS, SHAPES
+from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
 from evaluations.tasks.video.questions import questions
 from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Scene, Shape, draw_clip
 
 TOKENS_PER_FRAME = 16
 
-Features = Float[Tensor, "frames 16 width"]
+SMALLEST_VARIANCE = 0.05
+"""Added to each direction's variance before whitening, as a share of the mean: directions of noise stay small."""
+
+Features = Float[Tensor, "frames patches width"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +45,33 @@ class TrainingClip:
     """A clip through the tower."""
 
     features: Features
-    """What the tower sees, pooled, before the projector."""
+    """What the tower sees, before pooling."""
     places: np.ndarray
     """The frame number of each row of `features`; frames may be left out, their numbers stay."""
     length: int
     """Frames of the whole clip."""
     questions: list[Asked]
+    told: tuple[tuple[str, ...], ...] = ()
+    """For each row of `features`, the words that describe the frame, for learning; none where nothing is known."""
+
+
+def described(scene: Scene, frame: int) -> tuple[str, ...]:
+    """The words that a frame of a scene has to bring to mind; the way only from its second frame on."""
+    if scene.number is not None:
+        return (NUMBERS[scene.number],)
+    if scene.shape is None:
+        return ()
+    return (scene.shape, scene.colour, NUMBERS[scene.copies], *([scene.direction] if frame else []))
 
 
 @torch.no_grad()
 def encode(model: nn.Module, frames: UInt8[np.ndarray, "frames 64 64 3"], batch: int = 256) -> Features:
-    """The tower's pooled features of `frames`, as the video model computes them, without its projector."""
+    """The tower's features of `frames`, as the video model reads them, before its pooling."""
     parts = []
     for start in range(0, len(frames), batch):
         pixels = torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        seen = states[model.config.vision_feature_layer][:, 1:]
-        parts.append(model.model.vision_resampler(seen).half())
+        parts.append(states[model.config.vision_feature_layer][:, 1:].half())
     return torch.cat(parts)
 
 
@@ -76,6 +90,7 @@ class Gallery:
         if path is not None and path.exists():
             stored = load_file(path)
             self.frames, self.images = stored["frames"], stored["images"]
+            self.whiten()
             return
         parts = []
         for start in range(0, len(self.specs), 200):
@@ -84,6 +99,29 @@ class Gallery:
         self.images = encode(model, np.stack([image.pixels for image in easy_vqa.images("train")]))
         if path is not None:
             save_file({"frames": self.frames, "images": self.images}, path)
+        self.whiten()
+
+    def whiten(self) -> None:
+        """Makes the features uncorrelated and equally large, for learning; `fold` undoes it in the pooling.
+
+        What tells shapes apart lies in directions that vary little beside colour and brightness.
+        """
+        every = torch.cat([part[::8].flatten(0, 1) for part in (self.frames, self.images)]).float()
+        self.mean = every.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(every.T))
+        self.whitening = (vectors / (values + SMALLEST_VARIANCE * values.mean()).sqrt()) @ vectors.T
+        for part in (self.frames, self.images):
+            for rows in part.split(1000):  # in place: all in float would be large
+                rows.copy_((rows.float() - self.mean) @ self.whitening)
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> nn.Module:
+        """A copy of a model trained on whitened features that reads the tower's own."""
+        model = copy.deepcopy(model)
+        pool = model.model.vision_resampler.pool
+        pool.weight.copy_(torch.einsum("dc,ocij->odij", self.whitening, pool.weight))
+        pool.bias.sub_(torch.einsum("odij,d->o", pool.weight, self.mean))
+        return model
 
     @staticmethod
     def _specs(rng: np.random.Generator, variants: int) -> list[Scene]:
@@ -109,7 +147,7 @@ class Gallery:
                 others keep their places.
         """
         plan = draw_clip("train", int(rng.integers(2**40)), shape)
-        scenes, rows, places = [], [], []
+        scenes, rows, places, told = [], [], [], []
         for scene, start in zip(plan.scenes, plan.starts, strict=True):
             if scene.shape is None and scene.number is None:
                 scenes.append(scene)
@@ -117,6 +155,7 @@ class Gallery:
                 pool = self.scenes[None, None, 1]
                 rows += [self.starts[pool[rng.integers(len(pool))]] for _ in kept]
                 places += [start + int(i) for i in kept]
+                told += [()] * len(kept)
                 continue
             kind = str(scene.number) if scene.number is not None else scene.shape
             pool = self.scenes[kind, scene.colour, scene.frames]
@@ -127,12 +166,15 @@ class Gallery:
             kept = [i for i in range(scene.frames) if inner[i] or i in (0, scene.frames - 1)]
             rows += [self.starts[chosen] + i for i in kept]
             places += [start + i for i in kept]
+            told += [described(scenes[-1], i) for i in kept]
         asked = [Asked(q.kind, q.text, q.answer) for q in questions(Clip(tuple(scenes)))]
-        return TrainingClip(self.frames[torch.tensor(rows)], np.array(places), plan.length, asked)
+        return TrainingClip(self.frames[torch.tensor(rows)], np.array(places), plan.length, asked, tuple(told))
 
     def vqa(self, rng: np.random.Generator, count: int) -> TrainingClip:
         """A clip of `count` training images of easy-vqa."""
         clip = easy_vqa.vqa_clip("train", int(rng.integers(len(self.images))), count)
         rows = [image.index for image in clip.images for _ in range(clip.frames_per_image)]
         asked = [Asked("easy-vqa", q.text, q.answer) for q in clip.questions()]
-        return TrainingClip(self.images[torch.tensor(rows)], np.arange(clip.length), clip.length, asked)
+        told = [(image.shape, image.colour) for image in clip.images for _ in range(clip.frames_per_image)]
+        known = tuple(words if None not in words else () for words in told)
+        return TrainingClip(self.images[torch.tensor(rows)], np.arange(clip.length), clip.length, asked, known)

@@ -34,7 +34,7 @@ class LanguageConfig:
     """Query heads."""
     kv_heads: int = 2
     """Key and value heads."""
-    feed_forward: int = 320
+    feed_forward: int = 192
     """Hidden size of the feed-forward part."""
     rope_theta: float = 100_000.0
     """Base of the rotary frequencies."""
@@ -75,7 +75,8 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
                 video_token_index=ids[VIDEO],
                 image_grid_pinpoints=[[size, size]],
                 vision_feature_layer=-2,
-                spatial_pool_mode="average",
+                spatial_pool_mode="conv",  # an average of 2 x 2 patches blurs shapes of about that size
+                spatial_pool_out_channels=tower.config.hidden_size,
                 spatial_pool_stride=2,
                 image_seq_length=(size // tower.config.patch_size) ** 2,
                 video_seq_length=(size // tower.config.patch_size) ** 2 // 4,
@@ -85,10 +86,27 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
                 eos_token_id=ids[END],
             )
         )
+        _start(model)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.vision_tower.requires_grad_(False)
     model.model.image_newline.requires_grad_(False)  # images only
     return model
+
+
+@torch.no_grad()
+def _start(model: nn.Module) -> None:
+    """Pooling starts as an average that keeps the features' size, projector and words at the usual scale.
+
+    transformers starts every layer at the same small scale, from which frames and words take long to find each other.
+    """
+    inner = model.model
+    pool = inner.vision_resampler.pool
+    pool.weight.normal_(std=0.02)
+    pool.weight += 0.5 * torch.eye(pool.out_channels)[:, :, None, None]
+    pool.bias.zero_()
+    for linear in (inner.multi_modal_projector.linear_1, inner.multi_modal_projector.linear_2):
+        linear.weight.normal_(std=linear.in_features**-0.5)
+    inner.language_model.embed_tokens.weight.normal_(std=0.1)
 
 
 def make_processor(patch_size: int) -> Any:

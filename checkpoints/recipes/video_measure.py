@@ -49,7 +49,7 @@ def measured(right: list[float]) -> Measured:
 def answers(model: nn.Module, layout: Layout, clip: TrainingClip) -> list[str]:
     """The model's first word to each question of `clip`, asked alone, after the whole clip."""
     batch = layout.batch([clip], [clip.questions])
-    logits = layout.logits(model, batch, batch.kinds >= 0)
+    logits = model.lm_head(layout.hidden(model, batch)[-1][batch.kinds >= 0])
     return layout.tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist())
 
 

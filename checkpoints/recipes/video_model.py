@@ -9,12 +9,16 @@ the model is measured on test clips and written with its card.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from checkpoints.recipes.video_alignment import AlignmentConfig, align
 from checkpoints.recipes.video_card import export, write_card
 from checkpoints.recipes.video_gallery import Gallery
 from checkpoints.recipes.video_language import LanguageConfig, make_video_model
@@ -25,15 +29,13 @@ from namm.errors import NammError
 SEEN = ("colour", "shape", "count", "number")
 ORDER = (*SEEN, "direction", "first", "after", "before")
 
+ONE = (*SEEN, "direction")
+
 CURRICULUM = (
-    Stage(
-        "one-scene", 6, (1, 1), 6, (*SEEN, "direction"), vqa=(1,), vqa_share=0.15, dropped=0.9, until=0.85, steps=400
-    ),
-    Stage(
-        "two-scenes", 10, (1, 2), 8, (*SEEN, "direction"), vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.85, steps=500
-    ),
-    Stage("order", 12, (2, 3), 12, ORDER, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.8, steps=400),
-    Stage("three-scenes", 20, (2, 4), vqa=(1, 2, 4), vqa_share=0.15, dropped=0.9, until=0.8, steps=400),
+    Stage("one-scene", 6, (1, 1), 4, ONE, vqa=(1,), vqa_share=0.15, dropped=0.6, until=0.85, steps=300),
+    Stage("two-scenes", 10, (1, 2), 8, ONE, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.85, steps=300),
+    Stage("order", 12, (2, 3), 12, ORDER, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.8, steps=300),
+    Stage("three-scenes", 20, (2, 4), vqa=(1, 2, 4), vqa_share=0.15, dropped=0.9, until=0.8, steps=300),
     Stage("all-scenes", 40, (5, 7), vqa=(1, 4, 8), vqa_share=0.2, dropped=0.95, steps=800, until=0.95),
     Stage("whole", 40, (5, 7), vqa=(1, 8), vqa_share=0.2, steps=200, until=2.0, learning_rate=(1.0, 0.02)),
 )
@@ -51,6 +53,8 @@ class RecipeConfig:
     """The CLIP that is trained first."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """Shape of the language part."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """How pooling and projector are prepared."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Seed, optimiser, threads."""
     variants: int = 16
@@ -70,13 +74,15 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
         NammError: if every start got stuck.
     """
     torch.set_num_threads(config.training.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
     config.work.mkdir(parents=True, exist_ok=True)
-    train_tower(config.tower, config.work / "clip", config.work)
+    gallery = _prepared(config)
     state = config.work / "state.safetensors"
-    trainer, gallery = None, None
     for seed in range(config.training.seed, config.training.seed + config.training.starts):
         model = make_video_model(config.language, config.work / "clip", seed)
-        gallery = gallery or Gallery(model, config.tower.seed, config.variants, config.work / "gallery.safetensors")
+        with _first_rank_first():
+            align(model, gallery, config.alignment, seed, config.work / f"aligned-{seed}.safetensors")
         trainer = Trainer(model, gallery, config.training, curriculum, seed)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
@@ -91,6 +97,25 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
     )
 
 
+@contextmanager
+def _first_rank_first() -> Iterator[None]:
+    """What is made inside is made by the first rank while the others wait, and found by them."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if several and torch.distributed.get_rank() > 0:
+        torch.distributed.barrier()
+    yield
+    if several and torch.distributed.get_rank() == 0:
+        torch.distributed.barrier()
+
+
+def _prepared(config: RecipeConfig) -> Gallery:
+    clip = config.work / "clip"
+    with _first_rank_first():
+        train_tower(config.tower, clip, config.work)
+        model = make_video_model(config.language, clip, config.training.seed)
+        return Gallery(model, config.tower.seed, config.variants, config.work / "gallery.safetensors")
+
+
 def _run(trainer: Trainer, config: RecipeConfig, state: Path) -> bool:
     """Steps until the end; False if this start is stuck."""
     begun, steps = time.monotonic(), 0
@@ -98,7 +123,7 @@ def _run(trainer: Trainer, config: RecipeConfig, state: Path) -> bool:
         stage = trainer.stage.name
         report = trainer.step()
         steps += 1
-        if trainer.progress.step % 20 == 0 or trainer.progress.stage_step == 0:
+        if trainer.rank == 0 and (trainer.progress.step % 20 == 0 or trainer.progress.stage_step == 0):
             _show(trainer, stage, report, trainer.progress.seconds + time.monotonic() - begun)
         if trainer.stuck:
             return False
@@ -115,6 +140,7 @@ def _run(trainer: Trainer, config: RecipeConfig, state: Path) -> bool:
 def _show(trainer: Trainer, stage: str, report: dict[str, float], seconds: float) -> None:
     progress = trainer.progress
     shown = " ".join(f"{name} {value:.2f}" for name, value in sorted((progress.accuracy or report).items()))
+    shown = f"frames {report['frames']:.2f} {shown}"
     print(
         f"seed {progress.seed} step {progress.step} {seconds:.0f} s {stage}: loss {report['loss']:.3f} {shown}",
         flush=True,
@@ -124,13 +150,14 @@ def _show(trainer: Trainer, stage: str, report: dict[str, float], seconds: float
 def main(config: RecipeConfig) -> None:
     """Trains to the end, then exports, measures and writes the card."""
     trainer = train(config)
-    if not trainer.progress.finished:
+    if not trainer.progress.finished or trainer.rank > 0:
         return
-    model = trainer.model.eval()
+    model = trainer.gallery.fold(trainer.model).eval()
     export(model, config.work / "clip", config.out)
     progress = asdict(trainer.progress)
     kept = {name: progress[name] for name in ("seed", "abandoned", "step", "questions", "seconds", "stage_steps")}
     training = {**asdict(config.training), **kept, "language": asdict(config.language), "tower": asdict(config.tower)}
+    training["alignment"] = asdict(config.alignment)
     training["curriculum"] = [asdict(stage) for stage in CURRICULUM]
     write_card(model, config.out, training, config.clips)
 

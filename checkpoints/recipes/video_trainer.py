@@ -1,7 +1,8 @@
 """Curriculum training of the small video model's language part, with an exact resume.
 
 The tower stays as open_clip left it; projector and language model learn. Every batch is a function of (seed, step), and
-the whole state (weights, moments, progress) is one safetensors file that is replaced atomically.
+the whole state (weights, moments, progress) is one safetensors file that is replaced atomically. Under `torchrun` the
+ranks share each step's clips; another number of ranks draws others.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from checkpoints.recipes.video_batches import IGNORED, Batch, Layout
 from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, Gallery, TrainingClip
+from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import Shape
 from namm.errors import CheckpointError
+
+KINDS = (*CHOICES, "easy-vqa")
+"""All kinds of questions."""
 
 ACCURACY_MEMORY = 0.96
 """Decay of the running accuracies that end a stage."""
@@ -47,6 +52,8 @@ class Stage:
     """Part of the steps that have easy-vqa clips."""
     dropped: float = 0.0
     """Share of the empty frames, and of a scene's inner frames, that are left out; the others keep their positions."""
+    step_tokens: int = 2048
+    """Tokens of a step, about: clips = step_tokens // (tokens of a clip and its questions)."""
     steps: int = 1000
     """The stage ends after so many steps at the latest."""
     until: float = 0.9
@@ -67,8 +74,6 @@ class TrainingConfig:
     """A start whose first stage is below `patience_accuracy` after so many steps is dropped."""
     patience_accuracy: float = 0.5
     """See `patience_steps`; the mean over kinds."""
-    step_tokens: int = 2048
-    """Tokens of a step, about: clips = step_tokens // (tokens of a clip and its questions)."""
     learning_rate: float = 2e-3
     """Peak."""
     warmup_steps: int = 50
@@ -77,6 +82,10 @@ class TrainingConfig:
     """AdamW's, on matrices only."""
     end_weight: float = 0.1
     """Weight of the loss on the token that ends an answer."""
+    told_weight: float = 1.0
+    """Weight of the loss on the words that describe each frame."""
+    told_layer: int = 2
+    """The layer after which they are asked for."""
     threads: int = 1
     """PyTorch threads; another number rounds differently."""
 
@@ -105,6 +114,8 @@ class Trainer:
     ) -> None:
         self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
         self.progress, self.layout = Progress(seed), Layout()
+        started = distributed.is_available() and distributed.is_initialized()
+        self.rank, self.ranks = (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = [p for p in self.parameters.values() if p.ndim > 1]
         rest = [p for p in self.parameters.values() if p.ndim <= 1]
@@ -124,8 +135,8 @@ class Trainer:
         return late and float(np.mean([*progress.accuracy.values()])) < config.patience_accuracy
 
     def batch(self) -> Batch:
-        """The next step's batch, a function of seed and step alone."""
-        rng = np.random.default_rng([self.progress.seed, self.progress.step])
+        """This rank's part of the next step's batch, a function of seed, step, rank and number of ranks."""
+        rng = np.random.default_rng([self.progress.seed, self.progress.step, self.rank])
         stage = self.stage
         if stage.vqa and rng.random() < stage.vqa_share:
             count = int(rng.choice(stage.vqa))
@@ -138,7 +149,10 @@ class Trainer:
         return self.layout.batch(clips, [self._asked(rng, clip) for clip in clips])
 
     def _rows(self, clip: TrainingClip) -> int:
-        return max(2, self.config.step_tokens // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.stage.questions))
+        return max(
+            1,
+            self.stage.step_tokens // self.ranks // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.stage.questions),
+        )
 
     def _asked(self, rng: np.random.Generator, clip: TrainingClip) -> list[Asked]:
         """Kinds in equal parts, then one of the kind."""
@@ -159,22 +173,52 @@ class Trainer:
         batch = self.batch()
         wanted = batch.targets != IGNORED
         labels, kinds = batch.targets[wanted], batch.kinds[wanted]
-        logits = self.layout.logits(self.model, batch, wanted)
+        hidden = self.layout.hidden(self.model, batch)
+        logits = self.model.lm_head(hidden[-1][wanted])
         losses = functional.cross_entropy(logits, labels, reduction="none")
         answers = kinds >= 0
-        loss = losses[answers].mean() + self.config.end_weight * losses[~answers].mean()
-        loss.backward()
+        answering, ending = losses[answers].mean(), losses[~answers].mean()
+        told, described = self._describe(batch, hidden)
+        (answering + self.config.end_weight * ending + self.config.told_weight * told).backward()
+        self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         right = logits.argmax(-1) == labels
-        report = {"loss": loss.item()}
+        hits = torch.zeros(2, len(KINDS))
         for index, name in enumerate(batch.kind_names):
-            report[name] = right[kinds == index].float().mean().item()
-        self._advance(report, int(answers.sum()))
+            hits[:, KINDS.index(name)] = torch.stack([right[kinds == index].sum(), (kinds == index).sum()])
+        mean = torch.tensor([(answering + told).item(), described]) / self.ranks
+        if self.ranks > 1:
+            distributed.all_reduce(hits)
+            distributed.all_reduce(mean)
+        report = dict(zip(("loss", "frames"), mean.tolist(), strict=True))
+        report |= {name: (hits[0, i] / hits[1, i]).item() for i, name in enumerate(KINDS) if hits[1, i] > 0}
+        self._advance(report, int(hits[1].sum()))
         return report
+
+    def _share_gradients(self) -> None:
+        if self.ranks == 1:
+            return
+        gradients = [p.grad for p in self.parameters.values()]
+        flat = nn.utils.parameters_to_vector(gradients) / self.ranks
+        distributed.all_reduce(flat)
+        nn.utils.vector_to_parameters(flat, gradients)
+
+    def _describe(self, batch: Batch, hidden: tuple[Tensor, ...]) -> tuple[Tensor, float]:
+        """The loss on the words that each frame's last token has to bring to mind, and how many of them lead.
+
+        It is asked of a middle layer, so that the layers above find whole frames described in one token each. Answers
+        alone teach the same, but a dozen to a clip are few.
+        """
+        rows, tokens, ids = batch.told.T
+        state = hidden[self.config.told_layer][rows, tokens]
+        scores = self.model.lm_head(self.model.model.language_model.norm(state))
+        loss = functional.cross_entropy(scores, ids, reduction="sum") / max(1, len(ids))
+        best = scores.topk(4).indices
+        return loss, (best == ids[:, None]).any(1).sum().item() / max(1, len(ids))
 
     def _learning_rate(self) -> float:
         stage, progress, config = self.stage, self.progress, self.config
@@ -186,7 +230,7 @@ class Trainer:
     def _advance(self, report: dict[str, float], questions: int) -> None:
         progress, stage = self.progress, self.stage
         for kind, value in report.items():
-            if kind != "loss":
+            if kind not in ("loss", "frames"):
                 progress.accuracy[kind] = value + ACCURACY_MEMORY * (progress.accuracy.get(kind, 0.0) - value)
         progress.step += 1
         progress.stage_step += 1
@@ -198,7 +242,9 @@ class Trainer:
             progress.finished = progress.stage == len(self.curriculum)
 
     def save(self, path: Path) -> None:
-        """Writes weights, moments and progress as one safetensors file, atomically."""
+        """Writes weights, moments and progress as one safetensors file, atomically; rank 0 does."""
+        if self.rank > 0:
+            return
         tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for moment, value in self.optimizer.state.get(parameter, {}).items():

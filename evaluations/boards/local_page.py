@@ -208,7 +208,7 @@ def _video(folder: Path, rows: Sequence[Row]) -> str | None:
 
 def _rows(path: Path) -> list[Row]:
     """The finished rows of an experiment that may still be running: a last line that is half written is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -224,7 +224,7 @@ def _rows(path: Path) -> list[Row]:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -266,7 +266,7 @@ def _note(row: Row) -> str:
 def _load(path: Path) -> dict[str, str]:
     """What was mirrored; a damaged note only means that runs are mirrored again."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,7 +1,7 @@
 """How a command ends: one line and an exit code for whatever stops it, never a traceback for what a user can mend.
 
 0 is done, 1 means that something broke on the way and the same command continues, 2 is a mistake in the input, 130 an
-interruption. `NAMM_DEBUG=1` shows where an error comes from.
+interruption, 141 that nobody reads the output any more. `NAMM_DEBUG=1` shows where an error comes from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,16 @@ from rich.console import Console
 
 from evaluations.rows.file import UnfinishedError
 from namm.errors import ConfigError, NammError, RankError, StorageError, did_you_mean
+from namm.terminal import any_terminal
 from namm.typed import Origin, build, read_json
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 Config = TypeVar("Config", bound=Any)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+OTHER_THING = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP
+)  # fmt: skip
+"""A path is not what it was taken for: a file where a folder is meant, the other way round, or not to be opened."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,24 @@ def exit_code(work: Callable[[], object], resume: str) -> int:
 def ending(work: Callable[[], object], resume: str) -> Ending:
     """Does the work of a command and returns how it ended; arguments as of `exit_code`."""
     try:
-        with _terminated_like_interrupted():
+        with any_terminal(), _terminated_like_interrupted():
             work()
     except SystemExit as exit_:  # tyro: a wrong option, or --help
         return Ending(exit_.code if isinstance(exit_.code, int) else WRONG)
     except KeyboardInterrupt as stopped:
         return Ending(INTERRUPTED, f"\nInterrupted: {str(stopped) or resume}")
     except (NammError, OSError) as error:
-        expected = isinstance(error, NammError) or error.errno in NO_ROOM
+        named = isinstance(error, OSError) and error.errno in OTHER_THING and error.filename is not None
+        expected = isinstance(error, NammError) or named or error.errno in NO_ROOM
         if not expected or debugging():
             raise
-        if not isinstance(error, NammError):
+        if named and not isinstance(error, NammError):
+            reason = (error.strerror or "cannot be opened").lower()
+            error = ConfigError(
+                f"Expected another kind of file or folder at {error.filename!s}, or the right to open it, found: "
+                f"{reason}; check the path that was given."
+            )
+        elif not isinstance(error, NammError):
             error = UnfinishedError(f"A file could not be written: {error}; make room, the same command continues.")
         broke = isinstance(error, UnfinishedError | StorageError | RankError)
         return Ending(FAILED if broke else WRONG, f"error: {error}", isinstance(error, RankError))
@@ -72,7 +84,9 @@ def ending(work: Callable[[], object], resume: str) -> Ending:
 
 def tell(message: str) -> None:
     """Says how a command ended, on stderr."""
-    if message:
+    with suppress(OSError, SystemExit), any_terminal():  # where nobody listens there is nothing to say
+        if not message:
+            return
         Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -152,7 +152,7 @@ def _passing_on(folder: Path) -> Iterator[None]:
         (folder / STOP_FILE).touch()
         for register in folder.glob("rank-*"):
             with suppress(OSError, ValueError):  # it has just ended, or has just begun and will see the file
-                os.kill(int(register.read_text()), number)
+                os.kill(int(register.read_text(encoding="utf-8")), number)
 
     before = {number: signal.signal(number, pass_on) for number in STOPS}
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evaluations.analysis.clusters import numbered
 from evaluations.tasks.text import Benchmark, TextItem, benchmark_tasks, make_benchmark
-from evaluations.tasks.text.truncation import cut_middle
+from evaluations.tasks.text.fitted import fitted
 from modalities.language.prompts import Group, Prompt
 from modalities.language.reading import Answer, read
 from namm import NAMM
@@ -117,8 +117,8 @@ class _Task:
             raise DataError(f"{name}: expected prompts to evolve on, found {len(self.items)} in all; lower the share.")
 
     def _prompt(self, item: TextItem, window: int) -> Prompt:
-        text, _ = cut_middle(item.prompt, self.tokenizer, window - item.max_new_tokens, item.context_end)
-        ids = tuple(self.tokenizer(text)["input_ids"])
+        name = f"Prompt {item.id!r} of {self.name}"
+        ids = tuple(fitted(item.prompt, None, self.tokenizer, window - item.max_new_tokens, name=name).ids)
         return Prompt(ids[:-1], ids[-1:], (), item.max_new_tokens)
 
     def score(self, place: int, answer: Answer) -> float:

@@ -64,6 +64,11 @@ def line(row: Mapping[str, Any]) -> str:
     )
     if row["failed"]:
         text += f"\n    {row['failed']} candidates failed: {'; '.join(row['errors']) or 'fitness not finite'}"
+    if row.get("flat"):
+        text += (
+            "\n    warning: all candidates scored the same, so the search has learned nothing and walked at random "
+            f"({row['flat']} in a row)"
+        )
     if "validation" in found:
         text += (
             "\n    mean on validation"

@@ -138,7 +138,7 @@ class EvolutionTracker:
 def _load(path: Path) -> dict[str, Any]:
     """The note of an earlier process; a damaged one only means a new run."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -41,7 +41,7 @@ class Journal:
         """
         self.path.parent.mkdir(exist_ok=True)
         lines = [json.dumps({"costs": vars(costs), "answers": [_told(p, a, texts) for p, a in answers.items()]})]
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
             stream.flush()
             os.fsync(stream.fileno())

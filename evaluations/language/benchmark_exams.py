@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluations.language.exams import Exam, ExamPrompts, Grade
 from evaluations.tasks.text import Benchmark, TextItem
-from evaluations.tasks.text.truncation import cut_middle
+from evaluations.tasks.text.fitted import Fitted, Wrapping, fitted
 from modalities.language.prompts import Prompt
 from modalities.language.reading import Answer
 from namm.errors import ConfigError, DataError
@@ -82,13 +82,11 @@ class BenchmarkExam(Exam):
         """See Exam."""
         items, prompts, cut = self.items(seed), [], 0
         for item in items:
-            ids, was_cut = self._ids(item)
-            question = 1
-            if item.context_end is not None:
-                tail = len(self._encode(item.prompt[item.context_end :]))
-                question = min(max(1, tail), len(ids) - 1)
-            prompts.append(Prompt(tuple(ids[:-question]), tuple(ids[-question:]), new_tokens=item.max_new_tokens))
-            cut += was_cut
+            found = self._fitted(item)
+            question = min(max(1, found.question_tokens), len(found.ids) - 1)
+            ids = tuple(found.ids)
+            prompts.append(Prompt(ids[:-question], ids[-question:], new_tokens=item.max_new_tokens))
+            cut += found.was_cut
         if not prompts:
             raise DataError(f"{self.name} has no prompts; is its file empty?")
         places = range(len(items))
@@ -134,6 +132,7 @@ class BenchmarkExam(Exam):
             "benchmark": decides,
             "window": self.reading.window,
             "chat_template": self._wraps,
+            **({"chat_template_sha256": self._wrapping.sha256} if self._wrapping is not None else {}),
             "limit": self.reading.limit,
         }
 
@@ -145,35 +144,26 @@ class BenchmarkExam(Exam):
     def _wraps(self) -> bool:
         return self.reading.chat_template and bool(self._protocol.get("chat_template", True))
 
-    def _ids(self, item: TextItem) -> tuple[list[int], bool]:
-        """The prompt's ids, and whether its middle was cut out."""
+    @cached_property
+    def _wrapping(self) -> Wrapping | None:
+        return Wrapping(self.tokenizer) if self._wraps else None
+
+    def _fitted(self, item: TextItem) -> Fitted:
+        """The prompt's ids as the model reads them, its middle cut out where it does not fit."""
         limit = self.reading.window - item.max_new_tokens
         if limit < SHORTEST:
             raise ConfigError(
                 f"--window {self.reading.window} leaves {limit} tokens for a prompt of {self.name} beside an answer of "
                 f"{item.max_new_tokens}; pass at least {item.max_new_tokens + SHORTEST}."
             )
-        text, cut = item.prompt, False
-        ids = self._encode(text)
-        if len(ids) > limit:
-            if self._protocol.get("truncation") == "none":
-                raise DataError(
-                    f"Prompt {item.id!r} of {self.name} has {len(ids)} tokens, and {limit} fit beside its answer; this "
-                    "benchmark cuts nothing: pass a larger --window or shorter contexts."
-                )
-            text, cut = cut_middle(item.prompt, self.tokenizer, limit)[0], True
-        if self._wraps:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        name = f"Prompt {item.id!r} of {self.name}"
+        found = fitted(item.prompt, item.context_end, self.tokenizer, limit, self._wrapping, name)
+        if found.was_cut and self._protocol.get("truncation") == "none":
+            raise DataError(
+                f"{name} has {found.tokens} tokens, and {limit} fit beside its answer; this benchmark cuts nothing: "
+                "pass a larger --window or shorter contexts."
             )
-            return self._encode(text), cut
-        ids = self.tokenizer(text)["input_ids"]  # with the token that begins a text
-        if len(ids) < 2:
-            raise DataError(f"Prompt {item.id!r} of {self.name} has fewer than two tokens.")
-        return ids, cut
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

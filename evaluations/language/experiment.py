@@ -45,7 +45,9 @@ def run_experiment(config: TextConfig, console: Console, command: str) -> list[R
     """
     rows = play_experiment(config, console)
     if rows is not None:
-        _report(rows, config.out, console, command, json.loads((config.out / "config.json").read_text()))
+        _report(
+            rows, config.out, console, command, json.loads((config.out / "config.json").read_text(encoding="utf-8"))
+        )
     return rows or []
 
 
@@ -63,7 +65,7 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
     results.write_config({**vars(config), "tasks": tasks, "config": None})
     plans = [_plan(config, label, runner, policies, match) for label, runner in runners.items()]
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
-    settings = json.loads((config.out / "config.json").read_text())
+    settings = json.loads((config.out / "config.json").read_text(encoding="utf-8"))
     with Tracker(config.wandb, config.out, settings, folders) as tracker:
         for line in tracker.unsaid():
             console.print(line, markup=False, soft_wrap=True)

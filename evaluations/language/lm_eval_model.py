@@ -8,30 +8,32 @@ full attention. Source: EleutherAI/lm-evaluation-harness 0.4.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from evaluations.experiment.names import policy_of
+from evaluations.language.lm_eval_cache import bind, identity_of
+from evaluations.language.lm_eval_kept import Kept, WhenRead
 from modalities import attach
 from modalities.huggingface.rope import NTKRope, scale_rope
-from modalities.language.prompts import Prompt, batches_of, groups_of
+from modalities.language.prompts import Group, Prompt, batches_of, groups_of
 from modalities.language.reading import read
 from modalities.pretrained import Located, load_tokenizer, locate, weight_facts
-from namm import Memory
-from namm.errors import AttachError
+from namm.errors import AttachError, ConfigError, DataError
 
 logger = logging.getLogger("lm_eval.models.namm")  # lm_eval shows its own loggers only
 
@@ -42,33 +44,6 @@ POOLED = "all tasks"
 
 Scored = tuple[float, bool]
 Encoded = tuple[Any, list[int], list[int]]
-
-
-@dataclass
-class Kept:
-    """What was held when the prompts of a task had been read, log-likelihood requests with what is scored."""
-
-    requests: int = 0
-    fraction: float = 0.0
-    slots: float = 0.0
-    tokens: int = 0
-
-    def add(self, slots: float, tokens: int) -> None:
-        """One request.
-
-        Args:
-            slots: Held, mean over layers and KV heads.
-            tokens: Seen.
-        """
-        self.requests += 1
-        self.fraction += slots / tokens
-        self.slots += slots
-        self.tokens += tokens
-
-    def facts(self) -> dict[str, float]:
-        """Means over requests."""
-        means = {"kept_fraction": self.fraction, "slots": self.slots, "tokens_seen": float(self.tokens)}
-        return {"requests": self.requests, **{name: total / self.requests for name, total in means.items()}}
 
 
 @register_model("namm")
@@ -107,8 +82,9 @@ class NammLM(HFLM):
             raise AttachError(
                 f"Expected a causal language model, found a {self.backend} one: it has no cache to evict."
             )
-        if ntk_factor is not None:
-            scale_rope(self.model, NTKRope(float(ntk_factor), float(ntk_alpha)))
+        self.rope = None if ntk_factor is None else NTKRope(float(ntk_factor), float(ntk_alpha))
+        if self.rope is not None:
+            scale_rope(self.model, self.rope)
         with attach(self.model, self.policy):  # says now what it cannot drive
             pass
         self.kept: defaultdict[str, Kept] = defaultdict(Kept)
@@ -120,17 +96,82 @@ class NammLM(HFLM):
         known = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.tokenizer.bos_token_id)
         return next(token for token in known if token is not None)
 
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm_eval's `--use_cache` from now on: refused where another model or policy answered.
+
+        Raises:
+            ConfigError: The cache's responses are not this model's under this policy.
+        """
+        responses = getattr(cache_hook, "dbdict", None)
+        if responses is not None:
+            rope = None if self.rope is None else vars(self.rope)
+            identity = {**identity_of(self, self.policy), "rope": rope}
+            bind(responses, identity, str(getattr(responses, "filename", "the cache")))
+        super().set_cache_hook(cache_hook)
+
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Scored]:
-        """Log-likelihood and greediness of each continuation, each token through the evicting cache."""
+        """Log-likelihood and greediness of each continuation, each token through the evicting cache.
+
+        Raises:
+            DataError: A request has nothing to score, or more than the window holds.
+        """
+        for request in requests:
+            context, continuation = request.args
+            if not context and not self.tok_encode(continuation, add_special_tokens=False):
+                raise DataError(f"{_named(request.args)}: expected a continuation to score, found no token in it.")
         return self._by_task(requests, lambda some: super(NammLM, self).loglikelihood(some, disable_tqdm))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in lm_eval's windows."""
-        return self._by_task(requests, lambda some: super(NammLM, self).loglikelihood_rolling(some, disable_tqdm))
+        """Log-likelihood of whole texts, in lm_eval's windows.
+
+        Raises:
+            DataError: A text has no token.
+        """
+        for request in requests:
+            if not self.tok_encode(request.args[0], add_special_tokens=False):
+                raise DataError(f"{_named(request.args)}: expected a text to score, found no token in it.")
+        return self._by_task(requests, lambda some: self._rolling(some, disable_tqdm))
+
+    def _rolling(self, requests: list[Any], disable_tqdm: bool) -> list[float]:
+        """A batch of texts at a time, so that what is scored is in lm_eval's cache when a run is killed."""
+        alone = self.world_size > 1 or self.batch_size == "auto"  # ranks must make the same calls; auto is slow to find
+        step = max(1, len(requests)) if alone else int(self.batch_size)
+        parts = [requests[start : start + step] for start in range(0, len(requests), step)]
+        return [score for part in parts for score in super(NammLM, self).loglikelihood_rolling(part, disable_tqdm)]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers, greedy or sampled, as the task says."""
+        """Answers, greedy or sampled, as the task says.
+
+        Raises:
+            DataError: A prompt is empty, or its answer leaves no room for a prompt.
+        """
+        for request in requests:
+            context, options = request.args
+            longest = options.get("max_gen_toks", options.get("max_new_tokens", self.max_gen_toks))
+            if not self.tok_encode(context):
+                raise DataError(f"{_named(request.args)}: expected a prompt to answer, found no token in it.")
+            if int(longest) >= self.max_length:
+                raise DataError(
+                    f"{_named(request.args)}: expected room for a prompt beside its answer, found answers of "
+                    f"{longest} tokens in a window of {self.max_length}; give a larger max_length= or a smaller "
+                    "max_gen_toks (--gen_kwargs)."
+                )
         return self._by_task(requests, lambda some: super(NammLM, self).generate_until(some, disable_tqdm))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The turns in the tokenizer's chat template.
+
+        Raises:
+            ConfigError: The tokenizer has none, or its template does not take these turns.
+        """
+        try:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        except (jinja2.TemplateError, ValueError) as error:
+            roles = ", ".join(turn["role"] for turn in chat_history)
+            raise ConfigError(
+                f"Expected a chat template that takes turns of {roles}, found: {error}. Leave --apply_chat_template "
+                "out, or give the tokenizer another template."
+            ) from error
 
     def get_model_info(self) -> dict[str, Any]:
         """lm_eval's facts, the policy, and what it kept so far."""
@@ -173,28 +214,21 @@ class NammLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Scored]:
-        """Scores continuations, contexts that begin alike read once."""
-        prompts: list[Prompt] = []
-        whose: list[int] = []
+        """Scores continuations, contexts that begin alike read once; what is finished goes into lm_eval's cache."""
+        prompts, whose, single = self._prompts(requests)
         found: list[Scored] = [(0.0, True)] * len(requests)
-        single: list[tuple[int, int, int]] = []  # request, its one token of context, and the token to predict
-        for place, (_, context, continuation) in enumerate(requests):
-            tokens = (context + continuation)[-(self.max_length + 1) :][:-1]
-            first = len(tokens) - len(continuation)
-            if first == 0:  # one token of context: nothing can have been forgotten yet
-                single.append((place, tokens[0], continuation[0]))
-                first, continuation = 1, continuation[1:]
-            if continuation:
-                prompts.append(Prompt(tuple(tokens[:first]), tuple(tokens[first:]), tuple(continuation)))
-                whose.append(place)
         for place, answer in zip((place for place, _, _ in single), self._scores_after_one(single), strict=True):
             found[place] = answer
+        for place in {place for place, _, _ in single} - set(whose):
+            self._keep(requests[place], found[place])
         rows = override_bs or (self.batch_size if self.batch_size != "auto" else self._detect_batch_size())
+        # judged after the first call, which must be the whole context
+        once = self.policy.selection.schedule == "prompt"
+        draws = hasattr(self.policy, "seed")  # its draws must not depend on what else is asked
         groups = groups_of(prompts)
-        once = (
-            self.policy.selection.schedule == "prompt"
-        )  # judged after the first call, which must be the whole context
-        batches = batches_of(groups, prompts, rows, rows * (self.max_length + 1), share=not once)
+        if draws:
+            groups = [Group((m,), len(prompts[m].context), _identity(prompts[m])) for g in groups for m in g.members]
+        batches = batches_of(groups, prompts, rows, rows * (self.max_length + 1), share=not once and not draws)
         with tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring under the policy") as bar:
             bar.update(len(requests) - len(prompts))
             for batch in batches:
@@ -204,11 +238,46 @@ class NammLM(HFLM):
                     hits = greedy and all(answer.hits)
                     found[whose[place]] = (total + sum(answer.log_likelihoods), hits)
                     self.kept[self._task].add(float(answer.held_after.float().mean()), prompts[place].tokens)
+                    self._keep(requests[whose[place]], found[whose[place]])
                 bar.update(len(answers))
-        for (text, _, _), answer in zip(requests, found, strict=True):
-            if text is not None:  # windows of a rolling request are cached as one, by lm_eval
-                self.cache_hook.add_partial("loglikelihood", text, answer)
         return found
+
+    def _prompts(self, requests: list[Encoded]) -> tuple[list[Prompt], list[int], list[tuple[int, int, int]]]:
+        """Prompts, the request of each, and what follows a single token: request, token, the token to predict.
+
+        Raises:
+            DataError: A request cannot be scored.
+        """
+        prompts: list[Prompt] = []
+        whose: list[int] = []
+        single: list[tuple[int, int, int]] = []
+        cut = 0
+        for place, (text, context, continuation) in enumerate(requests):
+            if not context or not 0 < len(continuation) <= self.max_length:
+                raise DataError(
+                    f"{_named(text)}: expected a context and 1 to {self.max_length} tokens to score (max_length), "
+                    f"found {len(context)} and {len(continuation)}."
+                )
+            cut += len(context) + len(continuation) > self.max_length + 1
+            tokens = (context + continuation)[-(self.max_length + 1) :][:-1]
+            first = len(tokens) - len(continuation)
+            if first == 0:  # one token of context: nothing can have been forgotten yet
+                single.append((place, tokens[0], continuation[0]))
+                first, continuation = 1, continuation[1:]
+            if continuation:
+                prompts.append(Prompt(tuple(tokens[:first]), tuple(tokens[first:]), tuple(continuation)))
+                whose.append(place)
+        if cut:
+            logger.warning(
+                "%d of %d requests in %s are longer than the window of %d tokens: cut on the left, as lm_eval does.",
+                cut, len(requests), self._task, self.max_length,
+            )  # fmt: skip
+        return prompts, whose, single
+
+    def _keep(self, request: Encoded, answer: Scored) -> None:
+        """Puts a response into lm_eval's cache; windows of a rolling request are cached as one, by lm_eval."""
+        if request[0] is not None:
+            self.cache_hook.add_partial("loglikelihood", request[0], answer)
 
     @torch.inference_mode()
     def _scores_after_one(self, asked: Sequence[tuple[int, int, int]]) -> list[Scored]:
@@ -226,7 +295,12 @@ class NammLM(HFLM):
     def _model_generate(self, context: Int[Tensor, "rows columns"], *args: Any, **options: Any) -> Tensor:
         """lm_eval's own generation, on the evicting cache."""
         with attach(self.model, self.policy) as memory:
-            noted = LogitsProcessorList([_WhenRead(memory, self.kept[self._task])])
+            if hasattr(self.policy, "seed") and options.get("num_beams", 1) == 1:
+                real = options["attention_mask"].bool()
+                memory.identities = torch.tensor(
+                    [_hashed(row[on].tolist()) for row, on in zip(context, real, strict=True)]
+                )
+            noted = LogitsProcessorList([WhenRead(memory, self.kept[self._task])])
             return super()._model_generate(context, *args, logits_processor=noted, **options)
 
 
@@ -235,18 +309,15 @@ def _of_gguf(located: Located) -> dict[str, Any]:
     return {} if located.gguf is None else {**located.options, "tokenizer": load_tokenizer(located)}
 
 
-class _WhenRead(LogitsProcessor):
-    """Changes nothing; notes what the memory holds when generation begins."""
+def _named(text: Any) -> str:
+    """A request by its beginning."""
+    return f"Request {str(text)[:120]!r}" if text is not None else "A window of a rolling request"
 
-    def __init__(self, memory: Memory, kept: Kept) -> None:
-        self.memory, self.kept, self.is_read = memory, kept, False
 
-    def __call__(
-        self, input_ids: Int[Tensor, "rows columns"], scores: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows vocab"]:
-        if not self.is_read:
-            self.is_read = True
-            held = self.memory.slots().float().mean(dim=(1, 2))
-            for slots, tokens in zip(held.tolist(), self.memory.seen.tolist(), strict=True):
-                self.kept.add(slots, tokens)
-        return scores
+def _identity(prompt: Prompt) -> int:
+    """Of a prompt's sequence in a memory: of its context alone, so that a run that goes on draws as it would have."""
+    return _hashed(prompt.context)
+
+
+def _hashed(tokens: Sequence[int]) -> int:
+    return int.from_bytes(hashlib.sha256(repr(list(tokens)).encode()).digest()[:4], "big")

@@ -23,7 +23,7 @@ from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
-from modalities.pretrained import Located, load_model, load_tokenizer, locate, weight_facts
+from modalities.pretrained import Located, load_model, locate, read_tokenizer, weight_facts
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -132,10 +132,13 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """Its tokenizer; None where the folder has none."""
-        try:
-            tokenizer = load_tokenizer(self.located)
-        except CheckpointError:
+        """Its tokenizer; None where the folder has none.
+
+        Raises:
+            CheckpointError: It has one that is damaged.
+        """
+        tokenizer = read_tokenizer(self.located)
+        if tokenizer is None:
             return None
         tokenizer.model_max_length = int(1e30)  # what is too long is cut here, and not worth a warning before
         return tokenizer

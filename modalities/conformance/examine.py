@@ -11,15 +11,18 @@ verdict.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import tyro
 from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
 from modalities.base import adapter_of
@@ -39,12 +42,16 @@ from modalities.conformance.clauses import (
     prompts,
 )
 from modalities.conformance.tiny_models import tiny_model
-from modalities.pretrained import load_model
-from namm.errors import AttachError, ConfigError, NammError
+from modalities.pretrained import load_config, load_model
+from namm.errors import AttachError, CheckpointError, ConfigError, NammError
 from namm.memory import Memory
 from namm.policies import make_policy
+from namm.terminal import any_terminal
 
 __all__ = ["Check", "Subject", "Verdict", "examine", "load", "main", "prompts", "subject_of"]
+
+REFUSED, NOT_EXAMINED = 2, 3
+"""Exit status of a model that cannot be attached, and of one that does not load or run by itself."""
 
 
 @dataclass(frozen=True)
@@ -159,19 +166,34 @@ class Arguments:
 
 
 def load(arguments: Arguments) -> nn.Module:
-    """The model that the arguments name.
+    """The model that the arguments name; of pictures and text where it is one, and examined on text.
 
     Raises:
-        ConfigError: A function was named that is not there, or gives no model.
+        CheckpointError: It cannot be loaded.
     """
     dtype = getattr(torch, arguments.dtype)
-    if arguments.model.startswith("tiny:"):
-        return tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
-    if ":" in arguments.model and not Path(arguments.model).exists():
-        return _made(arguments.model).to(dtype)
-    return load_model(
-        arguments.model, dtype, device_map=arguments.device_map, trust_remote_code=arguments.trust_remote_code
-    )
+    options: dict[str, Any] = {"device_map": arguments.device_map}
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    try:
+        if arguments.model.startswith("tiny:"):
+            model = tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
+            return model if arguments.device_map is None else _placed(model, {"dtype": dtype, **options})
+        if ":" in arguments.model and not Path(arguments.model).exists():
+            return _made(arguments.model).to(dtype)
+        config = load_config(arguments.model, **trust)
+        of_text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
+        if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not of_text:
+            return AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=dtype, **options, **trust)
+        return load_model(arguments.model, dtype, **options, **trust)
+    except Exception as error:  # damaged files, missing packages, devices that are not there: each in its own words
+        raise CheckpointError(f"{arguments.model}: could not be loaded. {' '.join(str(error).split())}") from error
+
+
+def _placed(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    """A model where a device map puts it, in the way of any other."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return type(model).from_pretrained(folder, **options)
 
 
 def _made(name: str) -> nn.Module:
@@ -189,15 +211,28 @@ def _made(name: str) -> nn.Module:
 
 
 def main() -> None:
-    """The command; exit status 0 if the model conforms, 1 if it does not, 2 if it is refused."""
+    """The command; exit status 0 if the model conforms, 1 if it does not, 2 if it is refused, 3 if it was not examined.
+
+    That is a model that could not be loaded or fails by itself: nothing is said of it.
+    """
     logging.set_verbosity_error()
-    arguments = tyro.cli(Arguments, prog="python -m modalities.conformance")
-    try:
-        model = load(arguments)
-    except (NammError, OSError, ValueError, ImportError) as error:
-        sys.exit(f"{arguments.model}: cannot be loaded. {error}")
-    verdict = examine(subject_of(model, arguments.model))
-    print(verdict)
-    if verdict.report:
-        print(f"What a memory of {BUDGET} slots held of it:\n{verdict.report}")
-    sys.exit(0 if verdict.conforms else 2 if verdict.refused else 1)
+    with any_terminal():
+        arguments = tyro.cli(Arguments, prog="python -m modalities.conformance")
+        try:
+            subject = subject_of(load(arguments), arguments.model)
+        except CheckpointError as error:
+            _not_examined(str(error))
+        try:
+            subject.run(*prompts(subject), None)
+        except Exception as error:
+            _not_examined(f"{arguments.model}: the stock model does not run. {type(error).__name__}: {error}")
+        verdict = examine(subject)
+        print(verdict)
+        if verdict.report:
+            print(f"What a memory of {BUDGET} slots held of it:\n{verdict.report}")
+        sys.exit(0 if verdict.conforms else REFUSED if verdict.refused else 1)
+
+
+def _not_examined(reason: str) -> NoReturn:
+    print(f"{reason}\nNOT EXAMINED", file=sys.stderr)
+    sys.exit(NOT_EXAMINED)

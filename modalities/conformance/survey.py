@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from modalities.conformance.examine import examine, prompts, subject_of
 from modalities.conformance.tiny_models import UNBUILT, family_names, tiny_model
+from namm.terminal import any_terminal
 
 Outcome = Literal["fits", "refused", "differs", "not tried"]
 
@@ -111,7 +112,12 @@ class Arguments:
 
 def main() -> None:
     """The command; exit status 1 if a family differs."""
-    arguments = tyro.cli(Arguments, prog="python -m modalities.conformance.survey")
+    with any_terminal():
+        _survey(tyro.cli(Arguments, prog="python -m modalities.conformance.survey"))
+
+
+def _survey(arguments: Arguments) -> None:
+    """Tries the families and says what became of them."""
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

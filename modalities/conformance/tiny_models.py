@@ -15,7 +15,12 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from namm.errors import UnknownNameError, did_you_mean
 
@@ -64,6 +69,7 @@ _INDEXED = {
     "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
     "indexer_compress_ratio": 8,
 }  # fmt: skip
+_THREE_DIMENSIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
 
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -83,6 +89,8 @@ MORE: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
     "longcat_flash": {"num_key_value_heads": 4, "num_layers": LAYERS // 2, "head_dim": 4},
     "mamba2": {"head_dim": 16},
+    "qwen2_vl": _THREE_DIMENSIONS,
+    "qwen2_5_vl": _THREE_DIMENSIONS,
     "qwen4_exp": _INDEXED,
     "qwen4_exp_text": _INDEXED,
     "reformer": {"axial_pos_embds": False},
@@ -114,17 +122,21 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model of a family, in evaluation mode.
 
     Args:
-        family: A model type of :func:`family_names`, such as ``gemma2``.
+        family: A model type of :func:`family_names`, such as ``gemma2``, or one of pictures and text (``llava``).
         seed: Of its weights.
         changes: Fields of its (text) configuration.
 
     Raises:
         UnknownNameError: No such family.
     """
-    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    seeing = family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not seeing:
         known = did_you_mean(family, family_names(), listed="docs/models.md")
         raise UnknownNameError(f"Unknown model family {family!r}. {known}")
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]]
+    of_text = CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING
+    model_class = (MODEL_FOR_CAUSAL_LM_MAPPING if of_text else MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)[
+        CONFIG_MAPPING[family]
+    ]
     model_class = model_class[0] if isinstance(model_class, tuple) else model_class
     if model_class is None:
         raise UnknownNameError(f"Expected a class of transformers for {family!r}, found none; choose another family.")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from modalities.base import Adapter
 from modalities.conformance.clauses import Subject
 from modalities.huggingface.attach import attach, cache_name, cache_of
+from modalities.huggingface.wrappers import holds_decoder
 from namm import Memory
 from namm.errors import AttachError
 from namm.policies import Policy
@@ -29,8 +30,8 @@ class HuggingFace(Adapter):
     name: ClassVar[str] = "Hugging Face decoders"
 
     def takes(self, model: nn.Module) -> bool:
-        """See Adapter."""
-        return isinstance(model, PreTrainedModel)
+        """See Adapter; also what torch.compile, DataParallel or PEFT has wrapped, or what else holds a decoder."""
+        return holds_decoder(model)
 
     def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """See modalities/huggingface/attach.py."""
@@ -67,10 +68,12 @@ def examined(model: PreTrainedModel, name: str | None = None) -> Subject:
         # Any: it is offered only where the model can generate, and no class of transformers says so
         return cast("Any", model).generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
 
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     config = model.config.get_text_config(decoder=True)
+    # a model of pictures and text numbers its tokens by itself, in several dimensions
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters and config is model.config
     named = {**config.to_dict(), **model.config.to_dict()}
-    special = {value for key, value in named.items() if key.endswith("token_id") and isinstance(value, int)}
+    ends = ("token_id", "token_index")  # of pictures, too
+    special = {value for key, value in named.items() if key.endswith(ends) and isinstance(value, int)}
     first = min(10, config.vocab_size // 2)
     tokens = torch.tensor([token for token in range(first, config.vocab_size) if token not in special])
     return Subject(

@@ -1,14 +1,14 @@
 """Attaches a Memory to any Hugging Face decoder through the library's public extension points.
 
 A registered attention function calls ``memory.attend`` with the new keys and values only; a registered mask function
-says which of them are real and how far back they look (``huggingface_mask``); a ``Cache`` subclass answers positions
-(``huggingface_cache``); a forward pre-hook puts that cache in place of the one that ``generate`` makes. No class is
-patched, and on exit the model is as before. What depends on the transformers release (5.17 to 5.x) is in these files.
+says which of them are real and how far back they look (``mask``); a ``Cache`` subclass answers positions
+(``cache``); a forward pre-hook puts that cache in place of the one that ``generate`` makes, and refuses
+what a memory cannot do (``call``). No class is patched, and on exit the model is as before. What depends on
+the transformers release (5.17 to 5.x) is in these files.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -16,23 +16,32 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import Cache
 
 from modalities.base import as_policy
-from modalities.huggingface.cache import MemoryCache
+from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_argument, cache_name, cache_of
+from modalities.huggingface.call import CacheInPlace, without_cache
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
+from modalities.huggingface.wrappers import unwrapped
 from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy
 from namm.rules import AttentionRule
 
+__all__ = [
+    "CACHE_NAMES",
+    "HARMLESS",
+    "IMPLEMENTATION",
+    "Attached",
+    "attach",
+    "cache_argument",
+    "cache_name",
+    "cache_of",
+]
+
 IMPLEMENTATION = "namm_memory"
 """Name under which the attention and mask functions are registered with transformers."""
 
 _SLOT = "namm_attached_memory"
-
-CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the cache, in arguments and outputs: since 5.24, and before (models on the Hub still do)."""
 
 HARMLESS = {
     "cache", "cache_position", "is_causal", "logits_to_keep", "num_items_in_batch", "output_attentions",
@@ -42,33 +51,8 @@ HARMLESS = {
 """Arguments of an attention function that change nothing beyond what the mask says."""
 
 
-def cache_name(model: nn.Module) -> str | None:
-    """The name of the cache among a model's arguments; None if it takes none."""
-    known = inspect.signature(model.forward).parameters
-    return next((name for name in CACHE_NAMES if name in known), None)
-
-
-def cache_argument(model: nn.Module) -> str:
-    """The same, of a model that must take one.
-
-    Raises:
-        AttachError: It takes none.
-    """
-    name = cache_name(model)
-    if name is None:
-        names = " or ".join(CACHE_NAMES)
-        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
-        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
-    return name
-
-
-def cache_of(output: Any) -> Cache:
-    """The cache in a model's output."""
-    return next(getattr(output, name) for name in CACHE_NAMES if hasattr(output, name))
-
-
 @contextmanager
-def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packed", **options: Any) -> Iterator[Memory]:
+def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **options: Any) -> Iterator[Memory]:
     """Lets a policy govern a model's KV cache for the length of a ``with`` block.
 
     Inside it, ``generate()`` and plain forward calls of the model (or of the submodule given, such as a Decision
@@ -76,7 +60,8 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
     that brings the cache of the last output continues them.
 
     Args:
-        model: A decoder whose layers use transformers' attention interface.
+        model: A decoder whose layers use transformers' attention interface; also as torch.compile, PEFT, or a
+            DataParallel over one device wrap it.
         policy: A policy, or a NAMM to be used at its checkpoint's interval with the released selection rule.
         store: How the memory holds what is kept, "packed" or "padded" (:class:`namm.Memory`).
         options: For a NAMM: options of :func:`namm.policies.make_policy` (``interval``, ``statistics``, ...).
@@ -88,6 +73,7 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
         AttachError: The model cannot be driven exactly; what of it shows only when it runs is raised by its first call.
     """
     policy = as_policy(policy, options)
+    model, doors = unwrapped(model)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
     attached = Attached(MemoryCache(memory, decoder.config))
@@ -113,10 +99,13 @@ def attach(model: PreTrainedModel, policy: Policy | NAMM, *, store: str = "packe
             chunks.prefill_chunk_size = policy.eager_chunk
         for module in modules:
             setattr(module, _SLOT, attached)
-        hooks.append(model.register_forward_pre_hook(_CacheInPlace(attached, model), with_kwargs=True))
-        hooks.append(model.register_forward_hook(attached.check_all_attended))
+        prepare = CacheInPlace(attached, model, decoder)
+        for door in doors:
+            hooks.append(door.register_forward_pre_hook(prepare, with_kwargs=True))
+            hooks.append(door.register_forward_hook(attached.finish_call))
         yield memory
     finally:
+        attached.cache.family.closed = True
         for hook in hooks:
             hook.remove()
         if chunks is not None:
@@ -133,10 +122,12 @@ class Attached:
 
     Attributes:
         cache: Of the running or the last call: the attachment's own, or a fork of it.
+        wants_no_cache: Whether the output of the running call holds none.
     """
 
     def __init__(self, cache: MemoryCache) -> None:
         self.cache = self._own = cache
+        self.wants_no_cache = False
         self._masks: dict[int, tuple[Tensor, Reading]] = {}
         self._begun = torch.zeros(0, dtype=torch.bool)
 
@@ -190,14 +181,24 @@ class Attached:
             self._masks[id(mask)] = (mask, reading)  # the tensor is held, so that its id stays its own
         return self._masks[id(mask)][1]
 
-    def begin_call(self) -> None:
-        """A forward call begins."""
+    def begin_call(self, wants_no_cache: bool) -> None:
+        """A forward call begins.
+
+        Args:
+            wants_no_cache: Whether its output holds none, so that the next call reads everything again.
+        """
+        self.wants_no_cache = wants_no_cache
         self._masks = {}
         self._begun = self.memory.seen > 0
         self.cache.pending = {}
 
-    def check_all_attended(self, *_: Any) -> None:
-        """Forward hook: no layer has kept its new tokens from the memory."""
+    @torch.compiler.disable
+    def finish_call(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook: no layer has kept its new tokens from the memory; the output is what the caller asked for."""
+        self._check_all_attended()
+        return without_cache(output, self.cache) if self.wants_no_cache else output
+
+    def _check_all_attended(self) -> None:
         self._masks = {}
         if self.cache.is_recurrent and not self.cache.holds_state:
             raise AttachError(
@@ -224,78 +225,8 @@ class Attached:
             )
 
 
-class _CacheInPlace:
-    """Forward pre-hook: every call runs on the memory's cache."""
-
-    def __init__(self, attached: Attached, model: PreTrainedModel) -> None:
-        self.attached = attached
-        self.signature = inspect.signature(model.forward)
-        self.name = cache_argument(model)
-
-    @property
-    def cache(self) -> MemoryCache:
-        """Of the running call."""
-        return self.attached.cache
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
-        kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
-        given = named[0] if named else self.signature.bind_partial(*args).arguments.get(self.name)
-        if isinstance(given, MemoryCache) and given.family is self.cache.family:
-            self.attached.go_on(given)
-        elif given is None or given.get_seq_length() == 0:
-            self.attached.begin()
-        else:
-            raise AttachError(
-                f"Expected no cache, an empty one, the one of the last output or a copy.deepcopy of such a one, found "
-                f"{type(given).__name__} with {given.get_seq_length()} tokens; what it holds was never seen by the "
-                "attached memory."
-            )
-        self.attached.begin_call()
-        arguments = self.signature.bind_partial(*args, **kwargs).arguments
-        self._check_nothing_is_hidden(arguments.get("attention_mask"))
-        if self.cache.memory.policy.reads_tokens:
-            self._tell_tokens(module, arguments)
-        place = list(self.signature.parameters).index(self.name)
-        if place < len(args):
-            return (*args[:place], self.cache, *args[place + 1 :]), kwargs
-        return args, {**kwargs, self.name: self.cache}
-
-    def _check_nothing_is_hidden(self, mask: Any) -> None:
-        """A mask must show just those earlier tokens that the memory was given as real ones."""
-        seen, past = self.cache.memory.seen, self.cache.get_seq_length()
-        if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[0] != seen.shape[0] or mask.shape[1] <= past:
-            return
-        shown = mask[:, :past].bool().sum(1).cpu()
-        if not torch.equal(shown, seen):
-            raise AttachError(
-                f"Expected an attention_mask that shows the {seen.tolist()} tokens of each row seen so far, found "
-                f"{shown.tolist()}: a memory cannot hide what it was given as real, or show what was padding. Pass the "
-                "mask that earlier calls had, with the new columns behind; generate() without one takes every "
-                "pad_token_id in its input for padding."
-            )
-
-    def _tell_tokens(self, module: nn.Module, arguments: dict[str, Any]) -> None:
-        """Tells the memory which tokens the call is about."""
-        ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
-        if ids is None:
-            raise AttachError(
-                f"The policy {self.cache.memory.policy.name!r} reads token ids; expected {type(module).__name__} to be "
-                "called with input_ids, found none. Call it with ids, or make the policy without ids of its own."
-            )
-        shown = mask[:, -ids.shape[1] :].bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        self.cache.memory.tell_tokens(ids, shown)
-
-
 def _decoder(model: PreTrainedModel) -> PreTrainedModel:
     """The part of a model whose layers attend; refuses what cannot be driven through the attention interface."""
-    if not isinstance(model, PreTrainedModel):
-        raise AttachError(
-            f"Expected a transformers PreTrainedModel, found {type(model).__name__}; write an adapter that calls "
-            "memory.attend in its attention layers."
-        )
     name = type(model).__name__
     cache_argument(model)
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
@@ -325,6 +256,7 @@ def _check_interface(decoder: PreTrainedModel) -> None:
         )
 
 
+@torch.compiler.disable
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -347,8 +279,13 @@ def _attention(
     unknown = sorted(key for key, given in kwargs.items() if given is not None and key not in HARMLESS)
     if unknown:
         raise AttachError(f"{name} asks for {unknown}, which a Memory does not compute; this model needs an adapter.")
-    if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False and attention_mask is None:
-        raise AttachError(f"{name} is not causal; only causal self-attention is exact under a Memory.")
+    told = kwargs.get("is_causal")
+    if (getattr(module, "is_causal", True) if told is None else told) is False:
+        # whatever the mask says: where nothing is padded transformers leaves it out, and such a layer looks both ways
+        raise AttachError(
+            f"{name} attends both ways (is_causal is False, as use_bidirectional_attention makes it); only causal "
+            "self-attention is exact under a Memory."
+        )
     batch, _, tokens, _ = query.shape
     layer = attached.layer_of(module, tokens)
     said = attached.read(attention_mask, batch, tokens)

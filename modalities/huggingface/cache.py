@@ -7,10 +7,11 @@ attention, convolutions) keep a state of fixed size, which is transformers' own 
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, cache_utils
 from transformers.cache_utils import (
     Cache,
@@ -27,6 +28,44 @@ from namm.errors import AttachError
 from namm.memory import Memory
 
 _STATE_AND_ATTENTION = (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the cache, in arguments and outputs: since 5.24, and before (models on the Hub still do)."""
+
+PLAIN_LAYERS = tuple(
+    getattr(cache_utils, name)
+    for name in (
+        "DynamicLayer", "DynamicSlidingWindowLayer", "StaticLayer", "StaticSlidingWindowLayer", "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer", "LinearAttentionAndSlidingWindowAttentionLayer", "DummyLayer",
+    )
+    if hasattr(cache_utils, name)
+)  # fmt: skip
+"""Layers of an empty cache of the caller's that a memory stands in for: they hold what they are given as it is."""
+
+
+def cache_name(model: nn.Module) -> str | None:
+    """The name of the cache among a model's arguments; None if it takes none."""
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in known), None)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The same, of a model that must take one.
+
+    Raises:
+        AttachError: It takes none.
+    """
+    name = cache_name(model)
+    if name is None:
+        names = " or ".join(CACHE_NAMES)
+        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
+        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
+    return name
+
+
+def cache_of(output: Any) -> Cache:
+    """The cache in a model's output."""
+    return next(getattr(output, name) for name in CACHE_NAMES if hasattr(output, name))
 
 
 class MemoryCacheLayer(CacheLayerMixin):
@@ -61,10 +100,28 @@ class MemoryCacheLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Passes the new keys and values on; the attention function stores them."""
+        """Refused: only the attached model's own calls go by the memory.
+
+        Raises:
+            AttachError: Always. A cache that a memory stood in for is used past the attached model, or after it.
+        """
+        raise AttachError(
+            f"Expected the cache of a memory to be used by calls of the attached model, found it used outside of them: "
+            f"the {self.columns} tokens that it counts are in the memory, which is detached. Read the prompt again "
+            "without a cache, or stay inside the `with attach(...)` block."
+        )
+
+    def take(self, tokens: int) -> None:
+        """Counts new tokens; the attention function stores them."""
         self.is_initialized = True
-        self.columns += key_states.shape[-2]
-        return key_states, value_states
+        self.columns += tokens
+
+    def reset(self) -> None:
+        """Refused: a cache that a caller brought cannot begin anew by itself."""
+        raise AttachError(
+            "A cache that a memory stands in for cannot be reset; for new sequences call the model without a cache, or "
+            "with a new one."
+        )
 
     def get_seq_length(self) -> int:
         """Columns seen."""
@@ -104,12 +161,19 @@ class StateAndMemoryLayer(LinearAttentionLayer, MemoryCacheLayer):
         return -1
 
 
+class Family:
+    """All caches of one attachment: the same object in a cache, its successors and its forks."""
+
+    closed = False
+    """Whether the model was detached."""
+
+
 class MemoryCache(Cache):
     """One memory behind the layers of one model.
 
     Attributes:
         memory: Holds the tokens of all layers with attention.
-        family: The same object in a cache and in all forks of it, which one attached model accepts.
+        family: Of the attachment, whose model accepts just these caches.
         pending: Layers whose new tokens have been handed over and not yet attended, with their number.
     """
 
@@ -120,13 +184,18 @@ class MemoryCache(Cache):
             AttachError: A layer keeps its past in a way that a Memory does not know.
         """
         super().__init__(layers=_layers(config))
-        self.config, self.memory, self.family = config, memory, object()
+        self.config, self.memory, self.family = config, memory, Family()
         self.pending: dict[int, int] = {}
         memory.sequence_state = self
         if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
             raise AttachError(
                 f"No layer of {type(config).__name__} keeps keys and values (all are recurrent): nothing to forget."
             )
+
+    @property
+    def closed(self) -> bool:
+        """Whether its sequences have ended: others have begun in its memory, or the model was detached."""
+        return self.family.closed or not self.is_current
 
     @property
     def is_recurrent(self) -> bool:
@@ -149,11 +218,35 @@ class MemoryCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Notes whose tokens they are and passes them on."""
         layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        if self.closed and isinstance(layer, MemoryCacheLayer):
+            return layer.update(key_states, value_states)  # says what is wrong
         if not isinstance(layer, MemoryCacheLayer) or layer_idx in self.pending:
             what = "has stored new tokens twice" if layer is not None else "was not expected to store any"
             raise AttachError(f"Layer {layer_idx} {what} without attending through transformers' attention interface.")
         self.pending[layer_idx] = key_states.shape[-2]
-        return layer.update(key_states, value_states)
+        layer.take(key_states.shape[-2])
+        return key_states, value_states
+
+    def stands_for(self, given: Any) -> bool:
+        """Whether a cache that was brought is this one, or one that it stands in for."""
+        return given is self or getattr(given, "layers", None) is self.layers
+
+    def stand_in_for(self, given: Any) -> None:
+        """From now on an empty cache that a caller brought counts what the memory has seen.
+
+        Raises:
+            AttachError: It is none whose place a memory can take.
+        """
+        kinds = {type(layer) for layer in getattr(given, "layers", ())}
+        kinds |= {getattr(given, "layer_class_to_replicate", None)} - {None}
+        odd = sorted(kind.__name__ for kind in kinds if kind not in (*PLAIN_LAYERS, MemoryCacheLayer))
+        if not isinstance(given, Cache) or not hasattr(given, "layers") or odd:
+            raise AttachError(
+                f"Expected no cache, or an empty DynamicCache or StaticCache, found a {type(given).__name__}"
+                f"{' of ' + ', '.join(odd) if odd else ''}, which would store what it is given in a way of its own "
+                "(quantized, say); a memory cannot take its place."
+            )
+        given.layers = self.layers
 
     @property
     def has_begun(self) -> bool:
@@ -195,8 +288,10 @@ class MemoryCache(Cache):
         """Raises AttachError where the memory has forgotten this cache's sequences."""
         if not self.is_current:
             raise AttachError(
-                "The sequences of this cache are forgotten: a later call without a cache began new ones in the same "
-                "memory. Continue with the cache of the last output, or take copy.deepcopy(cache) before others begin."
+                "The sequences of this cache have ended and are forgotten: a later call without a cache began new ones "
+                "in the same memory. Continue with the cache of the last output, or take copy.deepcopy(cache) before "
+                "others begin. What goes on side by side belongs in one batch (classifier-free guidance and "
+                "contrastive decoding alternate between two, and cannot run)."
             )
 
     def reset(self) -> None:

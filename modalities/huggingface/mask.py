@@ -44,6 +44,7 @@ class Reading:
     """How far back they look."""
 
 
+@torch.compiler.disable
 def mask_codes(
     batch_size: int,
     q_length: int,

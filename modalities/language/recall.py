@@ -15,11 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import attach, cache_argument, cache_of
+from modalities.language.prompts import IGNORED
 from namm.errors import ConfigError
 from namm.policies import Policy
-
-IGNORED = -100
-"""Target where nothing is asked, as in Hugging Face losses."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import torch
 
 from modalities.pretrained.gguf_file import check_gguf
 from modalities.pretrained.gguf_tokenizer import cut_by
-from modalities.pretrained.loading import load_model, load_tokenizer
+from modalities.pretrained.loading import load_model
 from modalities.pretrained.names import Located
+from modalities.pretrained.tokenizer import load_tokenizer
 from namm.errors import CheckpointError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)

@@ -1,4 +1,4 @@
-"""Loads a causal language model, its tokenizer or its configuration by the name that a user gives.
+"""Loads a causal language model or its configuration by the name that a user gives.
 
 A model whose files lack weights is refused: transformers would fill them with random numbers and go on.
 """
@@ -12,13 +12,12 @@ import torch
 from safetensors import SafetensorError
 
 from modalities.pretrained.gguf_file import check_gguf
-from modalities.pretrained.gguf_tokenizer import mend_tokenizer
 from modalities.pretrained.names import Located, locate
 from modalities.pretrained.published import PUBLISHED
 from namm.errors import CheckpointError, did_you_mean
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
 WHAT = "a causal language model (a folder, a Hub id, FILE.gguf, or one of " + ", ".join(PUBLISHED) + ")"
 UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, RuntimeError, SafetensorError)
@@ -27,8 +26,12 @@ GGUF_DTYPES = {"F32": torch.float32, "F16": torch.float16}
 """What `auto` means for a GGUF file whose numbers are mostly of that type; bfloat16 for all others."""
 
 
-def load_config(name: str | Located) -> PretrainedConfig:
+def load_config(name: str | Located, **options: Any) -> PretrainedConfig:
     """A model's configuration, without its weights.
+
+    Args:
+        name: A folder, a Hub id, a GGUF file or a published model's name, or where that is.
+        options: For `from_pretrained`.
 
     Raises:
         NammError: There is no such model, or its files cannot be used.
@@ -36,25 +39,7 @@ def load_config(name: str | Located) -> PretrainedConfig:
     from transformers import AutoConfig
 
     located = _located(name)
-    return _read(AutoConfig.from_pretrained, located, {})
-
-
-def load_tokenizer(name: str | Located) -> PreTrainedTokenizerBase:
-    """A model's tokenizer; a GGUF file's cuts text as the file says.
-
-    Raises:
-        NammError: There is none, or it cannot be used.
-    """
-    from transformers import AutoTokenizer
-
-    located = _located(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(located.source, **located.options)
-    except UNREADABLE as error:
-        raise CheckpointError(f"Expected a tokenizer with {located.name}, found none: {_line(error)}") from error
-    if located.gguf is not None and located.folder is not None:
-        mend_tokenizer(tokenizer, check_gguf(located.folder / located.gguf), located.name)
-    return tokenizer
+    return _read(AutoConfig.from_pretrained, located, options)
 
 
 def load_model(name: str | Located, dtype: torch.dtype | str = "auto", **options: Any) -> PreTrainedModel:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from namm.errors import CheckpointError, ConfigError
+from namm.errors import CheckpointError, ConfigError, NammError
 from namm.evolution.checkpoint import STATE_FILE, held, load_state, save_state
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
 from namm.evolution.noise import Noise
@@ -39,6 +39,9 @@ from namm.evolution.scoring import (
 from namm.evolution.search import SearchConfig
 from namm.evolution.stopping import stop_signals
 from namm.files import write_atomically
+
+FLAT = 5
+"""Generations in a row in which all candidates may score the same; a search then walks at random."""
 
 __all__ = [
     "Callback",
@@ -166,7 +169,8 @@ def evolve(
     Raises:
         CheckpointError: The folder cannot be written, or what it holds is damaged; nothing there was changed.
         ConfigError: The folder holds a run with other settings, or another process evolves there.
-        NammError: Every candidate of a generation failed.
+        NammError: Every candidate of a generation failed, or all scored the same in `FLAT` generations in a row, or in
+            every generation of the run.
         KeyboardInterrupt: SIGTERM or Ctrl-C; the state is saved and the same call continues.
     """
     ranks = ranks or Ranks()
@@ -199,6 +203,7 @@ class _Run:
         self._saved_at = -1
         self.best: dict[str, Any] = {"score": None, "generation": 0}
         self.noise = Noise()
+        self.flat = 0
         settings = plain(dataclasses.asdict(config))
         self.settings = {
             "search": config.search.kind,
@@ -234,7 +239,9 @@ class _Run:
             ranks=self.ranks,
             stopping=stopping,
         )
+        flat = self._flat_so_far(scores.fitness, generation)
         failed = self.search.tell(candidates, scores.fitness)
+        self.flat = flat
         self.noise = self.noise.measured(scores.fitness[: len(scores.again)], scores.again)
         alive = scores.fitness[torch.isfinite(scores.fitness)]
         row: dict[str, Any] = {
@@ -243,6 +250,7 @@ class _Run:
             "seed": seed,
             "fitness": {"mean": alive.mean(), "max": alive.max(), "min": alive.min(), "std": alive.std(correction=0)},
             "failed": failed,
+            "flat": flat,
             "errors": scores.errors,
             "noise": self.noise.report(scores.fitness),
             "search": {**self.search.report(), "step_norm": (self.search.mean - before).norm()},
@@ -265,6 +273,24 @@ class _Run:
             self.save()
         return row, scores.stop
 
+    def _flat_so_far(self, fitness: Float[Tensor, " population"], generation: int) -> int:
+        """Generations up to this one in which all candidates scored the same.
+
+        Raises:
+            NammError: There were too many; nothing of this generation was recorded.
+        """
+        largest, least = float(fitness.max()), float(fitness.min())  # a candidate that failed is another score
+        same = len(fitness) > 1 and np.isfinite(least) and largest - least <= 1e-9 * max(1.0, abs(largest))
+        flat = self.flat + 1 if same else 0
+        if flat >= FLAT or (flat > 0 and flat == generation == self.config.generations):
+            raise NammError(
+                f"Expected candidates of different fitness, found all {len(fitness)} at {largest:+.4f} in "
+                f"{flat} generations in a row up to {generation}: nothing can be learned from that. Either nothing is "
+                "ever forgotten (contexts shorter than the interval, sigma too small), or the model answers nothing "
+                "right even with its full cache; change the task, the interval or sigma."
+            )
+        return flat
+
     def _noise_is_due(self, generation: int) -> bool:
         every = self.config.noise_every
         return every > 0 and (generation - 1) % every == 0
@@ -283,6 +309,7 @@ class _Run:
             "search": state["scalars"],
             "best": self.best,
             "noise": dataclasses.asdict(self.noise),
+            "flat": self.flat,
             "settings": self.settings,
         }
         save_state(self.folder, self.search.generation, {**tensors, "best_mean": self.best_mean}, scalars)
@@ -317,6 +344,7 @@ class _Run:
         self.search.load_state_dict({"tensors": search, "scalars": scalars["search"]})
         self.best_mean, self.best = tensors["best_mean"].clone(), scalars["best"]
         self.noise = Noise(**scalars["noise"])
+        self.flat = int(scalars.get("flat", 0))
         self._saved_at = self.search.generation
 
 

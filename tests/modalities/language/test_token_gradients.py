@@ -51,7 +51,7 @@ def test_equals_the_derivative_of_a_bias(model: LlamaForCausalLM) -> None:
     logits = model(input_ids=ids[None, :-1]).logits[0]
     expected = cross_entropy(logits[wanted[1:]], ids[1:][wanted[1:]], reduction="sum")
     expected.backward()
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
     for layer in range(2):
         torch.testing.assert_close(found[layer], BIAS[layer].grad, rtol=1e-4, atol=1e-6)
     assert float(found.abs().sum()) > 0
