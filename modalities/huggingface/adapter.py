@@ -17,7 +17,6 @@ from modalities.conformance.clauses import Subject
 from modalities.huggingface.attach import attach, cache_name, cache_of
 from modalities.huggingface.wrappers import holds_decoder
 from namm import Memory
-from namm.errors import AttachError
 from namm.policies import Policy
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
@@ -35,17 +34,12 @@ class HuggingFace(Adapter):
 
     def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """See modalities/huggingface/attach.py."""
-        return attach(_ours(model), policy, store=store)
+        return attach(model, policy, store=store)
 
     def subject(self, model: nn.Module, name: str | None = None) -> Subject:
         """See Adapter."""
-        return examined(_ours(model), name)
-
-
-def _ours(model: nn.Module) -> PreTrainedModel:
-    if not isinstance(model, PreTrainedModel):
-        raise AttachError(f"Expected a transformers PreTrainedModel, found {type(model).__name__}; ask `takes` first.")
-    return model
+        # cast: what wraps a transformers model passes its configuration and methods on
+        return examined(cast("PreTrainedModel", model), name)
 
 
 def examined(model: PreTrainedModel, name: str | None = None) -> Subject:

@@ -79,12 +79,7 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
     attached = Attached(MemoryCache(memory, decoder.config))
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
-    if policy.reads_rotation:
-        from modalities.huggingface.rotations import (
-            rotations_of,  # which attaches in its turn, to see what the model computes
-        )
-
-        memory.tell_rotations(rotations_of(model))
+    _tell_rotations(memory, model)
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, mask_codes)
     configs = {id(m.config): m.config for m in decoder.modules() if isinstance(m, PreTrainedModel)}
@@ -115,6 +110,15 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
                 delattr(module, _SLOT)
         for key, config in configs.items():
             config._attn_implementation = before[key]
+
+
+def _tell_rotations(memory: Memory, model: PreTrainedModel) -> None:
+    """Where the policy reads them."""
+    if memory.policy.reads_rotation:
+        # imported late: it attaches in its turn, to see what the model computes
+        from modalities.huggingface.rotations import rotations_of
+
+        memory.tell_rotations(rotations_of(model))
 
 
 class Attached:
