@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluations.dashboard import main
+
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = """
 [namm.modalities]
@@ -46,9 +48,10 @@ def run(path: str, *command: str) -> str:
     return done.stdout
 
 
-def test_a_modality_from_outside_runs_through_examination_harness_report_and_dashboard(
-    path: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def played(path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment of the package, examined, played and shown by a process in which it is installed."""
+    folder = tmp_path_factory.mktemp("played")
     program = f"""
 from pathlib import Path
 from modalities.conformance.examine import examine, subject_of
@@ -56,22 +59,26 @@ from riddles.experiment import run
 from riddles.model import LookupMachine
 verdict = examine(subject_of(LookupMachine()))
 assert verdict.conforms, verdict
-run(Path({str(tmp_path)!r}), ("window", "random", "every_other(protected_first=2)"))
+run(Path({str(folder)!r}), ("window", "random", "every_other(protected_first=2)"))
 from evaluations.dashboard import main
-assert main([{str(tmp_path)!r}]) == 0
+assert main([{str(folder)!r}]) == 0
 """
     run(path, "-c", program)
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    return folder
+
+
+def test_a_modality_from_outside_runs_through_examination_harness_report_and_dashboard(played: Path) -> None:
+    rows = [json.loads(line) for line in (played / "rows.jsonl").read_text().splitlines()]
     policies = ("full", "window", "random", "every_other(protected_first=2)")
     score = {policy: [row["score"] for row in rows if row["policy"] == policy] for policy in policies}
     assert score["full"] == [100.0, 100.0]
     assert max(score["window"] + score["random"]) < 100.0
     assert len(score["every_other(protected_first=2)"]) == 2  # a policy from outside, by its name and with an option
     assert all(row["metrics"]["slots_mean"] <= 20 + 16 for row in rows if row["policy"] != "full")
-    page = (tmp_path / "report.html").read_text()
+    page = (played / "report.html").read_text()
     for said in ("Riddles a policy: 24", "key held %", "mean slots per KV head when the riddle is asked"):
         assert said in page
-    board = (tmp_path / "dashboard.html").read_text()
+    board = (played / "dashboard.html").read_text()
     data = json.loads(re.search(r"<script id='data' type='application/json'>(.*?)</script>", board).group(1))
     assert [section["title"] for section in data["sections"]] == ["Score", "Memory", "Riddles", "Table"]
     assert {cell["modality"] for cell in data["cells"]} == {"riddles"}
@@ -81,12 +88,7 @@ assert main([{str(tmp_path)!r}]) == 0
     )
 
 
-def test_without_the_package_its_rows_are_refused_by_name(path: str, tmp_path: Path) -> None:
-    run(
-        path,
-        "-c",
-        f"from pathlib import Path; from riddles.experiment import run; run(Path({str(tmp_path)!r}), ('window',))",
-    )
-    from evaluations.dashboard import main
-
-    assert main([str(tmp_path)]) == 2
+def test_without_the_package_its_rows_are_refused_by_name(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(played), "--out", str(played / "again.html")]) == 2
+    assert "'riddles'" in capsys.readouterr().err
+    assert not (played / "again.html").exists()

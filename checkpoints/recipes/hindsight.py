@@ -21,11 +21,12 @@ import tyro
 import checkpoints
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording, seen_under
-from evaluations.hindsight.shelf import UPDATES, Shelf, tokenizer_of
+from evaluations.hindsight.shelf import UPDATES, Shelf
 from evaluations.hindsight.training import TrainingConfig, caught, fresh, scored, shifted, spectrum_statistics, train
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
+from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.files import write_atomically
 
@@ -174,7 +175,7 @@ def one_seed(config: HindsightConfig, seed: int, recorded: Sequence[Sequence[Rec
             again[-1].append(Recording(full[place].worth, full[place].chunk, updates, kept))
     second = train(namm, own, config.training, seed + 500, again)
     namm = with_share_above(NAMM(constants, second.flat, namm.statistics), again[0], config.keep)
-    lessons = draw_lessons(CALIBRATION, tokenizer_of(config.real), config.calibration, CALIBRATION_SEED)
+    lessons = draw_lessons(CALIBRATION, read_tokenizer(config.real), config.calibration, CALIBRATION_SEED)
     namm, tried = calibrated(namm, models[0], lessons, config.keep)
     out = config.out / f"seed-{seed}"
     namm.save_pretrained(out)

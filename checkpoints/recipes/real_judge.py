@@ -21,8 +21,8 @@ import tyro
 from evaluations.analysis.estimates import bootstrap
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
-from evaluations.hindsight.shelf import tokenizer_of
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
+from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
 from namm.features import StatisticsMode
 from namm.files import write_atomically
@@ -98,7 +98,7 @@ class Judge:
         """
         self.config = config
         self.model: PreTrainedModel = load_source(config.real, torch.float32)
-        self.tokenizer = tokenizer_of(config.real)
+        self.tokenizer = read_tokenizer(config.real)
         config.work.mkdir(parents=True, exist_ok=True)
 
     def lessons(self, task: str) -> list[Lesson]:

@@ -20,8 +20,8 @@ import checkpoints
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
-from evaluations.hindsight.shelf import tokenizer_of
 from evaluations.tasks.lessons import DOCUMENTS, Course
+from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
@@ -78,7 +78,7 @@ def sources_of(config: TextV3Config) -> list[LikelihoodSource]:
     if config.real is None:
         return [small]
     model = load_source(config.real, torch.float32)
-    return [LikelihoodSource(model, tokenizer_of(config.real), REAL, config.real_prompts, config.validation), small]
+    return [LikelihoodSource(model, read_tokenizer(config.real), REAL, config.real_prompts, config.validation), small]
 
 
 def main(config: TextV3Config) -> None:

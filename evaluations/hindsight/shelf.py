@@ -8,19 +8,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording, seen_under, worths
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
+from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
-from namm.errors import CheckpointError, ConfigError
+from namm.errors import ConfigError
 from namm.files import write_atomically
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 UPDATES = 5
 """Updates of a prompt that are recorded."""
@@ -48,7 +45,7 @@ class Shelf:
 
     def lessons(self) -> list[Lesson]:
         """The prompts, always the same."""
-        return draw_lessons(self.course, tokenizer_of(self.model), self.count, self.seed)
+        return draw_lessons(self.course, read_tokenizer(self.model), self.count, self.seed)
 
     def fill(self, workers: int = 1) -> None:
         """Records what is missing.
@@ -96,13 +93,3 @@ def record(shelf: Shelf, places: Sequence[int]) -> None:
         updates, kept = seen_under(model, lessons[place], watcher, "sequence", UPDATES, None)
         worth = worths(model, lessons[place], shelf.course.chunk)
         Recording(worth, shelf.course.chunk, updates, kept).save(shelf.path(place))
-
-
-def tokenizer_of(name: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None where there is none that transformers reads."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, CheckpointError):
-        return None

@@ -114,7 +114,7 @@ def test_scores_of_episodes_that_held_their_cue_are_compared_with_the_others():
     told = [[None]] * 8 + [[3]] * 8
     found = associate([a_row("window", told, [True] * 8 + [False] * 8)])
     assert (found.held.value, found.lost.value) == (100.0, 0.0)
-    assert (found.held_episodes, found.lost_episodes) == (8, 8)
+    assert (found.held_trials, found.lost_trials) == (8, 8)
     assert found.rho == pytest.approx(1.0)
     assert found.p_value == pytest.approx(stats.fisher_exact([[8, 0], [0, 8]]).pvalue)
     same = associate([a_row("window", told, [True] * 16)])
