@@ -217,11 +217,11 @@ def _observe_rows(
             (kept_state, columns[:, :held], kept_positions, unused),
             (tail_state, columns[:, held:], tail_positions, 0),
         ):
-            places = {name: tensor[row, :, first:] for name, tensor in state.items()}
+            own = {name: tensor[row, :, first:] for name, tensor in state.items()}
             askers, before_interval = tail_positions[row, :1], layer.cache.lengths[row, None].to(mine.device)
             for start in range(0, mine.shape[1], block):
                 some = slice(start, start + block)
-                before = {name: tensor[None, :, some] for name, tensor in places.items()}
+                before = {name: tensor[None, :, some] for name, tensor in own.items()}
                 places = Places(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
                 for name, tensor in layer.policy.observe(mine[None, :, some], before, places).items():
-                    places[name][:, some] = tensor[0]
+                    own[name][:, some] = tensor[0]

@@ -95,9 +95,9 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
         for module in modules:
             setattr(module, _SLOT, attached)
         prepare = CacheInPlace(attached, model, decoder)
-        for door in doors:
-            hooks.append(door.register_forward_pre_hook(prepare, with_kwargs=True))
-            hooks.append(door.register_forward_hook(attached.finish_call))
+        for door in doors:  # torch types what `torch.compiler.disable` decorates as if it were no method
+            hooks.append(door.register_forward_pre_hook(prepare, with_kwargs=True))  # pyright: ignore[reportArgumentType]
+            hooks.append(door.register_forward_hook(attached.finish_call))  # pyright: ignore[reportAttributeAccessIssue]
         yield memory
     finally:
         attached.cache.family.closed = True

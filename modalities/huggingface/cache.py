@@ -238,7 +238,8 @@ class MemoryCache(Cache):
             AttachError: It is none whose place a memory can take.
         """
         kinds = {type(layer) for layer in getattr(given, "layers", ())}
-        kinds |= {getattr(given, "layer_class_to_replicate", None)} - {None}
+        if (made := getattr(given, "layer_class_to_replicate", None)) is not None:
+            kinds.add(made)
         odd = sorted(kind.__name__ for kind in kinds if kind not in (*PLAIN_LAYERS, MemoryCacheLayer))
         if not isinstance(given, Cache) or not hasattr(given, "layers") or odd:
             raise AttachError(
