@@ -61,22 +61,24 @@ def improvement(comparison: Comparison) -> Figure:
     return figure
 
 
-def profiles(comparison: Comparison) -> Figure:
-    """Fraction of trials above every score, NAMM and one other policy a panel."""
+def profiles(comparison: Comparison) -> Figure | None:
+    """Fraction of trials above every score, NAMM and one other policy a panel; None where NAMM ran alone."""
     return _profiles(comparison, performance_profile, "fraction of trials above")
 
 
 def average_profiles(comparison: Comparison) -> Figure | None:
-    """Fraction of targets whose mean is above every score; None where there are too few targets."""
+    """Fraction of targets whose mean is above every score; None where there are too few targets, or NAMM ran alone."""
     if len(comparison.targets) < AVERAGES_FROM:
         return None
     return _profiles(comparison, average_profile, "fraction of targets above")
 
 
-def _profiles(comparison: Comparison, profile: Callable[..., Profile], label: str) -> Figure:
+def _profiles(comparison: Comparison, profile: Callable[..., Profile], label: str) -> Figure | None:
     whole = [entry for entry in comparison.entries if entry.aggregates]
     ours = next((entry for entry in whole if entry.name == CONTENDER), None)
     others = [entry for entry in whole if not entry.is_namm] if ours else whole
+    if not others:
+        return None
     thresholds = _thresholds(whole)
     colours = colour_map(entry.name for entry in comparison.entries)
     with context(STYLE):

@@ -37,18 +37,20 @@ def aggregate(report: Report) -> str:
         return ""
     rows = "".join(_line(entry, cells) for entry, cells in lines(found))
     drawn = picture(drawings.aggregates(found), "aggregates", "Aggregates over targets and seeds, 95% intervals.")
-    if found.contender is not None:
+    if any(entry.improvement for entry in found.entries):
         drawn += picture(
             drawings.improvement(found),
             "improvement",
             "How often a trial of NAMM scores above one of each other policy (ties count half), mean over targets.",
         )
-    drawn += picture(
-        drawings.profiles(found),
-        "profiles",
-        "Performance profiles: the share of scores above a threshold, mean over targets, with pointwise "
-        "95% bands. NAMM is orange in every panel; higher is better, and curves that cross have no one winner.",
-    )
+    profiles = drawings.profiles(found)
+    if profiles is not None:
+        drawn += picture(
+            profiles,
+            "profiles",
+            "Performance profiles: the share of scores above a threshold, mean over targets, with pointwise "
+            "95% bands. NAMM is orange in every panel; higher is better, and curves that cross have no one winner.",
+        )
     averages = drawings.average_profiles(found)
     if averages is not None:
         drawn += picture(averages, "averages", "The same for targets: the share whose mean is above a threshold.")

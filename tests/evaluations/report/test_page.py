@@ -14,6 +14,7 @@ from evaluations.analysis.summary import summarise
 from evaluations.control import memory_figures
 from evaluations.control.page import write_page
 from evaluations.report import figures
+from evaluations.report.markdown import markdown as whole_markdown
 from evaluations.report.page import Animation, Page
 from evaluations.report.tables import markdown, rich_tables
 from tests.evaluations.rows.made_up_rows import made_up_rows
@@ -138,3 +139,22 @@ def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
     assert number in printed
     assert number in written
     assert "…" not in printed
+
+
+@pytest.mark.parametrize(
+    "played",
+    [("namm:source",), ("full",), ("window",), ("namm:source", "namm:target"), ("full", "native_window"),
+     ("namm:target", "full"), ("random", "window")],
+)  # fmt: skip
+@pytest.mark.parametrize(("seeds", "episodes"), [(3, 4), (1, 1)])
+def test_any_choice_of_policies_makes_a_page(played: tuple[str, ...], seeds: int, episodes: int, tmp_path) -> None:
+    """A NAMM alone on several targets once ended the command with a traceback, after all its rows were played."""
+    rows = [
+        row
+        for target in ("hopper", "walker")
+        for row in made_up_rows(target, seeds=seeds, episodes=episodes)
+        if row["policy"] in played
+    ]
+    page = write_page(tmp_path / "report.html", rows, Page("few")).read_text("utf-8")
+    assert all(name in page for name in ("hopper", "walker"))
+    assert whole_markdown(rows, summarise(rows))
