@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.attention import join_parts
+from namm.attention.eager import EagerAttention
+from namm.attention.held import attend_held
+from namm.attention.local import attend_local, within_reach
+from namm.attention.parts import join_parts
 from namm.buffers import grow, shrink, write_rows
 from namm.cache import TAIL_BLOCK, LayerCache
-from namm.eager import EagerAttention
 from namm.errors import AttachError
-from namm.held import attend_held
-from namm.local import attend_local, within_reach
 from namm.padded import Store
 from namm.policies.base import Policy
 from namm.rules import PLAIN, AttentionRule, sink_part

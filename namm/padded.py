@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from namm.attention import additive, attend_part
+from namm.attention.parts import additive, attend_part
 from namm.errors import UnknownNameError, did_you_mean
 
 Store = Literal["packed", "padded"]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.attention import additive, attend_part
+from namm.attention.parts import additive, attend_part
 
 PADDED_ELEMENTS = 1 << 14
 """Heads whose kept keys hold more numbers than this are attended one by one."""

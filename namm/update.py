@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm import attention
+from namm.attention import parts
 from namm.policies.base import Places, Queries, State, TokenView
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _observe(
     log_sum = pick(layer.log_sums)[:, :, first:interval].reshape(heads)
     askers, before_interval = pick(tail_positions[:, 0, first:]), pick(cache.lengths.to(cache.device))
     begun = pick(tail_positions[:, 0, 0])
-    block = max(16, attention.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * heads[2]))
+    block = max(16, parts.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * heads[2]))
 
     def fold(
         key: Float[Tensor, "rows kv_heads block head_dim"],
@@ -177,7 +177,7 @@ def _observe(
         causal_from: int | None,
     ) -> None:
         rule, token = layer.rule, pick(positions[:, :, span])
-        columns = attention.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from, rule.softcap)
+        columns = parts.attention_columns(key, query, log_sum, layer.group, layer.scale, causal_from, rule.softcap)
         if rule.local is not None:
             columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
         places = Places(token, askers, before_interval, begun)
@@ -210,7 +210,7 @@ def _observe_rows(
     for row in rows.tolist():
         columns = layer.eager.take_columns(row).float()
         held = int(layer.cache.lengths[row, 0])
-        block = max(16, attention.BLOCK_ELEMENTS // (columns.shape[0] * columns.shape[2]))
+        block = max(16, parts.BLOCK_ELEMENTS // (columns.shape[0] * columns.shape[2]))
         # a sequence that keeps fewer than another is filled up before its oldest token
         unused = index.shape[2] - held
         for state, mine, positions, first in (

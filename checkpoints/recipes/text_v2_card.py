@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from checkpoints.recipes.text_v2_judge import AT_BUDGET, AT_HEADS, AT_SIZE, EARLIER, OURS, JudgeConfig
+from checkpoints.recipes.text_v2_stages import Stage
 from evaluations.analysis.estimates import Estimate
 from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.evolution.recall_fitness import RecallFitnessConfig
@@ -19,9 +20,6 @@ from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
 from namm import NAMM
 from namm.files import write_atomically
-
-if TYPE_CHECKING:
-    from checkpoints.recipes.text_v2 import Stage
 
 COMMAND = "python checkpoints/recipes/text_v2.py"
 AGAIN = "again.json"

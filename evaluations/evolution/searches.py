@@ -8,7 +8,7 @@ from types import MappingProxyType
 from evaluations.evolution.pycma_search import PycmaConfig
 from evaluations.evolution.snes_search import SNESConfig
 from namm.errors import UnknownNameError, did_you_mean
-from namm.evolution.rates import CMAESConfig
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.search import SearchConfig
 
 OPTIMIZERS: Mapping[str, Callable[[int, float, bool], SearchConfig]] = MappingProxyType(

@@ -10,16 +10,121 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from namm.errors import CheckpointError, ConfigError, NammError
-from namm.evolution.covariance import make_covariance
-from namm.evolution.rates import CMAESConfig, Rates, expected_norm
+from namm.errors import CheckpointError, ConfigError, NammError, UnknownNameError, did_you_mean
+from namm.evolution.covariance import Covariance, CovarianceName, Diagonal, Full, Isotropic
+from namm.evolution.rates import Rates, RatesName, expected_norm
 from namm.evolution.search import Search, checked_fitness, checked_mean
+
+FamilyName = Literal["auto", RatesName]
+
+
+@dataclass(frozen=True)
+class CMAESConfig:
+    """What a CMA-ES is started with; the defaults are the released ones."""
+
+    population: int = 32
+    """Candidates per generation."""
+    sigma: float = 0.065
+    """Initial step size, in units of the parameters."""
+    covariance: CovarianceName = "full"
+    """Model of the search distribution; ``isotropic`` adapts the step size only."""
+    rates: FamilyName = "auto"
+    """Family of constants; ``auto`` is ``separable`` for a diagonal covariance and ``released`` otherwise."""
+    elite_ratio: float = 0.5
+    """Fraction of the population that moves the mean, above 0 and at most 0.5."""
+    c_m: float = 1.0
+    """Learning rate of the mean."""
+    sigma_exponent_cap: float | None = None
+    """Largest exponent of one step-size change; None for no cap (released)."""
+    initial_shift: float = 1e-6
+    """Added to every entry of the covariance when the first generation is drawn (released); 0 for the standard form."""
+    decompose_every: int | None = None
+    """Generations between eigendecompositions of a full covariance; None follows Hansen's lazy schedule."""
+    antithetic: bool = False
+    """Draw every second candidate opposite to the one before it (mirrored sampling); needs an even population."""
+
+    kind: ClassVar[str] = "cmaes"
+
+    def __post_init__(self) -> None:
+        for field, known in (("covariance", get_args(CovarianceName)), ("rates", get_args(FamilyName))):
+            name = getattr(self, field)
+            if name not in known:
+                raise UnknownNameError(f"No CMA-ES {field} {name!r}. {did_you_mean(str(name), known)}")
+        for field, fine, expected in (
+            ("population", self.population >= 4, "at least 4"),
+            ("sigma", 0 < self.sigma < math.inf, "a positive number"),
+            ("elite_ratio", 0 < self.elite_ratio <= 0.5, "above 0 and at most 0.5"),
+            ("elite_ratio", self.parents >= 1, f"at least 1/population = {1 / max(self.population, 1):.3g}"),
+            ("c_m", 0 < self.c_m <= 1, "above 0 and at most 1"),
+            ("sigma_exponent_cap", self.sigma_exponent_cap is None or self.sigma_exponent_cap > 0, "None or positive"),
+            ("initial_shift", 0 <= self.initial_shift < math.inf, "0 or a small positive number"),
+            ("population", self.population % 2 == 0 or not self.antithetic, "an even number, for antithetic pairs"),
+            ("decompose_every", self.decompose_every is None or self.decompose_every >= 1, "None or at least 1"),
+        ):
+            if not fine:
+                raise ConfigError(f"CMA-ES {field}: expected {expected}, found {getattr(self, field)}; change it.")
+        if self.rates == "separable" and self.covariance == "full":
+            raise ConfigError(
+                "Rates 'separable' are (params + 2) / 3 times too fast for a full covariance; "
+                "use covariance='diagonal', or rates='released' or 'tutorial'."
+            )
+
+    def make(self, mean: Float[Tensor, " params"], seed: int) -> CMAES:
+        """Starts the search at a mean."""
+        return CMAES(mean, self, seed=seed)
+
+    @property
+    def parents(self) -> int:
+        """Candidates that move the mean."""
+        return int(self.population * self.elite_ratio)
+
+    def constants(self, params: int) -> Rates:
+        """Weights and learning rates of a search of so many parameters."""
+        if self.rates == "auto":
+            family: RatesName = "separable" if self.covariance == "diagonal" else "released"
+        else:
+            family = self.rates
+        return Rates.of(family, params, self.parents, self.population)
+
+    def identity(self, params: int, rates: Rates) -> Covariance:
+        """A covariance of the configured shape, equal to the identity."""
+        if self.covariance == "isotropic":
+            return Isotropic()
+        if self.covariance == "diagonal":
+            return Diagonal(params, self.initial_shift)
+        # the tutorial's section B.2: decompose after 1 / (10 n (c_1 + c_mu)) generations
+        lazy = math.floor(1 / (10 * params * (rates.c_1 + rates.c_mu)))
+        return Full(params, self.initial_shift, self.population, self.decompose_every or max(1, lazy))
+
+    @staticmethod
+    def preset(name: str, **changes: Any) -> CMAESConfig:
+        """A named configuration, with some fields changed.
+
+        Args:
+            name: A key of `PRESETS`.
+            **changes: Fields that replace the preset's.
+
+        Raises:
+            UnknownNameError: There is no such preset.
+        """
+        if name not in PRESETS:
+            raise UnknownNameError(f"No CMA-ES preset {name!r}. {did_you_mean(name, PRESETS)}")
+        return replace(PRESETS[name], **changes)
+
+
+PRESETS: dict[str, CMAESConfig] = {
+    "paper": CMAESConfig(),
+    "tutorial": CMAESConfig(rates="tutorial", sigma_exponent_cap=1.0, initial_shift=0.0),
+    "separable": CMAESConfig(covariance="diagonal", sigma_exponent_cap=1.0, initial_shift=0.0),
+    "isotropic": CMAESConfig(covariance="isotropic", sigma_exponent_cap=1.0, initial_shift=0.0),
+}
 
 
 class CMAES(Search):
@@ -47,7 +152,7 @@ class CMAES(Search):
         self.config = config or CMAESConfig()
         self.mean = checked_mean(mean)
         self.params = mean.numel()
-        self.rates = rates or Rates.of(self.config, self.params)
+        self.rates = rates or self.config.constants(self.params)
         if len(self.rates.weights) != self.config.population:
             raise ConfigError(
                 f"CMA-ES rates: expected {self.config.population} weights, one a candidate, "
@@ -59,7 +164,7 @@ class CMAES(Search):
         self.path_c = torch.zeros_like(self.mean)
         self.best_candidate = self.mean.clone()
         self.best_fitness = -math.inf
-        self.covariance = make_covariance(self.params, self.config, self.rates)
+        self.covariance = self.config.identity(self.params, self.rates)
         self._weights = torch.tensor(self.rates.weights, dtype=torch.float64)
         self._generator = torch.Generator().manual_seed(seed)
 

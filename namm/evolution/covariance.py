@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from namm.evolution.rates import CMAESConfig, Rates
+CovarianceName = Literal["full", "diagonal", "isotropic"]
 
 _SMALLEST_EIGENVALUE = 1e-20
 
@@ -118,9 +119,10 @@ class Isotropic(Covariance):
 class Diagonal(Covariance):
     """One variance a parameter."""
 
-    def __init__(self, params: int, config: CMAESConfig) -> None:
+    def __init__(self, params: int, shift: float) -> None:
+        """The identity; ``shift`` is added to every variance while the first generation is drawn."""
         self._variances = torch.ones(params, dtype=torch.float64)
-        self._shift = config.initial_shift
+        self._shift = shift
         self.refresh(0)
 
     def refresh(self, generation: int) -> None:
@@ -173,12 +175,17 @@ class Full(Covariance):
     triangle and a few vectors: at 4172 parameters 28 MB before the first decomposition and at most 97 MB after it.
     """
 
-    def __init__(self, params: int, config: CMAESConfig, rates: Rates) -> None:
-        # the tutorial's section B.2: decompose after 1 / (10 n (c_1 + c_mu)) generations
-        lazy = math.floor(1 / (10 * params * (rates.c_1 + rates.c_mu)))
-        self._gap = config.decompose_every or max(1, lazy)
-        self._shift = config.initial_shift
-        self._params, self._vectors = params, config.population + 1
+    def __init__(self, params: int, shift: float, population: int, gap: int) -> None:
+        """The identity.
+
+        Args:
+            params: Rows.
+            shift: Added to every entry while the first generation is drawn.
+            population: Steps of one update.
+            gap: Generations between two decompositions.
+        """
+        self._gap, self._shift = gap, shift
+        self._params, self._vectors = params, population + 1
         self._base: Float[Tensor, "params params"] | None = None  # None: the identity
         self._axes: Float[Tensor, "params params"] | None = None
         self._lengths = torch.ones(params, dtype=torch.float64)
@@ -278,15 +285,6 @@ class Full(Covariance):
             (float(keep), scales.clone(), vectors.clone())
             for keep, scales, vectors in zip(tensors["keeps"], tensors["scales"], tensors["vectors"], strict=True)
         ]
-
-
-def make_covariance(params: int, config: CMAESConfig, rates: Rates) -> Covariance:
-    """A covariance of the configured shape, equal to the identity."""
-    if config.covariance == "isotropic":
-        return Isotropic()
-    if config.covariance == "diagonal":
-        return Diagonal(params, config)
-    return Full(params, config, rates)
 
 
 def _shifted_identity(params: int, shift: float) -> tuple[Float[Tensor, "params params"], Float[Tensor, " params"]]:

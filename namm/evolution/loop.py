@@ -24,10 +24,10 @@ from torch import Tensor
 
 from namm.errors import CheckpointError, ConfigError, NammError
 from namm.evolution.checkpoint import STATE_FILE, held, load_state, save_state
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.history import HISTORY_FILE, append_row, plain, rewind
 from namm.evolution.noise import Noise
 from namm.evolution.ranks import Ranks
-from namm.evolution.rates import CMAESConfig
 from namm.evolution.scoring import (
     Fitness,
     FitnessReport,

@@ -1,4 +1,4 @@
-"""Configuration of CMA-ES and the constants that follow from it.
+"""The constants of CMA-ES: selection weights and learning rates, from population, parents and number of parameters.
 
 Three published families of constants share one update rule: ``released`` (the code published with the NAMM paper),
 ``tutorial`` (Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv 1604.00772; equation numbers refer to it) and
@@ -9,105 +9,10 @@ At 4172 parameters the first two need about a million generations to learn a cov
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
-from namm.errors import ConfigError, UnknownNameError, did_you_mean
-
-if TYPE_CHECKING:
-    from namm.evolution.cmaes import CMAES
-
-CovarianceName = Literal["full", "diagonal", "isotropic"]
-RatesName = Literal["auto", "released", "tutorial", "separable"]
-
-
-@dataclass(frozen=True)
-class CMAESConfig:
-    """What a CMA-ES is started with; the defaults are the released ones."""
-
-    population: int = 32
-    """Candidates per generation."""
-    sigma: float = 0.065
-    """Initial step size, in units of the parameters."""
-    covariance: CovarianceName = "full"
-    """Model of the search distribution; ``isotropic`` adapts the step size only."""
-    rates: RatesName = "auto"
-    """Family of constants; ``auto`` is ``separable`` for a diagonal covariance and ``released`` otherwise."""
-    elite_ratio: float = 0.5
-    """Fraction of the population that moves the mean, above 0 and at most 0.5."""
-    c_m: float = 1.0
-    """Learning rate of the mean."""
-    sigma_exponent_cap: float | None = None
-    """Largest exponent of one step-size change; None for no cap (released)."""
-    initial_shift: float = 1e-6
-    """Added to every entry of the covariance when the first generation is drawn (released); 0 for the standard form."""
-    decompose_every: int | None = None
-    """Generations between eigendecompositions of a full covariance; None follows Hansen's lazy schedule."""
-    antithetic: bool = False
-    """Draw every second candidate opposite to the one before it (mirrored sampling); needs an even population."""
-
-    kind: ClassVar[str] = "cmaes"
-
-    def __post_init__(self) -> None:
-        for field, known in (("covariance", get_args(CovarianceName)), ("rates", get_args(RatesName))):
-            name = getattr(self, field)
-            if name not in known:
-                raise UnknownNameError(f"No CMA-ES {field} {name!r}. {did_you_mean(str(name), known)}")
-        for field, fine, expected in (
-            ("population", self.population >= 4, "at least 4"),
-            ("sigma", 0 < self.sigma < math.inf, "a positive number"),
-            ("elite_ratio", 0 < self.elite_ratio <= 0.5, "above 0 and at most 0.5"),
-            ("elite_ratio", self.parents >= 1, f"at least 1/population = {1 / max(self.population, 1):.3g}"),
-            ("c_m", 0 < self.c_m <= 1, "above 0 and at most 1"),
-            ("sigma_exponent_cap", self.sigma_exponent_cap is None or self.sigma_exponent_cap > 0, "None or positive"),
-            ("initial_shift", 0 <= self.initial_shift < math.inf, "0 or a small positive number"),
-            ("population", self.population % 2 == 0 or not self.antithetic, "an even number, for antithetic pairs"),
-            ("decompose_every", self.decompose_every is None or self.decompose_every >= 1, "None or at least 1"),
-        ):
-            if not fine:
-                raise ConfigError(f"CMA-ES {field}: expected {expected}, found {getattr(self, field)}; change it.")
-        if self.rates == "separable" and self.covariance == "full":
-            raise ConfigError(
-                "Rates 'separable' are (params + 2) / 3 times too fast for a full covariance; "
-                "use covariance='diagonal', or rates='released' or 'tutorial'."
-            )
-
-    def make(self, mean: Float[Tensor, " params"], seed: int) -> CMAES:
-        """Starts the search at a mean."""
-        from namm.evolution.cmaes import CMAES  # it reads this module
-
-        return CMAES(mean, self, seed=seed)
-
-    @property
-    def parents(self) -> int:
-        """Candidates that move the mean."""
-        return int(self.population * self.elite_ratio)
-
-    @staticmethod
-    def preset(name: str, **changes: Any) -> CMAESConfig:
-        """A named configuration, with some fields changed.
-
-        Args:
-            name: A key of `PRESETS`.
-            **changes: Fields that replace the preset's.
-
-        Raises:
-            UnknownNameError: There is no such preset.
-        """
-        if name not in PRESETS:
-            raise UnknownNameError(f"No CMA-ES preset {name!r}. {did_you_mean(name, PRESETS)}")
-        return replace(PRESETS[name], **changes)
-
-
-PRESETS: dict[str, CMAESConfig] = {
-    "paper": CMAESConfig(),
-    "tutorial": CMAESConfig(rates="tutorial", sigma_exponent_cap=1.0, initial_shift=0.0),
-    "separable": CMAESConfig(covariance="diagonal", sigma_exponent_cap=1.0, initial_shift=0.0),
-    "isotropic": CMAESConfig(covariance="isotropic", sigma_exponent_cap=1.0, initial_shift=0.0),
-}
+RatesName = Literal["released", "tutorial", "separable"]
 
 
 @dataclass(frozen=True)
@@ -130,19 +35,18 @@ class Rates:
     """Learning rate of the covariance path."""
 
     @staticmethod
-    def of(config: CMAESConfig, params: int) -> Rates:
-        """The constants of a configuration.
+    def of(family: RatesName, params: int, parents: int, population: int) -> Rates:
+        """The constants of a family.
 
         Args:
-            config: Population, elite ratio and family.
+            family: Which.
             params: Number of parameters searched.
+            parents: Candidates that move the mean.
+            population: Candidates per generation.
         """
-        family = config.rates
-        if family == "auto":
-            family = "separable" if config.covariance == "diagonal" else "released"
         if family == "separable":
-            return _separable(params, config.parents, config.population)
-        return _active(params, config.parents, config.population, newest_c_mu=family == "tutorial")
+            return _separable(params, parents, population)
+        return _active(params, parents, population, newest_c_mu=family == "tutorial")
 
 
 def expected_norm(params: int) -> float:

@@ -58,7 +58,7 @@ POLICIES = Registry(
 )
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    # the released code, exactly: its interval, its equal heads, its rounding (namm/eager.py)
+    # the released code, exactly: its interval, its equal heads, its rounding (namm/attention/eager.py)
     "namm:released": (
         "namm",
         {"interval": 512, "threshold": 0.0, "protected_last": 1, "heads": "equal", "eager_chunk": 128},

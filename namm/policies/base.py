@@ -138,7 +138,7 @@ class Policy(ABC):
     """Whether :meth:`observe` must be called; then queries are buffered and columns recomputed at updates."""
 
     eager_chunk: int | None = None
-    """Queries attended together by :mod:`namm.eager`; None for fused attention."""
+    """Queries attended together by :mod:`namm.attention.eager`; None for fused attention."""
 
     observed_queries: int | None = None
     """How many of an interval's last queries :meth:`observe` is shown; None for all."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, FitnessReport, ValidationReport, evolve
 from namm.evolution.ranks import joined
-from namm.evolution.rates import CMAESConfig
 
 PARAMS = 40
 CONFIG = EvolutionConfig(

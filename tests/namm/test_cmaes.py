@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from namm.errors import CheckpointError, ConfigError, NammError, UnknownNameError
-from namm.evolution.cmaes import CMAES
-from namm.evolution.rates import PRESETS, CMAESConfig, Rates
+from namm.evolution.cmaes import CMAES, PRESETS, CMAESConfig
 
 # Output of the released code: 12 parameters, population 8, sigma 0.3, steps given by RandomState(1234), 30 generations
 # on -sum(((x - target) * scale)^2).
@@ -89,7 +88,7 @@ def test_golden_thirty_generations():
 
 def test_released_constants_at_namm_size():
     """The preset `paper` is what evolved the published NAMMs."""
-    rates = Rates.of(CMAESConfig.preset("paper"), NAMM_PARAMS)
+    rates = CMAESConfig.preset("paper").constants(NAMM_PARAMS)
     expected = [9.17883, 1.14834e-7, 8.36604e-7, 0.00267041, 1.00267041, 9.58380e-4]
     found = [rates.mu_eff, rates.c_1, rates.c_mu, rates.c_sigma, rates.d_sigma, rates.c_c]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -99,7 +98,7 @@ def test_released_constants_at_namm_size():
 
 
 def test_tutorial_differs_by_a_quarter_in_c_mu_alone():
-    released, tutorial = (Rates.of(CMAESConfig(rates=family), 20) for family in ("released", "tutorial"))
+    released, tutorial = (CMAESConfig(rates=family).constants(20) for family in ("released", "tutorial"))
     assert tutorial.c_mu - released.c_mu == pytest.approx(2 * 0.25 / (22**2 + released.mu_eff))
     assert (tutorial.c_1, tutorial.c_sigma, tutorial.c_c) == (released.c_1, released.c_sigma, released.c_c)
 
@@ -162,7 +161,7 @@ def test_lazy_schedule_decomposes_every_25_generations_at_namm_size():
     decomposed = [advance(lazy, 1).covariance.refreshed_at for _ in range(5)]
     assert int(gap) == 3
     assert decomposed == [generation - generation % int(gap) for generation in range(5)]
-    rates = Rates.of(CMAESConfig(), NAMM_PARAMS)
+    rates = CMAESConfig().constants(NAMM_PARAMS)
     assert int(1 / (10 * NAMM_PARAMS * (rates.c_1 + rates.c_mu))) == 25
 
 
@@ -294,7 +293,7 @@ def test_sigma_exponent_cap():
 
 
 def test_elite_ratio_keeps_the_mean_inside_the_population():
-    rates = Rates.of(CMAESConfig(population=20, elite_ratio=0.25), 10)
+    rates = CMAESConfig(population=20, elite_ratio=0.25).constants(10)
     assert sum(w > 0 for w in rates.weights) == 5
     assert sum(w for w in rates.weights if w > 0) == pytest.approx(1)
     single = advance(CMAES(torch.ones(4), CMAESConfig(population=4, elite_ratio=0.25), seed=0), 200, sphere)
@@ -372,7 +371,7 @@ def test_impossible_calls_are_named():
     with pytest.raises(ConfigError, match="1 values that are not finite"):
         CMAES(torch.tensor([0.0, math.nan]), seed=0)
     with pytest.raises(ConfigError, match="weights"):
-        CMAES(torch.zeros(3), seed=0, rates=Rates.of(CMAESConfig(population=8), 3))
+        CMAES(torch.zeros(3), seed=0, rates=CMAESConfig(population=8).constants(3))
     search = CMAES(torch.zeros(3), seed=0)
     with pytest.raises(ConfigError, match=r"\[32, 3\]"):
         search.tell(torch.zeros(31, 3), torch.zeros(31))

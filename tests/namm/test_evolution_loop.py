@@ -16,6 +16,7 @@ import torch
 from namm.errors import CheckpointError, ConfigError, NammError, StorageError
 from namm.evolution import checkpoint
 from namm.evolution.checkpoint import load_state
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.history import read_rows
 from namm.evolution.loop import (
     FLAT,
@@ -26,7 +27,6 @@ from namm.evolution.loop import (
     evolve,
     generation_seed,
 )
-from namm.evolution.rates import CMAESConfig
 
 PARAMS = 9
 CONFIG = EvolutionConfig(

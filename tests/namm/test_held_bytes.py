@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from namm import Memory
-from namm import held as held_module
+from namm.attention import held as held_module
 from namm.layer import LayerMemory
 from namm.policies import POLICIES, make_policy
 from namm.rules import AttentionRule, Local

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from namm import NAMM, Memory
-from namm import attention as attention_module
+from namm.attention import parts as attention_module
 from namm.errors import AttachError, ConfigError
 from namm.foresight import Foresight
 from namm.policies import POLICIES, Policy, TokenView, make_policy

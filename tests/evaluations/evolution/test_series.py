@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from evaluations.evolution.series import line
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.loop import EvolutionConfig, FitnessReport, evolve
-from namm.evolution.rates import CMAESConfig
 
 
 def test_a_generation_whose_candidates_are_all_alike_is_a_warning(tmp_path: Path) -> None:

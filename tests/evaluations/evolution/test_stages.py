@@ -31,9 +31,9 @@ from evaluations.evolve import EvolveConfig
 from evaluations.tasks.recall.corpus import default_vocabulary
 from namm import NAMM
 from namm.errors import ConfigError, UnknownNameError
+from namm.evolution.cmaes import CMAESConfig
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult
-from namm.evolution.rates import CMAESConfig
 from tests.evaluations.tasks.text.made_up_data import longbench_config, longbench_folder, longbench_row
 
 SMALL = RecallFitnessConfig(prompts=1, context_tokens=(80,), intervals=(32,), validation_prompts=1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from namm.attention import attend_part
+from namm.attention.parts import attend_part
 from namm.cache import LayerCache
 from namm.rules import AttentionRule
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from namm.attention import additive, attend_part, join_parts
+from namm.attention.parts import additive, attend_part, join_parts
 from namm.cache import LayerCache
 
 FEW_TOKENS = 8
