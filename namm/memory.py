@@ -21,6 +21,7 @@ from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
 from namm.padded import Store, check_store
 from namm.policies.base import Policy
+from namm.renumbering import check_renumbered
 from namm.report import MemoryReport, Peaks
 from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
@@ -177,7 +178,12 @@ class Memory:
 
         Args:
             rotations: One a layer; :data:`namm.rotation.UNTURNED` where queries and keys are not turned.
+
+        Raises:
+            AttachError: The policy turns keys, and no layer does.
         """
+        if self.policy.renumbers:
+            check_renumbered(rotations)
         self.told.rotations = tuple(rotations)
 
     def tell_foresight(self, foresight: Foresight | None) -> None:

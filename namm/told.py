@@ -51,9 +51,9 @@ class Told:
         """
         if self.rotations is None or layer >= len(self.rotations):
             raise AttachError(
-                f"The policy judges queries and keys without their positions; nobody told how layer {layer} encodes "
-                "them. attach() finds it out; else call memory.tell_rotations with a Rotation for each layer, or with "
-                "namm.rotation.UNTURNED for layers that do not turn their queries and keys."
+                f"The policy judges queries and keys without their positions, or turns keys to others; nobody told how "
+                f"layer {layer} encodes them. attach() finds it out; else call memory.tell_rotations with a Rotation "
+                "for each layer, or with namm.rotation.UNTURNED for layers that do not turn their queries and keys."
             )
         return self.rotations[layer]
 

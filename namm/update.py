@@ -14,6 +14,7 @@ from torch import Tensor
 
 from namm.attention import parts
 from namm.policies.base import Places, Queries, State, TokenView
+from namm.renumbering import renumber_sinks
 
 if TYPE_CHECKING:
     from namm.layer import LayerMemory
@@ -69,6 +70,8 @@ def update_layer(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval:
         {name: tensor[survivors] for name, tensor in state.items()},
         complete,
     )
+    if layer.policy.renumbers:
+        renumber_sinks(layer, complete, interval)
 
 
 def _places(

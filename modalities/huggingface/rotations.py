@@ -62,7 +62,8 @@ def rotations_of(model: PreTrainedModel) -> list[Rotation]:
             raise AttachError(
                 f"Layer {layer} of {type(model).__name__} encodes positions in its keys in a way that is not known: "
                 f"turned back, keys of one token differ by {fits[best]:.2f} of their size. Use a policy that does not "
-                "judge queries or keys without their positions, or call memory.tell_rotations."
+                "judge queries or keys without their positions (sink_window: without renumber), or call "
+                "memory.tell_rotations."
             )
         rotations[layer] = best
     return rotations
@@ -118,5 +119,6 @@ def _check_fixed(model: PreTrainedModel, config: object) -> None:
         raise AttachError(
             f"{type(model).__name__} encodes positions by {', '.join(sorted(kinds))} rotation whose frequencies depend "
             "on the length of the text, or by several numbers a token; a policy that judges queries or keys without "
-            "their positions cannot be used with it. Use one that does not (docs/policies.md)."
+            "their positions, or turns keys to others (sink_window with renumber), cannot be used with it. Use one "
+            "that does not (docs/policies.md)."
         )

@@ -152,6 +152,10 @@ class Policy(ABC):
     reads_rotation: bool = False
     """Whether :attr:`TokenView.rotation` is used; then whoever attaches a model finds it out and tells the memory."""
 
+    renumbers: bool = False
+    """Whether the first ``protected_first`` tokens are moved up behind what was evicted (:mod:`namm.renumbering`); for
+    policies that keep these and the newest without a gap. Then ``reads_rotation`` is to be set."""
+
     foresees: ClassVar[Literal["repetition", "future"] | None] = None
     """What :attr:`TokenView.foreseen` is the attention of, if it is used: the context's "repetition", or its real
     "future". Then whoever reads a text reads it twice, and tells the memory before the second time."""
