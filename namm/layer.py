@@ -19,14 +19,15 @@ from namm.attention.eager import EagerAttention
 from namm.attention.held import attend_held
 from namm.attention.local import attend_local, within_reach
 from namm.attention.parts import join_parts
-from namm.buffers import grow, shrink, write_rows
 from namm.cache import TAIL_BLOCK, LayerCache
 from namm.errors import AttachError
+from namm.interval import Interval
 from namm.padded import Store
 from namm.policies.base import Policy
+from namm.renumbering import renumber_sinks
 from namm.rules import PLAIN, AttentionRule, sink_part
 from namm.told import Told
-from namm.update import update_layer
+from namm.update import Case, judged
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,12 @@ class LayerMemory:
         self.sequences = torch.arange(first_sequence, first_sequence + batch)
         self.told, self.depth = told, depth
         self.only_prompt = policy.selection.schedule == "prompt"
-        self.interval = None if self.only_prompt else policy.selection.interval
+        self.every = None if self.only_prompt else policy.selection.interval
         self.rule = rule
         self.only_releases = False
-        if self.interval is None and not self.only_prompt:
+        if self.every is None and not self.only_prompt:
             self._only_release()
         self.group = query.shape[1] // kv_heads
-        self.scale = 1.0
         self.updates = 0
         self.evicted = 0
         self.update_seconds = 0.0
@@ -89,7 +89,7 @@ class LayerMemory:
             policy.state_shapes(),
             key.dtype,
             key.device,
-            self.interval,
+            self.every,
             value.shape[3],
             may_pad=store == "padded" and rule.local is None and policy.eager_chunk is None,
         )
@@ -97,9 +97,7 @@ class LayerMemory:
             name: torch.zeros(batch, kv_heads, *shape, device=key.device)
             for name, shape in policy.head_state_shapes().items()
         }
-        # queries and their log-sum-exp, heads of a group beside each other: [batch, query_heads, tokens(, head_dim)]
-        self.queries = query.new_empty(batch, query.shape[1], 0, head_dim)
-        self.log_sums = torch.empty(batch, query.shape[1], 0, device=key.device)
+        self.interval = Interval(query)
         chunk = policy.eager_chunk
         if chunk is not None and not (rule.is_plain and value.shape[3] == head_dim):
             raise AttachError(
@@ -118,7 +116,7 @@ class LayerMemory:
         rule: AttentionRule = PLAIN,
     ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """See :meth:`Memory.attend`."""
-        self.scale, self.rule = scale, rule
+        self.interval.scale, self.rule = scale, rule
         self.call_peak = (0, 0)
         out = self._attend_columns(query, key, value, padding)
         if self.only_prompt:
@@ -156,16 +154,16 @@ class LayerMemory:
         while start < tokens:
             left = None if counts is None else (counts - start).clamp_min(0)
             step = tokens - start
-            if self.interval is not None:
-                step = min(step, self.interval - self._fullest(left))
+            if self.every is not None:
+                step = min(step, self.every - self._fullest(left))
             piece = slice(start, start + step)
             now = None if left is None else left.clamp_max(step)
             pieces.append(self._attend_piece(query[:, :, piece], key[:, :, piece], value[:, :, piece], now))
             self._note_peaks()
-            if self.interval is not None and self.cache.aligned in (None, self.interval):
-                complete = self.cache.tail_lengths == self.interval
+            if self.every is not None and self.cache.aligned in (None, self.every):
+                complete = self.cache.tail_lengths == self.every
                 if bool(complete.any()):
-                    self._judge(complete, self.interval, goes_on=start + step < tokens)
+                    self._judge(complete, self.every, goes_on=start + step < tokens)
                     self.updates += 1
             start += step
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
@@ -186,7 +184,16 @@ class LayerMemory:
     def _judge(self, complete: Bool[Tensor, " batch"], interval: int, goes_on: bool) -> None:
         """One update of these sequences, after which no room is held that neither a token nor the call's next needs."""
         began = time.perf_counter()
-        update_layer(self, complete, interval)
+        case = Case(
+            self.index, self.depth, self.rule, self.cache, self.interval, self.eager, self.head_state, self.sequences,
+            self.told,
+        )  # fmt: skip
+        left = judged(None if self.only_releases else self.policy, case, complete, interval)
+        self.evicted += left.evicted
+        self.cache.replace(left.index, left.stay, left.positions, left.state, complete)
+        if self.policy.renumbers:
+            rotation, sinks = self.told.rotation(self.index), self.policy.selection.protected_first
+            renumber_sinks(self.cache, self.head_state, rotation, sinks, complete, interval)
         self._free_judged(goes_on)
         self.update_seconds += time.perf_counter() - began
         self._tell(complete)
@@ -194,7 +201,7 @@ class LayerMemory:
     def _only_release(self) -> None:
         """From now on the policy judges nothing; a layer of bounded reach still lets go what is out of it."""
         if self.rule.local is not None:
-            self.only_releases, self.interval = True, self.rule.local.interval
+            self.only_releases, self.every = True, self.rule.local.interval
 
     def _fullest(self, left: Int[Tensor, " batch"] | None) -> int:
         """Most tokens of the interval that a sequence holds which is still given some."""
@@ -216,36 +223,22 @@ class LayerMemory:
         starts, aligned = cache.tail_lengths, cache.aligned
         cache.append(key, value, counts)
         if self.eager is not None:
-            return self.eager.attend(cache, query, starts, self.scale)
+            return self.eager.attend(cache, query, starts, self.interval.scale)
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
-        rule = self.rule
+        rule, scale = self.rule, self.interval.scale
         if within_reach(rule, cache):
-            out, log_sum = attend_held(cache, query, folded, starts, aligned, self.scale, rule.softcap)
+            out, log_sum = attend_held(cache, query, folded, starts, aligned, scale, rule.softcap)
         else:
-            out, log_sum = attend_local(cache, folded, starts, self.group, self.scale, rule)
+            out, log_sum = attend_local(cache, folded, starts, self.group, scale, rule)
         if rule.sinks is not None:
             out, log_sum = join_parts(out, log_sum, *sink_part(rule.sinks, out, self.group))
         out = out.reshape(*query.shape[:3], cache.value_dim)
-        judges = self.only_prompt or (self.interval is not None and not self.only_releases)
+        judges = self.only_prompt or (self.every is not None and not self.only_releases)
         if (self.policy.observes_attention or self.policy.reads_queries) and judges:
-            self._buffer(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned)
+            room = cache.tail_keys.shape[2]
+            self.interval.add(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned, room)
         return out
-
-    def _buffer(
-        self,
-        query: Float[Tensor, "batch query_heads tokens head_dim"],
-        log_sum: Float[Tensor, "batch query_heads tokens"],
-        starts: Int[Tensor, " batch"],
-        counts: Int[Tensor, " batch"] | None,
-        aligned: int | None,
-    ) -> None:
-        """Keeps the queries until the update recomputes attention from them."""
-        room = self.cache.tail_keys.shape[2]
-        if self.queries.shape[2] < room:
-            self.queries, self.log_sums = grow(self.queries, room), grow(self.log_sums, room)
-        write_rows(self.queries, query, starts, counts, aligned)
-        write_rows(self.log_sums, log_sum, starts, counts, aligned)
 
     def _tell(self, updated: Bool[Tensor, " batch"]) -> None:
         """Shows what an update kept to whoever watches."""
@@ -266,7 +259,7 @@ class LayerMemory:
     def _trim_queries(self) -> None:
         """Queries have as much room as the tail that they came with; none where no token of it is unjudged."""
         room = self.cache.tail_keys.shape[2] if self.cache.tail_lengths.any() else 0
-        self.queries, self.log_sums = shrink(self.queries, room), shrink(self.log_sums, room)
+        self.interval.trim(room)
 
     def _note_peaks(self) -> None:
         """The most this layer has held: ever, in slots; during the present call, in bytes."""
@@ -289,7 +282,7 @@ class LayerMemory:
         """Bytes of positions, per-token state and buffered queries."""
         eager = 0 if self.eager is None else self.eager.nbytes
         heads = sum(tensor.nbytes for tensor in self.head_state.values())
-        return self.cache.state_bytes() + heads + self.queries.nbytes + self.log_sums.nbytes + eager
+        return self.cache.state_bytes() + heads + self.interval.nbytes + eager
 
     def fork(self, told: Told) -> LayerMemory:
         """The same, going its own way and told by others; nobody watches it."""
@@ -297,7 +290,7 @@ class LayerMemory:
         other.told, other.watchers, other.cache = told, [], self.cache.fork()
         other.eager = None if self.eager is None else self.eager.fork()
         other.head_state = {name: tensor.clone() for name, tensor in self.head_state.items()}
-        other.queries, other.log_sums = self.queries.clone(), self.log_sums.clone()
+        other.interval = self.interval.fork()
         return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -307,8 +300,5 @@ class LayerMemory:
         if self.eager is not None:
             self.eager.select(rows)
         self.head_state = {name: tensor[rows.to(tensor.device)] for name, tensor in self.head_state.items()}
-        self.queries, self.log_sums = (
-            self.queries[rows.to(self.queries.device)],
-            self.log_sums[rows.to(self.queries.device)],
-        )
+        self.interval.select(rows)
         self._trim_queries()

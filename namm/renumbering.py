@@ -10,18 +10,15 @@ the model's own positions stay. Each turn begins with the key as the model made 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from namm.cache import LayerCache
 from namm.errors import AttachError
 from namm.rotation import Rotation
-
-if TYPE_CHECKING:
-    from namm.cache import LayerCache
-    from namm.layer import LayerMemory
 
 ORIGINALS = "sink_keys"
 """Name, in a layer's per-head state, of the sinks' keys as the model made them."""
@@ -52,25 +49,33 @@ def check_renumbered(rotations: Sequence[Rotation]) -> None:
         )
 
 
-def renumber_sinks(layer: LayerMemory, complete: Bool[Tensor, " batch"], interval: int) -> None:
+def renumber_sinks(
+    cache: LayerCache,
+    head_state: dict[str, Tensor],
+    rotation: Rotation,
+    count: int,
+    complete: Bool[Tensor, " batch"],
+    interval: int,
+) -> None:
     """Turns the sinks' keys to where the cache has them, after an update.
 
     Args:
-        layer: What the layer holds, its store just replaced, so that nobody shares its keys.
+        cache: Of the layer, its store just replaced, so that nobody shares its keys.
+        head_state: What the layer remembers of heads; the sinks' keys as they were made are put there.
+        rotation: How the layer encodes positions.
+        count: Tokens that are sinks.
         complete: The sequences that were judged.
         interval: Tokens that each of them had been given since its update before.
     """
-    cache, rotation = layer.cache, layer.told.rotation(layer.index)
-    sinks = _kept_sinks(cache, layer.policy.selection.protected_first)
+    sinks = _kept_sinks(cache, count)
     if not rotation.width or not sinks.batch.numel():
         return
     end = (cache.seen - cache.tail_lengths)[sinks.batch]  # the kept tokens' numbers, without gaps, end before it
     turn = end - cache.lengths[sinks.batch, sinks.head] + sinks.slot - sinks.position
     keys, index = _rows_of(cache, sinks)
-    if ORIGINALS not in layer.head_state:
-        shape = (cache.batch, cache.kv_heads, layer.policy.selection.protected_first, cache.head_dim)
-        layer.head_state[ORIGINALS] = keys.new_zeros(shape)
-    originals = layer.head_state[ORIGINALS]
+    if ORIGINALS not in head_state:
+        head_state[ORIGINALS] = keys.new_zeros(cache.batch, cache.kv_heads, count, cache.head_dim)
+    originals = head_state[ORIGINALS]
     fresh = complete[sinks.batch] & (sinks.position >= end - interval)
     place = tuple(indices.to(cache.device) for indices in sinks[:3])
     new = fresh.to(cache.device)

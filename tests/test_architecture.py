@@ -49,6 +49,27 @@ def test_imports_run_one_way(package: str) -> None:
     assert not found
 
 
+def circles(package: str) -> list[set[str]]:
+    """Modules of a package that import each other, in whatever a file says, what is for the type checker included."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+    reached = {module: set(imports(path)) & paths.keys() - {module} for module, path in paths.items()}
+    while True:
+        further = {module: found.union(*(reached[other] for other in found)) for module, found in reached.items()}
+        if further == reached:
+            break
+        reached = further
+    in_circles = [frozenset(other for other in reached[module] if module in reached[other]) for module in reached]
+    return [set(circle) for circle in set(in_circles) if circle]
+
+
+@pytest.mark.parametrize("package", ["namm", "checkpoints"])
+def test_no_modules_import_each_other(package: str) -> None:
+    assert circles(package) == []
+
+
 def test_the_core_loads_nothing_heavy() -> None:
     code = (
         "import sys, torch, safetensors.torch, jaxtyping, time\n"

@@ -62,8 +62,8 @@ def test_held_bytes_are_those_of_the_slots_under_every_policy(
         if schedule == "prompt" and start == 0:
             slots = int(layer.cache.slots().sum())
             assert allocated(layer) == slots * 2 * WIDTH * 4, "nothing but the slots"
-            assert layer.queries.numel() == layer.log_sums.numel() == 0
-        assert layer.queries.shape[2] <= layer.cache.tail_keys.shape[2]
+            assert layer.interval.queries.numel() == layer.interval.log_sums.numel() == 0
+        assert layer.interval.queries.shape[2] <= layer.cache.tail_keys.shape[2]
     assert memory.report().evicted > 0
     before = memory.cache_bytes()
     memory.select_sequences(torch.tensor([1]))
@@ -91,7 +91,12 @@ def test_queries_of_tokens_that_wait_for_their_update_take_no_more_room_than_the
     memory.attend(0, *random_qkv(2, 1, 1, 512, WIDTH, seed=4), padding=padding)
     layer = memory.layers[0]
     assert layer.cache.tail_lengths.tolist() == [0, 3]
-    assert layer.cache.tail_keys.shape[2] == layer.queries.shape[2] == layer.log_sums.shape[2] == 3 + SPARE
+    assert (
+        layer.cache.tail_keys.shape[2]
+        == layer.interval.queries.shape[2]
+        == layer.interval.log_sums.shape[2]
+        == 3 + SPARE
+    )
 
 
 def test_token_ids_of_an_endless_stream_take_bounded_room() -> None:
