@@ -28,8 +28,8 @@ from modalities.control.agents import ControlModel, IncrementalAgent, WindowAgen
 from modalities.control.encoder import affine
 from modalities.control.rollout import Rollout, SimulatorPool, make_env, rollout
 from namm import NAMM, Memory
-from namm.padded import Store
 from namm.policies import Policy, make_policy
+from namm.stores import StoreName
 
 SHIPPED = Path(checkpoints.__file__).parent
 HOPPER = SHIPPED / "control" / "hopper-medium-expert"
@@ -102,7 +102,7 @@ def play(
     steps: int,
     simulators: SimulatorPool | int,
     lanes: int = 2,
-    store: Store = "packed",
+    store: StoreName = "packed",
 ) -> tuple[Rollout, float]:
     """A rollout, and the slots per head at its end."""
     memory = None if policy is None else Memory(policy, store=store)

@@ -14,8 +14,6 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-
 from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy, make_policy
@@ -34,11 +32,11 @@ class Adapter(ABC):
     """What it is called in messages."""
 
     @abstractmethod
-    def takes(self, model: nn.Module) -> bool:
+    def takes(self, model: Any) -> bool:
         """Whether a model is of this kind."""
 
     @abstractmethod
-    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
+    def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """Lets a policy govern the model's memory inside a `with` block; on exit the model is as before.
 
         Inside it every attention layer calls `memory.attend(layer, query, key, value, padding)` in place of scaled
@@ -49,7 +47,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def subject(self, model: nn.Module, name: str | None = None) -> Subject:
+    def subject(self, model: Any, name: str | None = None) -> Subject:
         """The model as it is examined: how it is run, attached and told from what it was before."""
 
 
@@ -67,7 +65,7 @@ def adapters() -> list[Adapter]:
     return [*(point.load()() for point in entry_points(group=GROUP)), HuggingFace()]
 
 
-def adapter_of(model: nn.Module) -> Adapter:
+def adapter_of(model: Any) -> Adapter:
     """The adapter that takes a model.
 
     Raises:
@@ -84,7 +82,7 @@ def adapter_of(model: nn.Module) -> Adapter:
 
 
 def attach(
-    model: nn.Module, policy: Policy | NAMM, *, store: str = "packed", **options: Any
+    model: Any, policy: Policy | NAMM, *, store: str = "packed", **options: Any
 ) -> AbstractContextManager[Memory]:
     """Lets a policy govern the memory of a model of any kind for the length of a ``with`` block.
 

@@ -1,24 +1,23 @@
 """The ragged KV store of one layer: what is kept, packed per (sequence, KV head), and the tail of the interval.
 
-Kept tokens lie in one flat buffer, sequence by sequence and head by head, oldest first, with no padding: forgetting
-frees real bytes. Tokens of the current interval, which no policy has judged yet, lie in a small dense tail. What a
-policy stores of a token (and its absolute position) is packed beside its key and moves with it. Where asked for, short
-heads are filled up to one rectangle with the tail instead (:mod:`namm.padded`).
+How keys and values lie is the affair of one of two stores: without a gap, the tail beside them (:mod:`namm.packed`),
+or, where asked for and worth it, short heads filled up to one rectangle with the tail (:mod:`namm.padded`). Which it is
+is decided anew at every update. What a policy stores of a token, and its absolute position, are packed under either.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.buffers import grow, shrink, write_rows
+from namm.buffers import write_rows
+from namm.packed import PackedStore
 from namm.padded import PaddedStore
-from namm.ragged import Layout
+from namm.stores import Part, Store, survivors_of
 
 TAIL_BLOCK = 64
 """Smallest number of slots by which the tail grows."""
@@ -33,11 +32,12 @@ class LayerCache:
     """Keys, values, positions and per-token state of one layer.
 
     Attributes:
-        lengths: ``[batch, kv_heads]`` kept slots, on the CPU.
+        store: Keys and values.
+        positions: Absolute positions of kept tokens, sequence by sequence and head by head, oldest first.
+        state: What the policy stores of them, in the same order.
         tail_lengths: ``[batch]`` tokens of the current interval, on the CPU.
         seen: ``[batch]`` tokens so far, on the CPU.
         aligned: Tokens of the current interval, where all sequences have equally many; else None.
-        padded: Kept tokens and tail in one rectangle; None while kept tokens are packed in ``keys`` and ``values``.
     """
 
     def __init__(
@@ -66,27 +66,43 @@ class LayerCache:
             may_pad: Short heads with small intervals may be held as a rectangle.
         """
         self.kv_heads, self.head_dim, self.largest_tail = kv_heads, head_dim, largest_tail
-        self.keys = torch.empty(0, head_dim, dtype=dtype, device=device)
         self.value_dim = head_dim if value_dim is None else value_dim
-        self.values = torch.empty(0, self.value_dim, dtype=dtype, device=device)
+        lengths = torch.zeros(batch, kv_heads, dtype=torch.long)
+        self.store: Store = PackedStore.empty(lengths, head_dim, self.value_dim, dtype, device)
+        # half the bytes of torch's own index type, and 2**31 tokens are more than any text has
         self.positions = torch.empty(0, dtype=torch.int32, device=device)
         self.state = {name: torch.empty(0, *shape, device=device) for name, shape in state_shapes.items()}
-        self.lengths = torch.zeros(batch, kv_heads, dtype=torch.long)
-        self.tail_keys = torch.empty(batch, kv_heads, 0, head_dim, dtype=dtype, device=device)
-        self.tail_values = torch.empty(batch, kv_heads, 0, self.value_dim, dtype=dtype, device=device)
+        # lengths stay on the CPU: they decide shapes, and asking a GPU for them would wait for all that it has to do
         self.tail_lengths = torch.zeros(batch, dtype=torch.long)
         self.seen = torch.zeros(batch, dtype=torch.long)
         self.aligned: int | None = 0
+        # a rectangle pays where intervals are short: its tail keeps its room, and is copied at every update
         self.may_pad = may_pad and largest_tail is not None and largest_tail <= TAIL_BLOCK
-        self.padded: PaddedStore | None = None
-        self._layout: Layout | None = None
 
     @property
-    def layout(self) -> Layout:
-        """Where each head's kept tokens lie; until the next update or departure always the same."""
-        if self._layout is None:
-            self._layout = Layout(self.lengths, self.keys)
-        return self._layout
+    def lengths(self) -> Int[Tensor, "batch kv_heads"]:
+        """Kept slots, on the CPU."""
+        return self.store.lengths
+
+    @property
+    def keys(self) -> Tensor:
+        """Kept keys, as the store holds them."""
+        return self.store.keys
+
+    @property
+    def values(self) -> Tensor:
+        """Kept values, as the store holds them."""
+        return self.store.values
+
+    @property
+    def tail_keys(self) -> Float[Tensor, "batch kv_heads room head_dim"]:
+        """Keys of the current interval."""
+        return self.store.tail_keys
+
+    @property
+    def tail_values(self) -> Float[Tensor, "batch kv_heads room value_dim"]:
+        """Values of the current interval."""
+        return self.store.tail_values
 
     @property
     def device(self) -> torch.device:
@@ -104,19 +120,18 @@ class LayerCache:
 
     def most_slots(self) -> int:
         """Slots in use of the head that has most."""
+        # asked for at every call: where the tails agree no tensor need be made
         if self.aligned is None:
             return int(self.slots().max())
-        return self.aligned + (self.layout.longest if self.padded is None else self.padded.longest)
+        return self.aligned + self.store.longest
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values that are allocated, spare tail slots and filling included."""
-        tensors = (self.tail_keys, self.tail_values) if self.padded is None else (self.padded.keys, self.padded.values)
-        return sum(tensor.nbytes for tensor in (self.keys, self.values, *tensors))
+        return self.store.nbytes
 
     def state_bytes(self) -> int:
         """Bytes of positions and per-token state."""
-        filling = 0 if self.padded is None else self.padded.hidden.nbytes
-        return self.positions.nbytes + filling + sum(t.nbytes for t in self.state.values())
+        return self.positions.nbytes + self.store.mask_bytes + sum(t.nbytes for t in self.state.values())
 
     def append(
         self,
@@ -136,6 +151,7 @@ class LayerCache:
         self._reserve(longest + tokens)
         write_rows(self.tail_keys, key, self.tail_lengths, counts, self.aligned)
         write_rows(self.tail_values, value, self.tail_lengths, counts, self.aligned)
+        # new tensors, not in place: forks share the old ones, and callers hold them as the lengths before this call
         added = tokens if counts is None else counts
         self.tail_lengths = self.tail_lengths + added
         self.seen = self.seen + added
@@ -145,6 +161,7 @@ class LayerCache:
             self._align()
 
     def _align(self) -> None:
+        # a batch without sequences agrees on nothing held
         same = self.tail_lengths.unique()
         self.aligned = int(same) if same.numel() == 1 else None if same.numel() else 0
 
@@ -153,15 +170,11 @@ class LayerCache:
         held = self.tail_keys.shape[2]
         if slots <= held:
             return
+        # in proportion, so that a text given token by token is copied a bounded number of times in all
         room = max(slots, held + spare(held))
         if self.largest_tail is not None:
             room = max(slots, min(room, self.largest_tail))
-        if self.padded is None:
-            self.tail_keys, self.tail_values = (grow(t, room) for t in (self.tail_keys, self.tail_values))
-            return
-        keys, values = (grow(t, self.padded.ahead + room) for t in (self.padded.keys, self.padded.values))
-        self.padded = self.padded._replace(keys=keys, values=values)
-        self.tail_keys, self.tail_values = self.padded.tails()
+        self.store.reserve(room)
 
     def offsets(self) -> Int[Tensor, "batch kv_heads"]:
         """Where each head's kept slots begin in the packed buffers."""
@@ -177,11 +190,12 @@ class LayerCache:
         missing = (longest - self.lengths).to(self.device)[..., None]
         slot = torch.arange(longest, device=self.device)
         index = self.offsets().to(self.device)[..., None] + (slot - missing).clamp_min(0)
+        # unused entries must still point at something: at a head's first token, or of empty heads at any
         return index.clamp_max(max(0, self.positions.shape[0] - 1)), slot >= missing
 
     def kept(
         self,
-        name: Literal["keys", "values"],
+        part: Part,
         index: Int[Tensor, "batch kv_heads slots"],
         span: slice = slice(None),
         rows: Int[Tensor, " rows"] | None = None,
@@ -189,17 +203,12 @@ class LayerCache:
         """Keys or values of kept slots, padded at the old end.
 
         Args:
-            name: Which of the two.
+            part: Which of the two.
             index: From :meth:`packed_index`.
             span: Some of its slots.
             rows: Some of the sequences; None for all.
         """
-        if self.padded is None:
-            wanted = index[:, :, span]
-            return getattr(self, name)[wanted if rows is None else wanted[rows]]
-        ahead = self.padded.ahead
-        held = getattr(self.padded, name)[:, :, ahead - index.shape[2] : ahead][:, :, span]
-        return held if rows is None else held[rows]
+        return self.store.kept(part, index, span, rows)
 
     def replace(
         self,
@@ -221,96 +230,43 @@ class LayerCache:
             updated: Sequences whose tail was judged.
         """
         lengths = survivors.sum(-1).cpu()
-        source, tail_source = self._sources(index, survivors)
-        if self.may_pad and PaddedStore.suits(lengths, tail_source.shape[2], self.keys):
-            keys, values = self._rows("keys"), self._rows("values")
-            self.padded = PaddedStore.of(keys, values, lengths, source, tail_source)
-            self.tail_keys, self.tail_values = self.padded.tails()
-            self.keys, self.values = self.keys[:0].clone(), self.values[:0].clone()
+        kept, tail = self.store.places(index)
+        source = survivors_of(kept, tail, survivors)
+        # what is worth filling up changes with what the policy keeps, so neither form is for good
+        if self.may_pad and PaddedStore.suits(lengths, tail.shape[2], self.head_dim):
+            keys, values = self.store.rows("keys"), self.store.rows("values")
+            self.store = PaddedStore.of(keys, values, lengths, source, tail)
         else:
-            self.keys, self.values = self._taken("keys", source), self._taken("values", source)
-            if self.padded is not None:
-                self.padded = None
-                self.tail_keys, self.tail_values = self.tail_keys.clone(), self.tail_values.clone()
+            self.store = self.store.packed(source, lengths)
         self.positions = positions.to(torch.int32)
+        # bound anew, never written to: a fork goes on with the old ones
         self.state = {name: state[name] for name in self.state}
-        self.lengths = lengths
-        self._layout = None
         self.tail_lengths = torch.where(updated, 0, self.tail_lengths)
         self._align()
 
-    def _sources(
-        self,
-        index: Int[Tensor, "batch kv_heads slots"],
-        survivors: Bool[Tensor, "batch kv_heads slots_and_interval"],
-    ) -> tuple[Int[Tensor, " survivors"], Int[Tensor, "batch kv_heads room"]]:
-        """Where survivors, head after head, and all slots of the tail lie: see :meth:`_rows`."""
-        room = torch.arange(self.tail_keys.shape[2], device=self.device)
-        head = torch.arange(self.batch * self.kv_heads, device=self.device).view(self.batch, self.kv_heads, 1)
-        if self.padded is not None:
-            tail = head * self.padded.keys.shape[2] + self.padded.ahead + room
-            kept = tail[:, :, :1] + torch.arange(-index.shape[2], 0, device=self.device)
-        else:
-            tail = self.keys.shape[0] + head * room.shape[0] + room
-            kept = index
-        every = torch.cat([kept, tail[:, :, : survivors.shape[2] - index.shape[2]]], dim=2)
-        return every[survivors], tail
-
-    def _rows(self, name: Literal["keys", "values"]) -> Float[Tensor, "rows width"]:
-        """The rectangle, or the packed buffer with the tail behind it, row by row."""
-        if self.padded is not None:
-            return getattr(self.padded, name).flatten(0, 2)
-        return torch.cat([getattr(self, name), getattr(self, f"tail_{name}").flatten(0, 2)])
-
-    def _taken(
-        self, name: Literal["keys", "values"], source: Int[Tensor, " survivors"]
-    ) -> Float[Tensor, "survivors width"]:
-        """Some of these rows; none is copied but these."""
-        if self.padded is not None:
-            return self._rows(name)[source]
-        packed, tail = getattr(self, name), getattr(self, f"tail_{name}")
-        from_tail = source >= packed.shape[0]
-        fresh = packed.new_empty(source.shape[0], packed.shape[1])
-        fresh[~from_tail] = packed[source[~from_tail]]
-        fresh[from_tail] = tail.flatten(0, 2)[source[from_tail] - packed.shape[0]]
-        return fresh
-
     def trim_tail(self) -> None:
-        """Gives back the tail's room beyond what its longest sequence holds and its spare; all of it where none does.
-
-        The room of a rectangle, which is small, stays.
-        """
-        if self.padded is not None:
-            return
+        """Gives back the tail's room beyond what its longest sequence holds and its spare; all where none does."""
         longest = int(self.tail_lengths.max()) if self.batch else 0
         room = longest + spare(longest) if longest else 0
-        self.tail_keys, self.tail_values = shrink(self.tail_keys, room), shrink(self.tail_values, room)
+        self.store.trim(room)
 
     def fork(self) -> LayerCache:
         """The same, going its own way; kept tokens are shared, for only what new tokens are written to ever changes."""
         other = copy.copy(self)
         other.state = dict(self.state)
-        if self.padded is not None:
-            other.padded = self.padded._replace(keys=self.padded.keys.clone(), values=self.padded.values.clone())
-            other.tail_keys, other.tail_values = other.padded.tails()
-        else:
-            other.tail_keys, other.tail_values = self.tail_keys.clone(), self.tail_values.clone()
+        other.store = self.store.fork()
         return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences, in this order; a row may appear more than once."""
         spans = torch.stack([self.lengths.sum(1).cumsum(0) - self.lengths.sum(1), self.lengths.sum(1)], dim=1)
+        # kept tokens of a sequence, all heads, are one stretch of the packed order
         pieces = [torch.arange(int(start), int(start + count)) for start, count in spans[rows].tolist()]
         index = (torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long)).to(self.device)
         self.positions = self.positions[index]
         self.state = {name: tensor[index] for name, tensor in self.state.items()}
-        if self.padded is not None:
-            self.padded = self.padded.select(rows, self.lengths[rows])
-            self.tail_keys, self.tail_values = self.padded.tails()
-        else:
-            self.keys, self.values = self.keys[index], self.values[index]
-            self.tail_keys, self.tail_values = (t[rows.to(t.device)] for t in (self.tail_keys, self.tail_values))
-        self.lengths, self.tail_lengths, self.seen = self.lengths[rows], self.tail_lengths[rows], self.seen[rows]
-        self._layout = None
+        self.store = self.store.select(rows, index)
+        self.tail_lengths, self.seen = self.tail_lengths[rows], self.seen[rows]
+        # the sequence with the longest tail may be gone
         self._align()
         self.trim_tail()

@@ -22,10 +22,10 @@ from namm.attention.parts import join_parts
 from namm.cache import TAIL_BLOCK, LayerCache
 from namm.errors import AttachError
 from namm.interval import Interval
-from namm.padded import Store
 from namm.policies.base import Policy
 from namm.renumbering import renumber_sinks
 from namm.rules import PLAIN, AttentionRule, sink_part
+from namm.stores import StoreName
 from namm.told import Told
 from namm.update import Case, judged
 
@@ -61,7 +61,7 @@ class LayerMemory:
         told: Told,
         depth: int | None,
         rule: AttentionRule = PLAIN,
-        store: Store = "packed",
+        store: StoreName = "packed",
     ) -> None:
         """An empty memory of the shape of these tensors, its sequences numbered from the first; see :class:`Memory`."""
         batch, kv_heads, _, head_dim = key.shape

@@ -19,12 +19,12 @@ from torch.nn.functional import pad
 from namm.errors import AttachError
 from namm.foresight import Foresight
 from namm.layer import KeptTokens, LayerMemory
-from namm.padded import Store, check_store
 from namm.policies.base import Policy
 from namm.renumbering import check_renumbered
 from namm.report import MemoryReport, Peaks
 from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
+from namm.stores import StoreName, check_store
 from namm.told import Told
 
 
@@ -70,7 +70,7 @@ class Memory:
             UnknownNameError: Another store.
         """
         self.policy = policy
-        self.store: Store = check_store(store)
+        self.store: StoreName = check_store(store)
         self.depth = depth
         self.told = Told()
         self.layers: dict[int, LayerMemory] = {}

@@ -8,17 +8,16 @@ that keep fewer are filled up before their oldest, and one kernel call sees both
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+import copy
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from namm.attention.parts import additive, attend_part
-from namm.errors import UnknownNameError, did_you_mean
-
-Store = Literal["packed", "padded"]
-"""How kept tokens lie: without a gap, or short heads filled up to one rectangle."""
+from namm.buffers import grow
+from namm.packed import PackedStore
+from namm.stores import Part, Store
 
 MOST_FILLING = 4 / 3
 """Slots of a padded store, at most, over those that a packed one would allocate."""
@@ -26,38 +25,38 @@ LONGEST_ROW = 1 << 14
 """Numbers in a head's kept keys, at most: longer heads are attended fast enough where they lie."""
 
 
-def check_store(store: str) -> Store:
-    """The store of that name.
-
-    Raises:
-        UnknownNameError: There is none.
-    """
-    for known in get_args(Store):
-        if known == store:
-            return known
-    raise UnknownNameError(f"Unknown store {store!r}. {did_you_mean(store, get_args(Store))}")
-
-
-class PaddedStore(NamedTuple):
+class PaddedStore(Store):
     """Keys and values of one layer, kept tokens before those of the interval."""
 
-    keys: Float[Tensor, "batch kv_heads slots head_dim"]
-    values: Float[Tensor, "batch kv_heads slots value_dim"]
-    ahead: int
-    """Slots before the interval's first."""
-    longest: int
-    """Tokens of the head that keeps most."""
-    hidden: Float[Tensor, "batch kv_heads 1 ahead"]
-    """Added to the logits of kept slots: 0, or -inf where a head keeps fewer."""
+    def __init__(
+        self,
+        keys: Float[Tensor, "batch kv_heads slots head_dim"],
+        values: Float[Tensor, "batch kv_heads slots value_dim"],
+        ahead: int,
+        hidden: Float[Tensor, "batch kv_heads 1 ahead"],
+        lengths: Int[Tensor, "batch kv_heads"],
+    ) -> None:
+        """The store of these tensors, none of which is copied.
+
+        Args:
+            keys: Kept slots, then the interval's.
+            values: Likewise.
+            ahead: Slots before the interval's first.
+            hidden: Added to the logits of kept slots: 0, or -inf where a head keeps fewer.
+            lengths: Kept tokens of each head, on the CPU.
+        """
+        self.keys, self.values, self.lengths = keys, values, lengths
+        self.ahead, self.hidden = ahead, hidden
+        self._longest = int(lengths.max()) if lengths.numel() else 0
 
     @staticmethod
-    def suits(lengths: Int[Tensor, "batch kv_heads"], room: int, keys: Float[Tensor, "packed head_dim"]) -> bool:
+    def suits(lengths: Int[Tensor, "batch kv_heads"], room: int, head_dim: int) -> bool:
         """Whether heads of these lengths, with so much room for the interval, are worth filling up."""
         if not lengths.numel():
             return False
         longest = int(lengths.max())
         packed = int(lengths.sum()) + lengths.numel() * room
-        return longest * keys.shape[1] <= LONGEST_ROW and lengths.numel() * (longest + room) <= MOST_FILLING * packed
+        return longest * head_dim <= LONGEST_ROW and lengths.numel() * (longest + room) <= MOST_FILLING * packed
 
     @classmethod
     def of(
@@ -89,24 +88,90 @@ class PaddedStore(NamedTuple):
             rows.index_select(0, source).view(*lengths.shape, longest + room, -1) for rows in (keys, values)
         )
         held = torch.arange(-longest, 0) >= -lengths[..., None, None]
-        return cls(wide_keys, wide_values, longest, longest, additive(held.to(keys.device), keys.dtype))
+        return cls(wide_keys, wide_values, longest, additive(held.to(keys.device), keys.dtype), lengths)
 
-    def select(self, rows: Int[Tensor, " rows"], lengths: Int[Tensor, "rows kv_heads"]) -> PaddedStore:
-        """These sequences, which keep so many tokens, in this order."""
-        rows, longest = rows.to(self.keys.device), int(lengths.max()) if lengths.numel() else 0
-        return PaddedStore(self.keys[rows], self.values[rows], self.ahead, longest, self.hidden[rows])
+    @property
+    def tail_keys(self) -> Float[Tensor, "batch kv_heads room head_dim"]:
+        """See :class:`Store`; a view."""
+        return self.keys[:, :, self.ahead :]
 
-    def tails(self) -> tuple[Float[Tensor, "batch kv_heads room head_dim"], Float[Tensor, "batch kv_heads room value"]]:
-        """Where keys and values of the interval are written."""
-        return self.keys[:, :, self.ahead :], self.values[:, :, self.ahead :]
+    @property
+    def tail_values(self) -> Float[Tensor, "batch kv_heads room value_dim"]:
+        """See :class:`Store`; a view."""
+        return self.values[:, :, self.ahead :]
+
+    @property
+    def longest(self) -> int:
+        """See :class:`Store`."""
+        return self._longest
+
+    @property
+    def nbytes(self) -> int:
+        """See :class:`Store`."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def mask_bytes(self) -> int:
+        """See :class:`Store`."""
+        return self.hidden.nbytes
+
+    def reserve(self, room: int) -> None:
+        """See :class:`Store`; a rectangle grows as a whole."""
+        self.keys, self.values = grow(self.keys, self.ahead + room), grow(self.values, self.ahead + room)
+
+    def trim(self, room: int) -> None:
+        """Nothing: the room of short intervals is small, and to give it back would copy all that is kept."""
+
+    def kept(
+        self, part: Part, index: Int[Tensor, "batch kv_heads slots"], span: slice, rows: Int[Tensor, " rows"] | None
+    ) -> Float[Tensor, "rows kv_heads some width"]:
+        """See :class:`Store`; a view where all sequences are asked for."""
+        held = self.keys if part == "keys" else self.values
+        held = held[:, :, self.ahead - index.shape[2] : self.ahead][:, :, span]
+        return held if rows is None else held[rows]
+
+    def rows(self, part: Part) -> Float[Tensor, "rows width"]:
+        """See :class:`Store`; a view."""
+        return (self.keys if part == "keys" else self.values).flatten(0, 2)
+
+    def places(
+        self, index: Int[Tensor, "batch kv_heads slots"]
+    ) -> tuple[Int[Tensor, "batch kv_heads slots"], Int[Tensor, "batch kv_heads room"]]:
+        """See :class:`Store`."""
+        slots, device = self.keys.shape[2], self.keys.device
+        head = torch.arange(self.lengths.numel(), device=device).view(*self.lengths.shape, 1)
+        tail = head * slots + self.ahead + torch.arange(slots - self.ahead, device=device)
+        # a head's newest kept token lies just before its interval, however few it keeps
+        return head * slots + self.ahead + torch.arange(-index.shape[2], 0, device=device), tail
+
+    def writable_keys(
+        self, batch: Int[Tensor, " tokens"], head: Int[Tensor, " tokens"], slot: Int[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, "rows head_dim"], Int[Tensor, " tokens"]]:
+        """See :class:`Store`."""
+        slots = self.keys.shape[2]
+        row = (batch * self.keys.shape[1] + head) * slots + self.ahead - self.lengths[batch, head] + slot
+        return self.keys.view(-1, self.keys.shape[3]), row.to(self.keys.device)
+
+    def packed(self, source: Int[Tensor, " survivors"], lengths: Int[Tensor, "batch kv_heads"]) -> PackedStore:
+        """See :class:`Store`; the tail is copied, for a view would hold all of the rectangle."""
+        tails = (self.tail_keys.clone(), self.tail_values.clone())
+        return PackedStore(self.rows("keys")[source], self.rows("values")[source], *tails, lengths)
+
+    def fork(self) -> PaddedStore:
+        """See :class:`Store`; all is copied, as the tail, which is written to, lies in the same tensors."""
+        other = copy.copy(self)
+        other.keys, other.values = self.keys.clone(), self.values.clone()
+        return other
+
+    def select(self, rows: Int[Tensor, " rows"], index: Int[Tensor, " packed"]) -> PaddedStore:
+        """See :class:`Store`; the rectangle stays as wide as it was."""
+        there = rows.to(self.keys.device)
+        return PaddedStore(self.keys[there], self.values[there], self.ahead, self.hidden[there], self.lengths[rows])
 
     def attend(
-        self,
-        query: Float[Tensor, "batch kv_heads queries head_dim"],
-        scale: float,
-        softcap: float | None = None,
+        self, query: Float[Tensor, "batch kv_heads queries head_dim"], scale: float, softcap: float | None = None
     ) -> tuple[Float[Tensor, "batch kv_heads queries value_dim"], Float[Tensor, "batch kv_heads queries"]]:
-        """Over kept tokens alone; the same as :meth:`namm.ragged.Layout.attend`."""
+        """See :class:`Store`."""
         held = (self.keys[:, :, : self.ahead], self.values[:, :, : self.ahead])
         return attend_part(query, *held, scale, self.hidden == 0, softcap=softcap)
 

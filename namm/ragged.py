@@ -48,6 +48,7 @@ class Layout:
         self.shape, self.head_dim = tuple(lengths.shape), keys.shape[1]
         self.lengths: list[int] = lengths.flatten().tolist()
         self.longest = max(self.lengths, default=0)
+        # even heads are a view: no copy, no mask, whatever their length
         self.is_even = all(length == self.longest for length in self.lengths)
         self.groups: list[Gathered] = []
         if not self.is_even and self.longest * self.head_dim <= PADDED_ELEMENTS:
@@ -71,6 +72,7 @@ class Layout:
             rectangle = (some.mask.shape[0], 1, some.mask.shape[3], -1)
             key, value = (packed.index_select(0, some.index).view(rectangle) for packed in (keys, values))
             parts.append(attend_part(rows[some.heads], key, value, scale, some.mask, softcap=softcap))
+        # long heads fill a processor by themselves; to gather them would copy the cache at every call
         start = 0
         for head, length in enumerate(self.lengths if not self.groups else ()):
             mine = rows[head : head + 1]
@@ -78,6 +80,7 @@ class Layout:
                 key, value = (packed[None, None, start : start + length] for packed in (keys, values))
                 parts.append(attend_part(mine, key, value, scale, softcap=softcap))
             else:
+                # joined with the interval, which always holds something, this weighs nothing
                 nothing = torch.full(mine.shape[:3], -torch.inf, device=mine.device)
                 parts.append((mine.new_zeros(*mine.shape[:3], values.shape[1]), nothing))
             start += length
@@ -101,6 +104,7 @@ class Layout:
         slot = torch.arange(int(lengths.max())) - int(lengths.max())  # counted from the head's end
         mask = (slot >= -lengths[:, None])[:, None, None].to(keys.device)
         index = torch.where(mask.cpu()[:, 0, 0], ends[:, None] + slot, 0).flatten().to(keys.device)
+        # additive once for all calls; but by a boolean mask alone attend_part tells that an empty head saw nothing
         if keys.device.type == "cpu" and bool(lengths.all()):
             return Gathered(slice(first, last), index, additive(mask, keys.dtype))
         return Gathered(slice(first, last), index, mask)

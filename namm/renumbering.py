@@ -72,7 +72,7 @@ def renumber_sinks(
         return
     end = (cache.seen - cache.tail_lengths)[sinks.batch]  # the kept tokens' numbers, without gaps, end before it
     turn = end - cache.lengths[sinks.batch, sinks.head] + sinks.slot - sinks.position
-    keys, index = _rows_of(cache, sinks)
+    keys, index = cache.store.writable_keys(sinks.batch, sinks.head, sinks.slot)
     if ORIGINALS not in head_state:
         head_state[ORIGINALS] = keys.new_zeros(cache.batch, cache.kv_heads, count, cache.head_dim)
     originals = head_state[ORIGINALS]
@@ -92,13 +92,3 @@ def _kept_sinks(cache: LayerCache, count: int) -> _Sinks:
     position = cache.positions[packed.to(cache.device)].cpu().long()
     real = position < count  # a layer of bounded reach lets sinks go
     return _Sinks(batch[real], head[real], position[real], slot[real])
-
-
-def _rows_of(cache: LayerCache, sinks: _Sinks) -> tuple[Tensor, Int[Tensor, " sinks"]]:
-    """All keys of the store, row by row and where they lie, and which rows are the sinks'."""
-    if cache.padded is None:
-        return cache.keys, (cache.offsets()[sinks.batch, sinks.head] + sinks.slot).to(cache.device)
-    keys = cache.padded.keys
-    first = cache.padded.ahead - cache.lengths[sinks.batch, sinks.head]
-    row = (sinks.batch * cache.kv_heads + sinks.head) * keys.shape[2] + first + sinks.slot
-    return keys.view(-1, cache.head_dim), row.to(cache.device)

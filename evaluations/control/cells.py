@@ -54,8 +54,8 @@ from modalities.control.rollout import Agent, EpisodeResult, Rollout, SimulatorP
 from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
-from namm.padded import Store
 from namm.policies import Policy
+from namm.stores import StoreName
 
 RESET_SEEDS = 10_000
 """The reset seeds of seed s are (s + 1) * RESET_SEEDS + 0, 1, 2, ..."""
@@ -109,7 +109,7 @@ class ControlRunner:
         trace_seed: int,
         simulators: SimulatorPool | int = 0,
         lanes: int = 2,
-        store: Store = "packed",
+        store: StoreName = "packed",
     ) -> None:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
         self.trace_seed, self.simulators, self.lanes, self.store = trace_seed, simulators, lanes, store

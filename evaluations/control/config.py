@@ -12,7 +12,7 @@ from evaluations.boards.wandb_runs import Mode
 from evaluations.experiment.names import NAMMS, SHIPPED, rivals
 from evaluations.rows.policy_names import FULL, NATIVE
 from evaluations.rows.score_kinds import ScoreKind
-from namm.padded import Store
+from namm.stores import StoreName
 from namm.typed import Count, Positive
 
 NAMES = (NATIVE, FULL, *NAMMS, *rivals(streams=True))
@@ -95,7 +95,7 @@ class RLConfig:
     """Parts of a large batch that take turns, so that simulators overlap with the model. 1 is faster with --workers,
     one a core; its rows are its own, for another size of batch rounds otherwise."""
 
-    store: Store = "packed"
+    store: StoreName = "packed"
     """How memories hold what is kept: packed, no slot unused; or padded, short heads filled up to one rectangle, faster
     for large batches and up to a third larger. Its rows are its own, as those of --lanes 1."""
 

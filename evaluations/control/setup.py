@@ -14,7 +14,7 @@ from evaluations.control.targets import TargetOptions, resolve_targets
 from evaluations.control.trials import TRIALS
 from modalities.control.rollout import SimulatorPool
 from namm import NAMM
-from namm.padded import Store
+from namm.stores import StoreName
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ControlSetup:
     trace_seed: int
     simulators: int | None = 0
     lanes: int = 2
-    store: Store = "packed"
+    store: StoreName = "packed"
 
     def load(self, index: int = 0) -> dict[str, ControlRunner]:
         """A runner for every target, by name.

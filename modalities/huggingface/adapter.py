@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.base import Adapter
@@ -28,15 +28,15 @@ class HuggingFace(Adapter):
 
     name: ClassVar[str] = "Hugging Face decoders"
 
-    def takes(self, model: nn.Module) -> bool:
+    def takes(self, model: Any) -> bool:
         """See Adapter; also what torch.compile, DataParallel or PEFT has wrapped, or what else holds a decoder."""
         return holds_decoder(model)
 
-    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
+    def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """See modalities/huggingface/attach.py."""
         return attach(model, policy, store=store)
 
-    def subject(self, model: nn.Module, name: str | None = None) -> Subject:
+    def subject(self, model: Any, name: str | None = None) -> Subject:
         """See Adapter."""
         # cast: what wraps a transformers model passes its configuration and methods on
         return examined(cast("PreTrainedModel", model), name)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from namm.attention.parts import additive, attend_part, join_parts
 from namm.cache import LayerCache
+from namm.padded import PaddedStore
 
 FEW_TOKENS = 8
 """Up to so many new tokens are attended together with their interval under a mask; more have a causal kernel."""
@@ -42,15 +43,13 @@ def attend_held(
         softcap: Bound of the logits.
     """
     tokens = query.shape[2]
-    if cache.padded is not None and first is not None and tokens <= FEW_TOKENS:
+    store = cache.store
+    if isinstance(store, PaddedStore) and first is not None and tokens <= FEW_TOKENS:
         bias = _mask_of_few(tokens, first, query.shape[1] // cache.kv_heads, query.dtype, cache.device)
-        return cache.padded.attend_all(folded, bias, scale, softcap)
+        return store.attend_all(folded, bias, scale, softcap)
     out, log_sum = _attend_interval(cache, query, folded, starts, first, scale, softcap)
-    if cache.padded is not None:
-        return join_parts(out, log_sum, *cache.padded.attend(folded, scale, softcap))
-    if cache.layout.longest:
-        return join_parts(out, log_sum, *cache.layout.attend(folded, cache.keys, cache.values, scale, softcap))
-    return out, log_sum
+    kept = store.attend(folded, scale, softcap)
+    return (out, log_sum) if kept is None else join_parts(out, log_sum, *kept)
 
 
 def _attend_interval(

@@ -53,8 +53,8 @@ def attend_local(
     index, in_kept = cache.packed_index()
     kept = cache.positions[index].long().masked_fill(~in_kept, torch.iinfo(torch.int32).max)  # later than any asker
     token = torch.cat([kept, tail], dim=2)  # [batch, kv_heads, slots]
-    key = torch.cat([cache.keys[index], cache.tail_keys[:, :, :tail_slots]], dim=2)
-    value = torch.cat([cache.values[index], cache.tail_values[:, :, :tail_slots]], dim=2)
+    key = torch.cat([cache.kept("keys", index), cache.tail_keys[:, :, :tail_slots]], dim=2)
+    value = torch.cat([cache.kept("values", index), cache.tail_values[:, :, :tail_slots]], dim=2)
     query = folded.unflatten(2, (group, tokens))
     block = max(1, MASK_ELEMENTS // max(1, token.numel() * group))
     parts = []

@@ -9,7 +9,7 @@ from torch import Tensor
 from namm import Memory
 from namm.cache import LayerCache
 from namm.errors import UnknownNameError
-from namm.padded import MOST_FILLING
+from namm.padded import MOST_FILLING, PaddedStore
 from namm.policies import Policy, Selection, TokenView, make_policy
 from tests.namm.test_memory import any_policy, random_qkv
 
@@ -26,7 +26,6 @@ def cache_of(memory: Memory) -> LayerCache:
 def storage_bytes(cache: LayerCache) -> int:
     """Of every storage that keys and values lie in, views counted once."""
     tensors = [cache.keys, cache.values, cache.tail_keys, cache.tail_values]
-    tensors += [] if cache.padded is None else [cache.padded.keys, cache.padded.values]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
@@ -42,7 +41,7 @@ def test_steps_of_a_few_tokens_are_attended_alike_while_rows_leave_and_repeat(na
         expected, found = (memory.attend(0, *qkv) for memory in (packed, padded))
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
         cache = cache_of(padded)
-        used += cache.padded is not None
+        used += isinstance(cache.store, PaddedStore)
         assert torch.equal(padded.kept_positions(0), packed.kept_positions(0))
         assert cache.cache_bytes() == storage_bytes(cache)
         if step in (30, 45):
@@ -79,7 +78,7 @@ def test_a_head_that_keeps_far_more_than_others_unmakes_the_rectangle_and_frees_
         assert cache.cache_bytes() == storage_bytes(cache)
         packed_slots = int(cache.lengths.sum()) + cache.lengths.numel() * 16
         assert cache.cache_bytes() <= MOST_FILLING * packed_slots * 2 * 8 * 4
-        seen.append(cache.padded is not None)
+        seen.append(isinstance(cache.store, PaddedStore))
     assert seen == [True, False, False, False, True]
 
 
@@ -95,7 +94,7 @@ def test_a_sequence_that_broke_does_not_touch_the_others() -> None:
         out = memory.attend(0, *step)
         expected = alone.attend(0, *(t[:1] for t in step))
         torch.testing.assert_close(out[:1], expected, atol=1e-6, rtol=1e-5)
-        used = used or (cache_of(memory).padded is not None and len(cache_of(memory).lengths.unique()) > 1)
+        used = used or (isinstance(cache_of(memory).store, PaddedStore) and len(cache_of(memory).lengths.unique()) > 1)
     assert used
 
 
@@ -103,7 +102,7 @@ def test_a_sequence_that_broke_does_not_touch_the_others() -> None:
 def test_long_intervals_and_wide_heads_stay_packed(interval: int, width: int, padded: bool) -> None:
     memory = Memory(any_policy("window", interval, budget=20), store="padded")
     memory.attend(0, *random_qkv(2, 1, 1, interval + 1, width, seed=1))
-    assert (cache_of(memory).padded is not None) == padded
+    assert isinstance(cache_of(memory).store, PaddedStore) == padded
 
 
 def test_half_precision_and_values_of_another_width_are_held_alike() -> None:
@@ -112,8 +111,8 @@ def test_half_precision_and_values_of_another_width_are_held_alike() -> None:
         query, key, value = (t.bfloat16() for t in random_qkv(3, 1, 2, 4, 16, seed=step))
         expected, found = (memory.attend(0, query, key, value[..., :8]) for memory in (packed, padded))
         torch.testing.assert_close(found.float(), expected.float(), atol=3e-2, rtol=3e-2)
-    assert cache_of(padded).padded is not None
-    assert cache_of(padded).padded.keys.dtype == torch.bfloat16
+    assert isinstance(cache_of(padded).store, PaddedStore)
+    assert cache_of(padded).keys.dtype == torch.bfloat16
 
 
 def test_parts_of_a_batch_hold_as_the_whole_is_told_to() -> None:

@@ -105,9 +105,9 @@ def test_the_same_is_kept_and_attention_differs(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("store", ["packed", "padded"])
-@pytest.mark.parametrize("updates", [60, pytest.param(2000, marks=pytest.mark.slow)])
-def test_rounding_does_not_add_up_over_many_updates(updates: int, store: str) -> None:
+def test_rounding_does_not_add_up_over_many_updates(store: str) -> None:
     """In bf16 a sink's key is one turn away from what the model made."""
+    updates = 60
     rotation, tokens = ROTATIONS["halves"], updates * INTERVAL
     _, key, value = (t.bfloat16() for t in random_qkv(1, 1, 1, tokens, WIDTH, seed=2))
     memory = told({"budget": 12, "renumber": True}, rotation, store)
@@ -115,7 +115,7 @@ def test_rounding_does_not_add_up_over_many_updates(updates: int, store: str) ->
         at = slice(part * tokens // 4, (part + 1) * tokens // 4)
         memory.attend(0, key[:, :, at], key[:, :, at], value[:, :, at])
     cache = memory.layers[0].cache
-    held = cache.keys if cache.padded is None else cache.padded.keys[0, 0, : cache.padded.ahead]
+    held = cache.kept("keys", cache.packed_index()[0])[0, 0]
     assert memory.layers[0].updates == updates
     gone = tokens - 12
     wanted = rotation.turned(key[0, 0, :SINKS].float(), torch.full((SINKS,), gone)).bfloat16()

@@ -20,6 +20,7 @@ from modalities.conformance.tiny_models import tiny_model
 from modalities.huggingface.attach import IMPLEMENTATION, cache_of
 from namm import NAMM
 from namm.errors import AttachError, UnknownNameError
+from namm.padded import PaddedStore
 from namm.policies import make_policy
 
 VOCABULARY = 61
@@ -163,7 +164,7 @@ def test_a_padded_store_generates_what_a_packed_one_does(build: type) -> None:
             expected = model.generate(**asked)
         with attach(model, namm, store="padded", **given) as padded:
             assert torch.equal(model.generate(**asked), expected)
-        assert any(layer.cache.padded is not None for layer in padded.layers.values())
+        assert any(isinstance(layer.cache.store, PaddedStore) for layer in padded.layers.values())
         assert torch.equal(padded.slots(), packed.slots())
     with pytest.raises(UnknownNameError, match="padded"), attach(model, namm, store="paded"):
         pass
