@@ -14,8 +14,6 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-
 from namm import NAMM, Memory
 from namm.errors import AttachError
 from namm.policies import Policy, make_policy
@@ -38,7 +36,7 @@ class Adapter(ABC):
         """Whether a model is of this kind; asked of anything that a user passes."""
 
     @abstractmethod
-    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
+    def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> AbstractContextManager[Memory]:
         """Lets a policy govern the model's memory inside a `with` block; on exit the model is as before.
 
         Inside it every attention layer calls `memory.attend(layer, query, key, value, padding)` in place of scaled
@@ -49,7 +47,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def subject(self, model: nn.Module, name: str | None = None) -> Subject:
+    def subject(self, model: Any, name: str | None = None) -> Subject:
         """The model as it is examined: how it is run, attached and told from what it was before."""
 
 

@@ -16,7 +16,7 @@ from namm.config import check_interval
 from namm.errors import DataError
 from namm.features import FeatureStatistics, RunningStatistics
 from namm.model import NAMM
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 from namm.policies.namm import NAMMPolicy
 
 
@@ -50,9 +50,9 @@ class Calibration(Policy):
         """As the NAMM's."""
         return self._observer.state_shapes()
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """As the NAMM's."""
-        return self._observer.observe(columns, state, asked)
+        return self._observer.observe(columns, state, places)
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """Adds the spectra to the pool; no token is judged."""

@@ -110,6 +110,7 @@ class Recorder(Policy):
             and each sequence's ``own``; None notes all, shared out among all, as the model does.
         sinks: See ``among``.
         own: The position of each sequence from which the queries' own tokens are; see ``among``.
+        spacing: Tokens between two points in time.
     """
 
     name = "recorder"
@@ -125,7 +126,7 @@ class Recorder(Policy):
             points: Points in time, an interval apart, from which later queries are counted; 1 counts all together.
         """
         super().__init__(Selection(interval=interval))
-        self.rows, self.tokens, self.points = rows, tokens, points
+        self.rows, self.tokens, self.points, self.spacing = rows, tokens, points, interval
         self.listens, self.sinks = True, 0
         self.among: tuple[int, int] | None = None
         self.own = torch.zeros(rows, dtype=torch.long)
@@ -157,7 +158,7 @@ class Recorder(Policy):
             self._found[view.layer] = torch.zeros(shape, device=largest.device)
         point = torch.zeros_like(view.seen)
         if self.points > 1:
-            point = (view.seen - 1) // self.selection.interval
+            point = (view.seen - 1) // self.spacing
         first, last = (0, self.tokens) if self.among is None else self.among
         noted = view.valid & (view.positions >= first) & (view.positions < min(last, self.tokens))
         place = torch.where(noted, view.positions, self.tokens)

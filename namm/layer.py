@@ -136,8 +136,8 @@ class LayerMemory:
         # real tokens first: then all sequences begin in the same column and share the cuts
         order = (~padding).to(torch.int8).argsort(dim=1, stable=True)
         columns = order[:, None, :, None]
-        aligned = [t.gather(2, columns.expand(-1, t.shape[1], -1, t.shape[3])) for t in (query, key, value)]
-        out = self._attend_aligned(*aligned, padding.sum(1).cpu())
+        query, key, value = (t.gather(2, columns.expand(-1, t.shape[1], -1, t.shape[3])) for t in (query, key, value))
+        out = self._attend_aligned(query, key, value, padding.sum(1).cpu())
         real = padding.gather(1, order)[:, None, :, None]
         return torch.zeros_like(out).scatter_(2, columns.expand_as(out), out.masked_fill(~real, 0.0))
 

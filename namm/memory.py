@@ -24,11 +24,11 @@ from namm.renumbering import check_renumbered
 from namm.report import MemoryReport, Peaks
 from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
-from namm.stores import check_store
+from namm.stores import StoreName, check_store
 from namm.told import Told
 
 
-class Beside(Protocol):
+class SequenceState(Protocol):
     """State that sequences have beside the memory, such as that of a hybrid model's recurrent layers."""
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -36,9 +36,11 @@ class Beside(Protocol):
 
     def nbytes(self) -> int:
         """Bytes allocated now."""
+        ...
 
-    def fork(self, memory: Memory) -> Beside:
+    def fork(self, memory: Memory) -> SequenceState:
         """The same state, beside a memory that goes its own way."""
+        ...
 
 
 class Memory:
@@ -52,7 +54,7 @@ class Memory:
         parts: Memories that the batch was split into; empty for a batch that was not.
         identities: Of the sequences of the batches that begin from now on, so that what a policy draws for one does not
             depend on its row; None numbers them from 0.
-        beside: What else must follow when rows leave or are copied; None for most models.
+        sequence_state: What else must follow when rows leave or are copied; None for most models.
     """
 
     def __init__(self, policy: Policy, depth: int | None = None, store: str = "packed") -> None:
@@ -68,7 +70,7 @@ class Memory:
             UnknownNameError: Another store.
         """
         self.policy = policy
-        self.store = check_store(store)
+        self.store: StoreName = check_store(store)
         self.depth = depth
         self.told = Told()
         self.layers: dict[int, LayerMemory] = {}
@@ -77,7 +79,7 @@ class Memory:
         self.watchers: list[Callable[[KeptTokens], None]] = []
         self.first_sequence = 0
         self.identities: Int[Tensor, " batch"] | None = None
-        self.beside: Beside | None = None
+        self.sequence_state: SequenceState | None = None
         self._is_part = False
 
     def reset(self) -> None:
@@ -251,8 +253,8 @@ class Memory:
             layer.select(rows.cpu())
             if identities is not None:
                 layer.sequences = identities.cpu()
-        if self.beside is not None and self.layers:
-            self.beside.select(rows)
+        if self.sequence_state is not None and self.layers:
+            self.sequence_state.select(rows)
 
     def fork(self) -> Memory:
         """A memory that holds the same and goes its own way from here: a prefix is read once, then each question.
@@ -268,7 +270,7 @@ class Memory:
         other.first_sequence, other.identities = self.first_sequence, self.identities
         other.peaks, other.told = self.peaks.fork(self.first_sequence), self.told.fork()
         other.layers = {index: layer.fork(other.told) for index, layer in self.layers.items()}
-        other.beside = None if self.beside is None else self.beside.fork(other)
+        other.sequence_state = None if self.sequence_state is None else self.sequence_state.fork(other)
         return other
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memory:
@@ -282,8 +284,8 @@ class Memory:
 
     def report(self) -> MemoryReport:
         """What was held, at the peak and now, and what was evicted."""
-        beside = 0 if self.beside is None else self.beside.nbytes()
-        return MemoryReport.of(self.policy.name, self._held(), self.peaks, beside, self._told_bytes())
+        state = 0 if self.sequence_state is None else self.sequence_state.nbytes()
+        return MemoryReport.of(self.policy.name, self._held(), self.peaks, state, self._told_bytes())
 
     def _held(self) -> list[dict[int, LayerMemory]]:
         """The layers of every part that has been called."""

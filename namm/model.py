@@ -31,6 +31,12 @@ WEIGHTS_FILE = "model.safetensors"
 class NAMM(nn.Module):
     """Token spectra and ages to scores. Parameters are evolved, so none requires a gradient."""
 
+    # buffers, so that they follow the module from device to device
+    flat: Float[Tensor, " params"]
+    statistics_mean: Float[Tensor, "*any bins"]
+    statistics_deviation: Float[Tensor, "*any bins"]
+    basis: Tensor
+
     def __init__(
         self,
         config: NAMMConfig | None = None,

@@ -13,7 +13,7 @@ from namm.attention import parts
 from namm.attention.eager import EagerAttention
 from namm.cache import LayerCache
 from namm.interval import Interval
-from namm.policies.base import Asked, Policy, State
+from namm.policies.base import Places, Policy, State
 from namm.rules import AttentionRule
 from namm.slots import Slots
 
@@ -54,9 +54,9 @@ def observe(
         columns = parts.attention_columns(key, query, log_sum, group, interval.scale, causal_from, rule.softcap)
         if rule.local is not None:  # computed for every pair, but nobody attended beyond its reach
             columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
-        asked = Asked(token, askers, before_interval, begun)
+        places = Places(token, askers, before_interval, begun)
         before = {name: slots.pick(tensor[:, :, span]) for name, tensor in state.items()}
-        for name, tensor in policy.observe(columns, before, asked).items():
+        for name, tensor in policy.observe(columns, before, places).items():
             if slots.is_everyone:
                 state[name][:, :, span] = tensor
             else:
@@ -87,11 +87,11 @@ def observe_held(
             (kept_state, columns[:, :held], slots.kept_positions, unused),
             (tail_state, columns[:, held:], slots.tail_positions, 0),
         ):
-            places = {name: tensor[row, :, first:] for name, tensor in state.items()}
+            own = {name: tensor[row, :, first:] for name, tensor in state.items()}
             askers, before_interval = slots.tail_positions[row, :1], cache.lengths[row, None].to(mine.device)
             for start in range(0, mine.shape[1], block):
                 some = slice(start, start + block)
-                before = {name: tensor[None, :, some] for name, tensor in places.items()}
-                asked = Asked(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
-                for name, tensor in policy.observe(mine[None, :, some], before, asked).items():
-                    places[name][:, some] = tensor[0]
+                before = {name: tensor[None, :, some] for name, tensor in own.items()}
+                places = Places(positions[row, None, :, first:][:, :, some], askers, before_interval, askers[:, 0])
+                for name, tensor in policy.observe(mine[None, :, some], before, places).items():
+                    own[name][:, some] = tensor[0]

@@ -84,9 +84,11 @@ class PaddedStore(Store):
         place = (torch.arange(kept.shape[0]) + shift.repeat_interleave(flat)).to(kept.device)
         source = tail[:, :, :1].expand(-1, -1, longest).reshape(-1).index_copy(0, place, kept)
         source = torch.cat([source.view(*lengths.shape, longest), tail], dim=2).flatten()
-        stores = (rows.index_select(0, source).view(*lengths.shape, longest + room, -1) for rows in (keys, values))
+        wide_keys, wide_values = (
+            rows.index_select(0, source).view(*lengths.shape, longest + room, -1) for rows in (keys, values)
+        )
         held = torch.arange(-longest, 0) >= -lengths[..., None, None]
-        return cls(*stores, longest, additive(held.to(keys.device), keys.dtype), lengths)
+        return cls(wide_keys, wide_values, longest, additive(held.to(keys.device), keys.dtype), lengths)
 
     @property
     def tail_keys(self) -> Float[Tensor, "batch kv_heads room head_dim"]:

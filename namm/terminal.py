@@ -32,8 +32,9 @@ def any_terminal() -> Iterator[None]:
     """
     codecs.register_error("plain", _in_plain_signs)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="plain")
+        reconfigure = getattr(stream, "reconfigure", None)  # what a program puts in their place may lack it
+        if reconfigure is not None:
+            reconfigure(errors="plain")
     try:
         yield
     except BrokenPipeError:
@@ -55,9 +56,9 @@ def _is_closed() -> bool:
     """Whether nobody reads the output; it then goes nowhere from now on."""
     found = False
     for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
         try:
-            if stream is None or stream.closed:
-                continue
             stream.flush()
             place = stream.fileno()
             asked = select.poll()

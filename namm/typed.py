@@ -203,12 +203,12 @@ def described(kind: Any) -> str:
     return words.get(form or kind) or getattr(kind, "__name__", str(kind))
 
 
-def _has_default(entry: dataclasses.Field) -> bool:
+def _has_default(entry: dataclasses.Field[Any]) -> bool:
     return not (entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING)
 
 
 @cache
-def _kinds(kind: type) -> dict[str, Any]:
+def _kinds(kind: type[Any]) -> dict[str, Any]:
     """The annotations of a dataclass's fields, resolved, marks included."""
     hints = get_type_hints(kind, include_extras=True)
     return {entry.name: hints[entry.name] for entry in dataclasses.fields(kind)}
@@ -234,7 +234,7 @@ def _fit(value: Any, kind: Any) -> Any:
         fits = any(type(value) is type(part) and value == part for part in parts)
     elif (form or kind) is tuple:
         return _fit_tuple(value, kind)
-    elif dataclasses.is_dataclass(kind) and isinstance(value, kind):  # type: ignore[arg-type]
+    elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind):
         for name, inner in _kinds(type(value)).items():
             _inside(f".{name}", getattr(value, name), inner)
         return value

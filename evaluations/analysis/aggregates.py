@@ -89,7 +89,7 @@ def interquartile_of_trials(task: Task, seed: int, resamples: int = RESAMPLES) -
     """
     if not isinstance(task, Clustered):
         return aggregate([task.reshape(-1, 1)], seed, interquartile_mean_of_runs, resamples)
-    (checked,) = _checked([task])
+    checked = Clustered(_finite_scores([task])[0], task.documents)
     order = np.argsort(checked.scores, axis=None)
     reached = checked.counts(resamples, np.random.default_rng(seed))[:, order].cumsum(axis=1)
     size = reached[:, -1:]
@@ -183,16 +183,21 @@ def resampled_runs(task: Task, resamples: int, generator: np.random.Generator) -
 
 
 def _checked(tasks: Sequence[Task]) -> list[Task]:
+    checked = _finite_scores(tasks)
+    return [
+        Clustered(scores, task.documents) if isinstance(task, Clustered) else scores
+        for scores, task in zip(checked, tasks, strict=True)
+    ]
+
+
+def _finite_scores(tasks: Sequence[Task]) -> list[np.ndarray]:
     checked = [finite(scores_of(task)) for task in tasks]
     if not checked or any(task.ndim != 2 or not task.size for task in checked):
         raise DataError(
             "Tasks must be arrays (seeds, trials) with at least one score, found shapes "
             f"{[task.shape for task in checked]}; seeds of one target need equally many trials."
         )
-    return [
-        Clustered(scores, task.documents) if isinstance(task, Clustered) else scores
-        for scores, task in zip(checked, tasks, strict=True)
-    ]
+    return checked
 
 
 def _several(tasks: Sequence[Task]) -> bool:

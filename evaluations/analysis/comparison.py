@@ -142,10 +142,11 @@ def _aggregates(by_target: dict[str, PolicySummary], targets: Sequence[TargetSum
 def _compared(entries: Sequence[Entry], ours: Entry) -> list[Entry]:
     found = {entry.name: _against(entry, ours) for entry in entries if not entry.is_namm}
     for group in ("is_rival", "is_reference"):
-        members = [e.name for e in entries if getattr(e, group) and found.get(e.name, (None, None))[1]]
-        corrected = holm([found[name][1].p_value for name in members])
-        for name, p_value in zip(members, corrected, strict=True):
-            found[name] = (found[name][0], replace(found[name][1], adjusted=p_value))
+        paired = {e.name: found[e.name][1] for e in entries if getattr(e, group) and e.name in found}
+        tests = {name: test for name, test in paired.items() if test is not None}
+        corrected = holm([test.p_value for test in tests.values()])
+        for (name, test), p_value in zip(tests.items(), corrected, strict=True):
+            found[name] = (found[name][0], replace(test, adjusted=p_value))
     return [
         replace(entry, improvement=found[entry.name][0], versus_namm=found[entry.name][1])
         if entry.name in found

@@ -18,6 +18,8 @@ from evaluations.analysis.estimates import RESAMPLES, Estimate, percentile_inter
 from evaluations.analysis.summary import BOOTSTRAP_SEED, PolicySummary, TargetSummary, policy_summary, role
 from evaluations.rows.results import Row
 
+AREA_POINTS = 129
+"""Sizes, evenly spread over their logarithm, at which the area under a curve is taken."""
 SHARE = 0.95
 """Share of the reference's score that counts as reaching it."""
 
@@ -104,7 +106,7 @@ def target_curves(rows: Sequence[Row], targets: Sequence[TargetSummary]) -> list
 
 def area(curve: Curve, common: tuple[float, float]) -> Estimate:
     """Mean score over the logarithm of the size between two sizes that the curve covers."""
-    grid = np.linspace(*np.log(common), 129)
+    grid = np.linspace(np.log(common[0]), np.log(common[1]), AREA_POINTS)
     weights = np.mean(interpolation(curve.slots, np.exp(grid)), axis=0)
     known = all(point.trials > 1 for point in curve.points)
     return percentile_interval(float(curve.scores() @ weights), curve.draws() @ weights, known=known)

@@ -101,7 +101,7 @@ def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def bootstrap(
-    strata: Sequence[Sequence[float]],
+    strata: Sequence[Sequence[float] | np.ndarray],
     seed: int,
     statistic: Callable[..., np.ndarray] = mean,
     resamples: int = RESAMPLES,
@@ -147,7 +147,7 @@ def percentile_interval(value: float, draws: np.ndarray, confidence: float = 0.9
     return Estimate(value, float(low), float(high))
 
 
-def success_rate(successes: Sequence[bool | float], confidence: float = 0.95) -> Estimate:
+def success_rate(successes: Sequence[bool | float] | np.ndarray, confidence: float = 0.95) -> Estimate:
     """The fraction of successful trials with Wilson's score interval.
 
     Args:
@@ -204,7 +204,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def finite(values: Sequence[bool | float] | np.ndarray) -> np.ndarray:
     """Scores as an array of finite numbers.
 
     Raises:

@@ -208,15 +208,15 @@ def policy_summary(target: str, policy: str, rows: Sequence[Row]) -> PolicySumma
     """The summary of the rows of one policy on one target, not compared with anything."""
     ordered = tuple(sorted(rows, key=lambda row: row["seed"]))
     played = [trial for row in ordered for trial in trials(row)]
-    successes = [trial.get("success") for trial in played]
-    success = None if None in successes else success_rate(successes)
-    is_rate = success is not None and of(ordered[0]).score(ordered[0]["score_name"]).rate
+    successes = [known for trial in played if (known := trial.get("success")) is not None]
+    success = success_rate(successes) if len(successes) == len(played) else None
+    rate = success if of(ordered[0]).score(ordered[0]["score_name"]).rate else None
     scores = trial_values(ordered, "score")
     return PolicySummary(
         target=target,
         policy=policy,
         rows=ordered,
-        score=scaled(success, 100.0) if is_rate else aggregate([scores], BOOTSTRAP_SEED),
+        score=aggregate([scores], BOOTSTRAP_SEED) if rate is None else scaled(rate, 100.0),
         interquartile=interquartile_of_trials(scores, BOOTSTRAP_SEED),
         success=success,
     )

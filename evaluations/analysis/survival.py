@@ -129,12 +129,11 @@ def associate(rows: Sequence[Row]) -> Association | None:
     kept = share == 1.0
     rho = p_value = None
     if np.ptp(share) > 0 and np.ptp(score) > 0:
-        test = stats.spearmanr(share, score)
-        rho, p_value = float(test.statistic), float(test.pvalue)
+        rho, p_value = _tested(stats.spearmanr(share, score))
         if binary and kept.any() and not kept.all():
             won = score > 0
             counts = [[(kept & won).sum(), (kept & ~won).sum()], [(~kept & won).sum(), (~kept & ~won).sum()]]
-            p_value = float(stats.fisher_exact(counts).pvalue)
+            _, p_value = _tested(stats.fisher_exact(counts))
     return Association(
         _estimate(score[kept], binary),
         _estimate(score[~kept], binary),
@@ -199,6 +198,11 @@ def _wilson(
     centre = (share + squared / 2) / (1 + squared)
     half = QUANTILE / (1 + squared) * np.sqrt(share * (1 - share) / observations + squared / (4 * observations))
     return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)  # rounding aside, the share is inside
+
+
+def _tested(result: Any) -> tuple[float, float]:
+    """Statistic and p-value of a test of scipy, which types none of its results."""
+    return float(result.statistic), float(result.pvalue)
 
 
 def _estimate(scores: np.ndarray, binary: bool) -> Estimate | None:

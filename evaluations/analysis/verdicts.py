@@ -14,6 +14,7 @@ from evaluations.analysis.aggregates import paired_over_tasks
 from evaluations.analysis.estimates import SIGNIFICANCE, PairedDifference, holm
 from evaluations.analysis.summary import BOOTSTRAP_SEED, NEGATIVE_CONTROL, PolicySummary, TargetSummary, differences
 from evaluations.rows.policy_names import HELD_OUT
+from evaluations.rows.results import Row
 
 Note = tuple[str, str]
 """(kind, sentence); kind is "warning" or "note"."""
@@ -193,14 +194,14 @@ def _negative_control(target: TargetSummary) -> list[Note]:
 def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     found = []
     matched = target.get(target.matched_to) if target.matched_to else None
+    size = matched.metric("slots_mean") if matched else None
     for rival in target.rivals if matched else ():
-        asked, held = rival.rows[0]["memory"].get("asked") or matched.metric("slots_mean"), rival.metric("slots_mean")
+        asked, held = rival.rows[0]["memory"].get("asked") or size, rival.metric("slots_mean")
         if rival.rows[0]["memory"].get("matched_to") and asked and held and abs(held / asked - 1) > SIZE_TOLERANCE:
             other = f": its {target.described.plural} were of another length than NAMM's"
             why = other if target.described.own_length else ""
             text = f"{rival.policy} held {held:.1f} slots on average where {asked:.1f} were asked for{why}."
             found.append(("warning", text))
-    size = matched.metric("slots_mean") if matched else None
     held = contender.metric("slots_mean")
     if matched and size and held and abs(held / size - 1) > SIZE_TOLERANCE:
         text = (
@@ -211,5 +212,5 @@ def _sizes(target: TargetSummary, contender: PolicySummary) -> list[Note]:
     return found
 
 
-def _all_rows(target: TargetSummary) -> list[dict]:
+def _all_rows(target: TargetSummary) -> list[Row]:
     return [row for policy in target.policies for row in policy.rows]

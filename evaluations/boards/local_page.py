@@ -140,8 +140,9 @@ def _estimate(rows: Sequence[Row], name: str) -> Estimate | None:
         return None
     if not any(len(each) > 1 for each in played):
         return None  # seeds are strata: one score in each tells nothing of its spread
-    successes = [trial.get("success") for each in played for trial in each]
-    if name == "score" and of(rows[0]).score(rows[0]["score_name"]).rate and None not in successes:
+    successes = [known for each in played for trial in each if (known := trial.get("success")) is not None]
+    is_told = len(successes) == sum(map(len, played))
+    if name == "score" and of(rows[0]).score(rows[0]["score_name"]).rate and is_told:
         return scaled(success_rate(successes), 100)
     values = trial_values(rows, name)
     if isinstance(values, Clustered):
@@ -168,7 +169,7 @@ def _lines(
         for name in panel.y:
             points: dict[float, list[float]] = {}
             for entry in (entry for history in histories for entry in history if name in entry):
-                points.setdefault(float(entry[panel.x or ""]), []).append(float(entry[name]))
+                points.setdefault(float(entry[panel.against]), []).append(float(entry[name]))
             if points:
                 steps = sorted(points)
                 found[name] = {"x": steps, "y": [round(float(np.mean(points[step])), 4) for step in steps]}
@@ -188,7 +189,7 @@ def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
     stacked = np.array([retention["heads"] for retention in told], dtype=float)
     known = np.isfinite(stacked)
     mean = np.where(known, stacked, 0).sum(0) / np.maximum(known.sum(0), 1)
-    used = known.any(axis=(0, 1, 2))
+    used = np.asarray(known.any(axis=(0, 1, 2)))
     layers, heads, _ = mean.shape
     edges = told[0]["age_edges"]
     ages = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges)]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from evaluations.rows.file import Row
 from evaluations.rows.trials import Trials
+from namm.errors import ConfigError
 
 Kind = Literal["bars", "scatter", "trials", "lines", "heads", "media", "table"]
 Entry = Mapping[str, float]
@@ -44,6 +45,17 @@ class Panel:
     """What several numbers of one panel are called."""
     colours: tuple[str, ...] = ()
     """And drawn in."""
+
+    @property
+    def against(self) -> str:
+        """What the numbers are shown against.
+
+        Raises:
+            ConfigError: The panel does not say.
+        """
+        if self.x is None:
+            raise ConfigError(f"expected the panel {self.title!r} to say what it is shown against, found no x; add it")
+        return self.x
 
 
 @dataclass(frozen=True)

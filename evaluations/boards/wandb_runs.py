@@ -95,6 +95,12 @@ class Tracker:
         return self._wandb is not None
 
     @property
+    def _package(self) -> ModuleType:
+        if self._wandb is None:
+            raise RuntimeError("expected W&B to be in use, found nothing mirrored; ask `active` first")
+        return self._wandb
+
+    @property
     def notice(self) -> str:
         """What there is to tell about the mirror, a line each."""
         return "\n".join(self.notices)
@@ -168,7 +174,7 @@ class Tracker:
             self._tell(
                 f"W&B could not be reached ({_reason(error)}); runs are kept offline, wandb sync uploads them later."
             )
-            self._wandb.teardown()  # forgets the run that did not come about, whose id this one has
+            self._package.teardown()  # forgets the run that did not come about, whose id this one has
             return self._start(content, content.id)
 
     def _under_free_id(self, content: RunContent) -> Any:
@@ -194,9 +200,9 @@ class Tracker:
             "config": dict(content.config),
             "dir": str(self.folder),
             "reinit": "create_new",
-            "settings": self._wandb.Settings(**LEAN),
+            "settings": self._package.Settings(**LEAN),
         }
-        return self._wandb.init(mode=self.mode, **options)
+        return self._package.init(mode=self.mode, **options)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
@@ -204,7 +210,7 @@ class Tracker:
 
     def _log(self, content: RunContent, media: Media) -> None:
         """Each part by itself: what one of them holds against W&B must not cost the others."""
-        run, wandb = self._run, self._wandb
+        run, wandb = self._run, self._package
 
         def history() -> None:
             for section in content.sections:
@@ -244,7 +250,7 @@ class Tracker:
                 if self.mode == "online":
                     self._run.use_artifact(f"{artifact}:latest")
                 continue
-            made = self._wandb.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
+            made = self._package.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
             for path in sorted(folder.iterdir()):
                 if path.suffix in CHECKPOINT_FILES:
                     made.add_file(str(path), skip_cache=True)

@@ -61,17 +61,23 @@ def _panels(panel: Panel) -> list[Any]:
 def _panel(panel: Panel) -> Any:
     from wandb_workspaces.reports import v2
 
-    titles = {"title": panel.title, "title_x": panel.x_title or None, "title_y": panel.y_title or None}
+    # Any: what is W&B's own to check goes by name to plots of different kinds
+    titles: dict[str, Any] = {"title": panel.title, "title_x": panel.x_title or None, "title_y": panel.y_title or None}
     if panel.kind == "bars":
-        averaged = {"groupby": v2.Config("policy"), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
-        return v2.BarPlot(metrics=list(panel.y), orientation="h", **titles, **averaged)
+        averaged: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+        return v2.BarPlot(metrics=list(panel.y), orientation="h", groupby=v2.Config("policy"), **titles, **averaged)
     if panel.kind == "scatter":
-        x, y = v2.SummaryMetric(panel.x), v2.SummaryMetric(panel.y[0])
+        x, y = v2.SummaryMetric(panel.against), v2.SummaryMetric(panel.y[0])
         return v2.ScatterPlot(title=panel.title, x=x, y=y, log_x=panel.log_x)
     if panel.kind in ("lines", "trials"):
-        averaged = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-        metrics = [v2.Metric(name) for name in panel.y]
-        return v2.LinePlot(x=v2.Metric(panel.x), y=metrics, log_x=panel.log_x or None, **titles, **averaged)
+        averaged: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+        return v2.LinePlot(
+            x=v2.Metric(panel.against),
+            y=[v2.Metric(name) for name in panel.y],
+            log_x=panel.log_x or None,
+            **titles,
+            **averaged,
+        )
     if panel.kind == "table":
         return v2.WeavePanelSummaryTable(table_name=panel.y[0])
     return v2.MediaBrowser(title=panel.title, media_keys=list(panel.y))

@@ -21,12 +21,15 @@ class Holdings(Protocol):
 
     def slots(self) -> Float[np.ndarray, " episodes"]:
         """Slots held, mean over layers and KV heads."""
+        ...
 
     def positions(self) -> list[Int[np.ndarray, "episodes kv_heads slots"]]:
         """Absolute positions of the held tokens, one array a layer, -1 where there is none."""
+        ...
 
     def bytes(self) -> tuple[int, int] | None:
         """Bytes of keys and values, and of the policy's state, for all live episodes; None where nothing is cached."""
+        ...
 
 
 class MemoryHoldings:

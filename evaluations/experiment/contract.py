@@ -96,12 +96,15 @@ class Plan(Protocol):
 
     def main(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """The units of the comparison that can be known so far, and whether these are all."""
+        ...
 
     def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """The units of curves, and whether they can be known so far."""
+        ...
 
     def most_cells(self) -> int:
         """Cells of the whole plan at most."""
+        ...
 
 
 class Runner(Protocol):
@@ -109,9 +112,11 @@ class Runner(Protocol):
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result."""
+        ...
 
     def run(self, unit: Unit, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Plays cells of a unit and returns the content of each one's row."""
+        ...
 
 
 class Setup(Protocol):
@@ -120,13 +125,16 @@ class Setup(Protocol):
     @property
     def modality(self) -> str:
         """Whose trials are played (evaluations/rows/trials.py)."""
+        ...
 
     @property
     def threads(self) -> int:
         """Of torch, in each process."""
+        ...
 
     def load(self, index: int = 0) -> Mapping[str, Runner]:
         """A runner for every target, by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -144,9 +152,12 @@ class Mirror(Protocol):
 
     def is_tracked(self, rows: Sequence[Row]) -> bool:
         """Whether all of these rows are there already, or nothing is mirrored."""
+        ...
 
     def mirror(self, rows: Sequence[Row], media: Media | None = None) -> list[str]:
         """Shows the rows that are not there yet, and says where; what cannot be shown costs nothing but a line."""
+        ...
 
     def unsaid(self) -> list[str]:
         """Lines to tell that have come up since this was last asked."""
+        ...

@@ -39,12 +39,14 @@ class Players(Protocol):
 
     def room(self) -> int:
         """Units that can be started now."""
+        ...
 
     def start(self, unit: Unit, cells: Sequence[Cell]) -> None:
         """Begins to play; there must be room."""
 
     def wait(self, seconds: float) -> list[Outcome]:
         """What ended; returns at the first end, or when the time is over."""
+        ...
 
 
 class ThisProcess:
@@ -133,8 +135,8 @@ class Workers:
                 self._bury(connection)
             playing = self._playing.pop(connection, None)
             if playing is not None:
-                error = answer if isinstance(answer, Exception) else None
-                ended.append(Outcome(*playing, None if error else answer, error))
+                error, contents = (answer, None) if isinstance(answer, Exception) else (None, answer)
+                ended.append(Outcome(*playing, contents, error))
         return ended
 
     def _bury(self, connection: Connection) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 
 from evaluations.analysis.aggregates import Profile, average_profile, performance_profile, scores_of
-from evaluations.analysis.comparison import CONTENDER, Comparison, Entry
+from evaluations.analysis.comparison import CONTENDER, Aggregates, Comparison, Entry
 from evaluations.analysis.estimates import Estimate
 from evaluations.analysis.summary import BOOTSTRAP_SEED
 from evaluations.report.figures import INK, STYLE, colour_map
@@ -24,20 +24,20 @@ THRESHOLDS = 121
 
 def aggregates(comparison: Comparison) -> Figure:
     """Mean, interquartile mean and optimality gap of every policy that ran everywhere, with intervals."""
-    entries = [entry for entry in comparison.entries if entry.aggregates][::-1]
+    entries = [(entry, entry.aggregates) for entry in comparison.entries if entry.aggregates][::-1]
     colours = colour_map(entry.name for entry in comparison.entries)
-    panels: tuple[tuple[str, Callable[[Entry], Estimate]], ...] = (
-        ("Mean score", lambda entry: entry.aggregates.mean),
-        ("Interquartile mean", lambda entry: entry.aggregates.interquartile),
-        ("Gap to 100 (smaller is better)", lambda entry: entry.aggregates.gap),
+    panels: tuple[tuple[str, Callable[[Aggregates], Estimate]], ...] = (
+        ("Mean score", lambda found: found.mean),
+        ("Interquartile mean", lambda found: found.interquartile),
+        ("Gap to 100 (smaller is better)", lambda found: found.gap),
     )
     with context(STYLE):
         figure = Figure(figsize=(9.2, 0.9 + 0.3 * len(entries)), layout="constrained")
         for axes, (title, get) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-            for place, entry in enumerate(entries):
-                _interval(axes, get(entry), place, entry, colours[entry.name])
+            for place, (entry, found) in enumerate(entries):
+                _interval(axes, get(found), place, entry, colours[entry.name])
             axes.set_title(title)
-            axes.set_yticks(range(len(entries)), [entry.name for entry in entries])
+            axes.set_yticks(range(len(entries)), [entry.name for entry, _ in entries])
             axes.grid(axis="x", color=INK, alpha=0.15)
             axes.margins(y=0.05)
     return figure
@@ -45,15 +45,15 @@ def aggregates(comparison: Comparison) -> Figure:
 
 def improvement(comparison: Comparison) -> Figure:
     """Probability that a trial of NAMM scores above one of each other policy, mean over targets."""
-    entries = [entry for entry in comparison.entries if entry.improvement][::-1]
+    entries = [(entry, entry.improvement) for entry in comparison.entries if entry.improvement][::-1]
     colours = colour_map(entry.name for entry in comparison.entries)
     with context(STYLE):
         figure = Figure(figsize=(9.2, 0.8 + 0.3 * len(entries)), layout="constrained")
         axes = figure.subplots()
-        for place, entry in enumerate(entries):
-            _interval(axes, entry.improvement, place, entry, colours[entry.name])
+        for place, (entry, estimate) in enumerate(entries):
+            _interval(axes, estimate, place, entry, colours[entry.name])
         axes.axvline(0.5, color=INK, lw=1, ls="--")
-        axes.set_yticks(range(len(entries)), [f"NAMM > {entry.name}" for entry in entries])
+        axes.set_yticks(range(len(entries)), [f"NAMM > {entry.name}" for entry, _ in entries])
         axes.set_xlim(-0.02, 1.02)
         axes.margins(y=0.06)
         axes.set_xlabel("probability of improvement (0.5: as often above as below)")

@@ -27,8 +27,8 @@ def heads(found: TargetCurves) -> list[tuple[str, str]]:
 def lines(found: TargetCurves) -> list[tuple[Curve, list[str]]]:
     """Every curve with the text of its cells, the largest area first."""
     ranked = list(found.curves)
-    if found.common is not None:
-        ranked.sort(key=lambda curve: -area(curve, found.common).value)
+    if (common := found.common) is not None:
+        ranked.sort(key=lambda curve: -area(curve, common).value)
     return [(curve, _cells(found, curve)) for curve in ranked]
 
 

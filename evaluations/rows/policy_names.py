@@ -91,7 +91,8 @@ def with_current_names(row: dict[str, Any]) -> dict[str, Any]:
     """A row as it would be written today."""
     memory = row.get("memory")
     if isinstance(memory, Mapping):
-        told = {**memory, "matched_to": _CURRENT.get(memory.get("matched_to"), memory.get("matched_to"))}
+        name = memory.get("matched_to")
+        told = {**memory, "matched_to": _CURRENT.get(name, name) if isinstance(name, str) else name}
         row = {**row, "memory": told if "matched_to" in memory else memory}
     return {**row, "policy": _CURRENT[row["policy"]]} if row.get("policy") in _CURRENT else row
 

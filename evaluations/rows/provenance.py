@@ -97,8 +97,8 @@ def _without_comments(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
+        if isinstance(body, list):  # a lambda's is one expression
+            body[:] = [part for part in body if not _is_text(part)] or [ast.Pass()]
     return ast.unparse(tree)
 
 

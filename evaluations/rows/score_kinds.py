@@ -61,7 +61,8 @@ def as_success_rate(row: Row, trials: Trials) -> Row:
 
 
 def _said(trials: Trials, trial: Trial) -> bool:
-    return trials.success is not None and trial.get(trials.success.value) is not None
+    key = None if trials.success is None else trials.success.value
+    return key is not None and trial.get(key) is not None
 
 
 def _target(row: Row) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalities.conformance.reference import Shadow
+from modalities.conformance.reference import PlainReference
 from namm.layer import LayerMemory
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
@@ -91,7 +91,8 @@ def compared(name: str, wanted: Tensor, found: Tensor, tolerance: float, mask: T
 def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
     """Greedy, sampled and with beams, a memory that keeps everything gives the stock model's tokens."""
     name = "generate() equals stock"
-    if subject.generate is None:
+    generate = subject.generate
+    if generate is None:
         return Check(name, True, "this model does not generate")
     differing, note = [], ""
     for kind, options in {
@@ -103,7 +104,7 @@ def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Chec
         def generated(policy: Policy | None, **more: Any) -> Tensor:
             with _attached(subject, policy), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(7)
-                return subject.generate(ids, mask, max_new_tokens=8, **more)
+                return generate(ids, mask, max_new_tokens=8, **more)
 
         ours = generated(make_policy("full", interval=INTERVAL), **options)
         if not torch.equal(generated(None, **options), ours):
@@ -155,11 +156,11 @@ def _in_pieces(subject: Subject, ids: Tensor, stops: Sequence[int]) -> Tensor:
 def forgetting_equals_masking(subject: Subject, ids: Tensor) -> Check:
     """A memory that evicts attends as the whole sequence does with the evicted tokens masked."""
     with subject.attach(evicting()) as memory:
-        shadow = Shadow(memory)
+        reference = PlainReference(memory)
         subject.run(ids, None, None)
-        shadow.close()
-        evicted, worst, layers = memory.report().evicted, shadow.worst, len(memory.layers)
-    passed = worst <= subject.tolerance and (evicted > 0 or shadow.bounded)
+        reference.close()
+        evicted, worst, layers = memory.report().evicted, reference.worst, len(memory.layers)
+    passed = worst <= subject.tolerance and (evicted > 0 or reference.bounded)
     detail = f"{evicted} tokens forgotten in {layers} layers, largest difference {worst:.1e} of {subject.tolerance:.0e}"
     return Check("forgetting equals masking", passed, detail)
 

@@ -13,7 +13,7 @@ from namm.memory import Memory
 from namm.rules import PLAIN, AttentionRule
 
 
-class Shadow:
+class PlainReference:
     """Watches one memory's calls, from a new batch on, until :meth:`close`.
 
     Attributes:
@@ -25,7 +25,7 @@ class Shadow:
         self.memory, self.worst, self.bounded = memory, 0.0, True
         self._past: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._attend = memory.attend
-        memory.attend = self._watched  # type: ignore[method-assign]
+        memory.attend = self._watched
 
     def close(self) -> None:
         """Leaves the memory as it was."""
@@ -43,7 +43,7 @@ class Shadow:
     ) -> Tensor:
         """Feeds the memory up to its next update each time, so that what is held is known, and recomputes it."""
         assert padding is None  # rows then share their updates
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
         self.bounded &= rule.local is not None
         interval = self.memory.policy.selection.interval or query.shape[2]
         outputs, wanted, start = [], [], 0
@@ -51,10 +51,10 @@ class Shadow:
             held = self._held(layer, query.shape[0])
             begun = self.memory.layers[layer].cache.aligned if layer in self.memory.layers else 0
             stop = min(query.shape[2], start + interval - (begun or 0))
-            new = tuple(tensor[:, :, start:stop] for tensor in (query, key, value))
-            outputs.append(self._attend(layer, *new, None, scale, rule))
+            new = query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop]
+            outputs.append(self._attend(layer, *new, None, factor, rule))
             rows = range(query.shape[0])
-            wanted.append(torch.stack([self._plain(layer, row, new, held[row], scale, rule) for row in rows]))
+            wanted.append(torch.stack([self._plain(layer, row, new, held[row], factor, rule) for row in rows]))
             start = stop
         out, wanted = torch.cat(outputs, 2), torch.cat(wanted, 2)
         self.worst = max(self.worst, float((out - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -138,6 +138,8 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         CONFIG_MAPPING[family]
     ]
     model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    if model_class is None:
+        raise UnknownNameError(f"Expected a class of transformers for {family!r}, found none; choose another family.")
     own = getattr(model_class, "config_class", None)  # the text part of a family that has others, too
     config_class = own if own is not None else CONFIG_MAPPING[family]
     config = tiny_config(config_class, **{**MORE.get(family, {}), **changes})
@@ -153,9 +155,11 @@ def tiny_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrai
     """A configuration with small sizes; parts for text, vision and sound inside it alike."""
     fields = _fields(config_class)
     given: dict[str, Any] = {}
-    if config_class.sub_configs:
+    # cast: transformers makes it a property of the class in a way of its own
+    inner = cast("Mapping[str, Any]", config_class.sub_configs)
+    if inner:
         whole = config_class()
-        parts = {name: getattr(whole, name, None) for name in config_class.sub_configs if name not in changes}
+        parts = {name: getattr(whole, name, None) for name in inner if name not in changes}
         text = next((name for name in ("text_config", "llm_config") if name in parts), None)
         given = {
             name: tiny_config(type(part), **(changes if name == text else {}))

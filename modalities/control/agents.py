@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,10 +23,13 @@ from torch import Tensor
 from modalities.control.encoder import StepEncoder
 from modalities.control.facts import FACTS_FILE, ControlFacts, StateStatistics, find_checkpoint
 from modalities.control.weights import import_transformers, load_decision_transformer, native_window, read_config
-from modalities.huggingface.attach import cache_name, cache_of
+from modalities.huggingface.attach import cache_argument, cache_of
 from namm.errors import CheckpointError, ConfigError
 from namm.memory import Memory
 from namm.typed import read_json
+
+if TYPE_CHECKING:
+    from transformers import DecisionTransformerModel
 
 __all__ = [
     "FACTS_FILE",
@@ -49,7 +52,7 @@ class ControlModel:
         assumed: Names of the facts that nothing says and that are a usual value.
     """
 
-    def __init__(self, model: torch.nn.Module, facts: ControlFacts, assumed: Sequence[str] = ()) -> None:
+    def __init__(self, model: DecisionTransformerModel, facts: ControlFacts, assumed: Sequence[str] = ()) -> None:
         dimensions = model.config.state_dim
         for name in ("state_mean", "state_std"):
             if len(getattr(facts, name)) != dimensions:
@@ -111,7 +114,9 @@ class ControlModel:
             loaded = ControlFacts(**{"context_steps": native_window(folder), **given})
             said = {*given, *(["context_steps"] if "max_length" in read_config(folder) else [])}
         assumed = [name for name in ("return_scale", "context_steps") if name not in said]
-        return cls(load_decision_transformer(folder).to(device), loaded, assumed)
+        model = load_decision_transformer(folder)
+        model.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides what it takes)
+        return cls(model, loaded, assumed)
 
     def check_environment(self, env: Any) -> None:
         """Raises ConfigError unless observation and action space of a Gymnasium environment fit the model."""
@@ -214,7 +219,7 @@ class WindowAgent:
 
     def split(self, sizes: Sequence[int]) -> list[WindowAgent]:
         """Forgets everything; agents for consecutive parts of a new batch."""
-        agents = [copy(self) for _ in sizes]
+        agents: list[WindowAgent] = [copy(self) for _ in sizes]
         for agent, size in zip(agents, sizes, strict=True):
             agent.reset(size)
         return agents
@@ -243,7 +248,7 @@ class IncrementalAgent:
     ) -> None:
         self.control, self.memory = control, memory
         self.make_cache = cache or import_transformers().DynamicCache
-        self.cache_name = cache_name(control.model.encoder)
+        self.cache_name = cache_argument(control.model.encoder)
         self.stepper = None if memory is None else StepEncoder.of(control.model.encoder)
 
     def reset(self, batch: int) -> None:
@@ -261,7 +266,7 @@ class IncrementalAgent:
         if self.memory is not None and self.stepper is None:
             self.reset(sum(sizes))
             return [self]
-        agents = [copy(self) for _ in sizes]
+        agents: list[IncrementalAgent] = [copy(self) for _ in sizes]
         if self.memory is not None:
             for agent, part in zip(agents, self.memory.split(sizes), strict=True):
                 agent.memory = part
@@ -290,8 +295,9 @@ class IncrementalAgent:
             newest = self.stepper(embedded, self.memory)
         else:
             newest = self._through_transformers(embedded)
-        self.previous = model.predict_action(newest)
-        return self.previous
+        action: Tensor = model.predict_action(newest)
+        self.previous = action
+        return action
 
     def _through_transformers(self, embedded: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch width"]:
         encoder = self.control.model.encoder

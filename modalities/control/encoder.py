@@ -7,14 +7,17 @@ weights, and in the last layer only the newest token goes on behind attention: n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from namm.memory import Memory
+
+if TYPE_CHECKING:
+    from transformers.pytorch_utils import Conv1D
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 MANY_ROWS = 16
@@ -55,7 +58,7 @@ class StepEncoder:
 
         if type(encoder) is not stock.DecisionTransformerGPT2Model or encoder.config.add_cross_attention:
             return None
-        for block in encoder.h:
+        for block in cast("Iterable[Any]", encoder.h):  # no type says what a ModuleList holds
             parts = {
                 block: stock.DecisionTransformerGPT2Block,
                 block.attn: stock.DecisionTransformerGPT2Attention,
@@ -121,7 +124,7 @@ class _Product(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(cls, layer: nn.Module) -> _Product:
+    def of(cls, layer: Conv1D) -> _Product:
         return cls(layer.weight, layer.bias)
 
     def __call__(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
@@ -143,7 +146,7 @@ class _Block(NamedTuple):
     scale: float
 
 
-def affine(layer: nn.Module | _Product, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
+def affine(layer: Conv1D | _Product, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows out"]:
     """Rows times a `Conv1D`'s matrix, plus its bias.
 
     oneDNN's product in fp32 is twice as fast as the default one where that does not use a processor's widest vectors.

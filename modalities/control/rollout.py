@@ -55,6 +55,7 @@ class Agent(Protocol):
         timesteps: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch action"]:
         """Actions for one step of every live episode; states and returns-to-go in the environment's units."""
+        ...
 
     def drop(self, indices_to_keep: Int[Tensor, " kept"]) -> None:
         """Keeps only these rows of the batch."""
@@ -66,6 +67,7 @@ class SplittableAgent(Agent, Protocol):
 
     def split(self, sizes: Sequence[int]) -> Sequence[Agent]:
         """Forgets everything; agents for consecutive parts of a new batch, or one for all of it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render: bool
     try:
         with warnings.catch_warnings():  # D4RL's agents belong on v4, which Gymnasium advises to leave
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
-            env = gym.make(env_id, **(env_kwargs or {}), **({"render_mode": "rgb_array"} if render else {}))
+            drawn: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+            env = gym.make(env_id, **(env_kwargs or {}), **drawn)
     except (gym.error.UnregisteredEnv, gym.error.VersionNotFound, gym.error.DeprecatedEnv) as error:
         raise UnknownNameError(f"unknown environment {env_id!r}. {did_you_mean(env_id, _same_kind(env_id))}") from error
     except (ImportError, gym.error.DependencyNotInstalled) as error:
@@ -154,7 +155,13 @@ class LocalSimulators(Simulators):
 
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
         """What episode 0 looks like now, where it was made to be drawn."""
-        return self.environments.open[0].render()
+        picture = self.environments.open[0].render()
+        if not isinstance(picture, np.ndarray):
+            raise SimulatorError(
+                f"Expected a picture of {self.env_id} as an array, found {type(picture).__name__}. Give the "
+                "environment the render mode rgb_array, or do not ask for pictures."
+            )
+        return picture
 
     def close(self) -> None:
         """See Simulators."""

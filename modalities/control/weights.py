@@ -12,12 +12,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from namm.errors import CheckpointError
 from namm.typed import Count, Origin, Positive, read_json, typed
+
+if TYPE_CHECKING:
+    from transformers import DecisionTransformerModel
 
 OBSOLETE_BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
 """Causal masks that older releases of transformers stored in checkpoints."""
@@ -43,7 +46,7 @@ CONVERT = (
 """Command that rewrites pickled weights; transformers reads them without running what they hold."""
 
 
-def load_decision_transformer(folder: Path) -> torch.nn.Module:
+def load_decision_transformer(folder: Path) -> DecisionTransformerModel:
     """The stock `DecisionTransformerModel` of a folder, every tensor checked: name, shape, finite values.
 
     Of `config.json` only what shapes the model is used, so fields of other releases or of its trainer do not matter;

@@ -22,6 +22,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+Env = gym.Env[Any, Any]
+Wrapper = gym.Wrapper[Any, Any, Any, Any]
 STOCK = {
     f"gymnasium.envs.mujoco.{robot}_v{version}.{name}": (robot, version)
     for robot, name in (("hopper", "HopperEnv"), ("half_cheetah", "HalfCheetahEnv"), ("walker2d", "Walker2dEnv"))
@@ -46,8 +48,8 @@ class Environments:
         episodes: Which ones, as indices into the seeds of a rollout.
     """
 
-    def __init__(self, make: Callable[[int], gym.Env], episodes: Sequence[int]) -> None:
-        self.open: dict[int, gym.Env] = {}
+    def __init__(self, make: Callable[[int], Env], episodes: Sequence[int]) -> None:
+        self.open: dict[int, Env] = {}
         try:
             for episode in episodes:
                 self.open[episode] = make(episode)
@@ -97,10 +99,11 @@ class StockRobots:
         environments: One an episode, all made alike; see `know`.
     """
 
-    def __init__(self, environments: Mapping[int, gym.Env]) -> None:
-        self.inner = {episode: env.unwrapped for episode, env in environments.items()}
+    def __init__(self, environments: Mapping[int, Env]) -> None:
+        # Any: of the classes in STOCK, whose step is done here from attributes that they keep to themselves
+        self.inner: dict[int, Any] = {episode: env.unwrapped for episode, env in environments.items()}
         self.elapsed = dict.fromkeys(environments, 0)
-        self.one = next(iter(self.inner.values()))
+        self.one: Any = next(iter(self.inner.values()))
         self.robot, self.version = STOCK[_full_name(self.one)]
         limits = [
             wrapper._max_episode_steps
@@ -114,7 +117,7 @@ class StockRobots:
         }
 
     @staticmethod
-    def know(environments: Iterable[gym.Env]) -> bool:
+    def know(environments: Iterable[Env]) -> bool:
         """True where every environment is a known class in Gymnasium's usual wrappers, and nothing is drawn."""
         usual = TimeLimit, OrderEnforcing, PassiveEnvChecker
         return all(
@@ -129,7 +132,7 @@ class StockRobots:
         self, episodes: Sequence[int], actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bool | None]]:
         """See `Environments.step`."""
-        from mujoco import mj_step
+        from mujoco import mj_step  # pyright: ignore[reportAttributeAccessIssue]  (compiled, without stubs)
 
         one, count = self.one, len(episodes)
         positions, velocities = np.empty((count, one.model.nq)), np.empty((count, one.model.nv))
@@ -182,13 +185,13 @@ def said_success(info: Mapping[str, Any]) -> bool | None:
     return said
 
 
-def _wrappers(env: gym.Env) -> Iterator[gym.Wrapper]:
+def _wrappers(env: Env) -> Iterator[Wrapper]:
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
-def _full_name(env: gym.Env) -> str:
+def _full_name(env: Env) -> str:
     return f"{type(env).__module__}.{type(env).__qualname__}"
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from modalities.base import as_policy
-from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_name, cache_of
+from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_argument, cache_name, cache_of
 from modalities.huggingface.call import CacheInPlace, without_cache
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from modalities.huggingface.wrappers import unwrapped
@@ -27,7 +27,16 @@ from namm.errors import AttachError
 from namm.policies import Policy
 from namm.rules import AttentionRule
 
-__all__ = ["CACHE_NAMES", "HARMLESS", "IMPLEMENTATION", "Attached", "attach", "cache_name", "cache_of"]
+__all__ = [
+    "CACHE_NAMES",
+    "HARMLESS",
+    "IMPLEMENTATION",
+    "Attached",
+    "attach",
+    "cache_argument",
+    "cache_name",
+    "cache_of",
+]
 
 IMPLEMENTATION = "namm_memory"
 """Name under which the attention and mask functions are registered with transformers."""
@@ -70,12 +79,7 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
     attached = Attached(MemoryCache(memory, decoder.config))
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
-    if policy.reads_rotation:
-        from modalities.huggingface.rotations import (
-            rotations_of,  # which attaches in its turn, to see what the model computes
-        )
-
-        memory.tell_rotations(rotations_of(model))
+    _tell_rotations(memory, model)
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, mask_codes)
     configs = {id(m.config): m.config for m in decoder.modules() if isinstance(m, PreTrainedModel)}
@@ -91,9 +95,9 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
         for module in modules:
             setattr(module, _SLOT, attached)
         prepare = CacheInPlace(attached, model, decoder)
-        for door in doors:
-            hooks.append(door.register_forward_pre_hook(prepare, with_kwargs=True))
-            hooks.append(door.register_forward_hook(attached.finish_call))
+        for door in doors:  # torch types what `torch.compiler.disable` decorates as if it were no method
+            hooks.append(door.register_forward_pre_hook(prepare, with_kwargs=True))  # pyright: ignore[reportArgumentType]
+            hooks.append(door.register_forward_hook(attached.finish_call))  # pyright: ignore[reportAttributeAccessIssue]
         yield memory
     finally:
         attached.cache.family.closed = True
@@ -106,6 +110,15 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
                 delattr(module, _SLOT)
         for key, config in configs.items():
             config._attn_implementation = before[key]
+
+
+def _tell_rotations(memory: Memory, model: PreTrainedModel) -> None:
+    """Where the policy reads them."""
+    if memory.policy.reads_rotation:
+        # imported late: it attaches in its turn, to see what the model computes
+        from modalities.huggingface.rotations import rotations_of
+
+        memory.tell_rotations(rotations_of(model))
 
 
 class Attached:
@@ -147,13 +160,13 @@ class Attached:
             AttachError: None can be told: the tokens attended are not those that were handed to the cache.
         """
         pending = self.cache.pending
-        own = getattr(module, "layer_idx", None)
-        index = own if own in pending else next(iter(pending)) if len(pending) == 1 else None
+        own: int | None = getattr(module, "layer_idx", None)
+        index = own if own is not None and own in pending else next(iter(pending)) if len(pending) == 1 else None
         if index is not None and pending[index] == tokens:
             del pending[index]
             return index
-        sharing = own is not None and 0 <= own < len(self.cache.layers) and not pending
-        if sharing and type(self.cache.layers[own]).__name__ == "DummyLayer":
+        layers = self.cache.layers
+        if own is not None and 0 <= own < len(layers) and not pending and type(layers[own]).__name__ == "DummyLayer":
             return own  # looks at the keys of an earlier layer, and remembers them by itself
         raise AttachError(
             f"{type(module).__name__} (layer {own}) attends to {tokens} tokens that were not handed to the cache; "
@@ -219,13 +232,11 @@ class Attached:
 def _decoder(model: PreTrainedModel) -> PreTrainedModel:
     """The part of a model whose layers attend; refuses what cannot be driven through the attention interface."""
     name = type(model).__name__
-    if cache_name(model) is None:
-        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
-        names = " or ".join(CACHE_NAMES)
-        raise AttachError(f"{name}.forward takes no {names}, so it cannot cache.{inner}")
+    cache_argument(model)
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
         raise AttachError(f"{name} attends to an encoder too; only causal self-attention is exact under a Memory.")
-    if model.can_generate() and not model._supports_default_dynamic_cache():
+    # Any: only what can generate has this method, and no class of transformers says so
+    if model.can_generate() and not cast("Any", model)._supports_default_dynamic_cache():
         raise AttachError(f"{name} keeps its past in a cache of its own make, which a Memory cannot stand in for.")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = decoder if isinstance(decoder, PreTrainedModel) else model

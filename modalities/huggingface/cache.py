@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from transformers.cache_utils import (
 
 from namm.errors import AttachError
 from namm.memory import Memory
+
+_STATE_AND_ATTENTION = (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache, in arguments and outputs: since 5.24, and before (models on the Hub still do)."""
@@ -45,6 +47,20 @@ def cache_name(model: nn.Module) -> str | None:
     """The name of the cache among a model's arguments; None if it takes none."""
     known = inspect.signature(model.forward).parameters
     return next((name for name in CACHE_NAMES if name in known), None)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The same, of a model that must take one.
+
+    Raises:
+        AttachError: It takes none.
+    """
+    name = cache_name(model)
+    if name is None:
+        names = " or ".join(CACHE_NAMES)
+        inner = " Attach to its .encoder and drive that step by step." if hasattr(model, "encoder") else ""
+        raise AttachError(f"{type(model).__name__}.forward takes no {names}, so it cannot cache.{inner}")
+    return name
 
 
 def cache_of(output: Any) -> Cache:
@@ -74,10 +90,10 @@ class MemoryCacheLayer(CacheLayerMixin):
         )
 
     @keys.setter
-    def keys(self, value: Tensor | None) -> None:
+    def keys(self, value: Tensor | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  (a tensor there)
         """Set to None by the base class."""
 
-    values = keys
+    values = keys  # pyright: ignore[reportAssignmentType]  (the same)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Nothing to prepare."""
@@ -127,8 +143,9 @@ class MemoryCacheLayer(CacheLayerMixin):
 class StateAndMemoryLayer(LinearAttentionLayer, MemoryCacheLayer):
     """A layer that has both: a recurrent state, which is transformers' own, and attention, which is the memory's."""
 
-    is_compileable = False
-    is_croppable = False
+    # variables in one base of transformers, properties in the other
+    is_compileable = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    is_croppable = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, stock: LinearAttentionLayer, is_sliding: bool) -> None:
         MemoryCacheLayer.__init__(self, is_sliding)
@@ -169,7 +186,7 @@ class MemoryCache(Cache):
         super().__init__(layers=_layers(config))
         self.config, self.memory, self.family = config, memory, Family()
         self.pending: dict[int, int] = {}
-        memory.beside = self
+        memory.sequence_state = self
         if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
             raise AttachError(
                 f"No layer of {type(config).__name__} keeps keys and values (all are recurrent): nothing to forget."
@@ -221,7 +238,8 @@ class MemoryCache(Cache):
             AttachError: It is none whose place a memory can take.
         """
         kinds = {type(layer) for layer in getattr(given, "layers", ())}
-        kinds |= {getattr(given, "layer_class_to_replicate", None)} - {None}
+        if (made := getattr(given, "layer_class_to_replicate", None)) is not None:
+            kinds.add(made)
         odd = sorted(kind.__name__ for kind in kinds if kind not in (*PLAIN_LAYERS, MemoryCacheLayer))
         if not isinstance(given, Cache) or not hasattr(given, "layers") or odd:
             raise AttachError(
@@ -239,12 +257,12 @@ class MemoryCache(Cache):
     @property
     def is_current(self) -> bool:
         """Whether the memory still holds this cache's sequences, and not others that began since."""
-        return self.memory.beside is self
+        return self.memory.sequence_state is self
 
     def successor(self) -> MemoryCache:
         """An empty cache in place of this one, whose sequences are forgotten."""
         other = copy.copy(self)
-        self.memory.beside = other
+        self.memory.sequence_state = other
         other.begin()
         return other
 
@@ -262,7 +280,7 @@ class MemoryCache(Cache):
             AttachError: Its sequences are forgotten already.
         """
         self.check_current()
-        forked = self.memory.fork().beside
+        forked = self.memory.fork().sequence_state
         assert isinstance(forked, MemoryCache)
         memo[id(self)] = forked
         return forked
@@ -297,7 +315,8 @@ class MemoryCache(Cache):
         """The memory keeps these rows: recurrent states follow."""
         for layer in self.layers:
             if isinstance(layer, LinearAttentionLayer):
-                LinearAttentionLayer.reorder_cache(layer, rows)
+                # cast: transformers' name for a tensor of indices
+                LinearAttentionLayer.reorder_cache(layer, cast("torch.LongTensor", rows))
 
     def nbytes(self) -> int:
         """Bytes of recurrent states."""
@@ -330,9 +349,10 @@ def _layers(config: PreTrainedConfig) -> list[Any]:
     layers: list[Any] = []
     for index, stock in enumerate(DynamicCache(config=config).layers):
         kind = type(stock)
-        if kind in (DynamicLayer, DynamicSlidingWindowLayer):
+        # a class of its own below one of these stores more: `kind` must be the very class, `isinstance` tells the type
+        if isinstance(stock, DynamicLayer) and kind in (DynamicLayer, DynamicSlidingWindowLayer):
             layers.append(MemoryCacheLayer(stock.is_sliding))
-        elif kind in (LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer):
+        elif isinstance(stock, _STATE_AND_ATTENTION) and kind in _STATE_AND_ATTENTION:
             layers.append(StateAndMemoryLayer(stock, stock.is_sliding))
         elif kind in kept_as_they_are:
             layers.append(stock)

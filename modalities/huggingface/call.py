@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, MemoryCacheLayer, cache_name
+from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, MemoryCacheLayer, cache_argument
 from namm.errors import AttachError
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ class CacheInPlace:
         """
         self.attached, self.configs = attached, (model.config, decoder.config)
         self.signature = inspect.signature(model.forward)
-        self.name = cache_name(model)
+        self.name = cache_argument(model)
 
     @torch.compiler.disable
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Puts the memory's cache in the place of the caller's."""
         named = [kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None]  # callers may use the older name
         kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
@@ -161,8 +163,8 @@ class CacheInPlace:
                 f"The policy {self.attached.memory.policy.name!r} reads token ids; expected {type(module).__name__} to "
                 "be called with input_ids, found none. Call it with ids, or make the policy without ids of its own."
             )
-        padded = isinstance(mask, Tensor) and mask.dim() == 2
-        self.attached.memory.tell_tokens(ids, mask[:, -ids.shape[1] :].bool() if padded else None)
+        shown = mask[:, -ids.shape[1] :].bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self.attached.memory.tell_tokens(ids, shown)
 
 
 def _told(given: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -30,6 +30,7 @@ EDGE_TOKENS = 1 << 12
 """Asking tokens of one call at which a known mask is tried, at most."""
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_CAUSAL = cast("MaskFunction", causal_mask_function)  # transformers annotates integers, and passes tensors
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def mask_codes(
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
-    mask_function: MaskFunction = causal_mask_function,
+    mask_function: MaskFunction = _CAUSAL,
     attention_mask: Tensor | None = None,
     local_size: int | None = None,
     use_vmap: bool = False,
@@ -71,7 +72,7 @@ def mask_codes(
             raise AttachError(f"Expected a padding mask of at least {q_length} columns, found {real.shape[1]}.")
         pads = (attention_mask.cumsum(1) == 0).sum(1)
     code = _MARK
-    if mask_function is not causal_mask_function:
+    if mask_function is not _CAUSAL:
         grid = _Grid(q_offset, q_length, kv_offset, kv_length, pads, attention_mask, mask_function)
         local = _recognised(grid, local_size, overlaid=use_vmap)
         if isinstance(local, Local):

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from modalities.huggingface.attach import attach
 from namm.errors import ConfigError, DataError
 from namm.policies import Policy, Selection, TokenView
+from namm.rotation import Rotation
 
 INTERVAL = 512
 """Tokens between two looks at a text; it changes nothing."""
@@ -35,7 +36,7 @@ class MeanStates(Policy):
         """Nothing has been seen yet."""
         super().__init__(Selection(interval=INTERVAL))
         self.sums: dict[tuple[int, int], tuple[Tensor, Tensor, int]] = {}
-        self.layers: dict[int, tuple[float, object]] = {}
+        self.layers: dict[int, tuple[float, Rotation]] = {}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """Adds the interval's queries and keys; no token is judged."""
@@ -67,7 +68,7 @@ def retrieval_scores(
     """
     if not texts or not all(texts):
         raise DataError(f"Expected texts of at least one token each, found lengths {[len(text) for text in texts]}.")
-    total: Tensor | float = 0.0
+    total = torch.zeros(())
     for text in texts:
         states = MeanStates()
         with attach(model, states) as memory:

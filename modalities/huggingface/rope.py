@@ -62,12 +62,10 @@ def scale_rope(model: PreTrainedModel, rope: NTKRope) -> dict[nn.Module, Tensor]
     Raises:
         AttachError: The model has no rotary embedding of the plain kind, or one that is scaled already.
     """
-    modules = _rotary_modules(model)
     rounded = model.dtype == torch.bfloat16 if rope.bf16_frequencies is None else rope.bf16_frequencies
     before = {}
-    for module in modules:
-        old = before[module] = module.inv_freq
-        base = module.config.rope_parameters["rope_theta"]
+    for module, old, base in _rotary_modules(model):
+        before[module] = old
         module.inv_freq = rope.frequencies(base, 2 * old.shape[0], rounded).to(old.device)
     return before
 
@@ -83,19 +81,22 @@ def ntk_rope(model: PreTrainedModel, rope: NTKRope) -> Iterator[None]:
             module.inv_freq = frequencies
 
 
-def _rotary_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Modules that hold rotary frequencies; raises AttachError for what scaling would get wrong."""
-    found = [module for module in model.modules() if isinstance(getattr(module, "inv_freq", None), Tensor)]
-    if not found:
+def _rotary_modules(model: PreTrainedModel) -> list[tuple[nn.Module, Tensor, float]]:
+    """Modules with their rotary frequencies and base; raises AttachError for what scaling would get wrong."""
+    holders = [(m, held) for m in model.modules() if isinstance(held := getattr(m, "inv_freq", None), Tensor)]
+    if not holders:
         raise AttachError(
             f"{type(model).__name__} has no rotary embedding with one set of frequencies, so NTK scaling does not "
             "apply; attach the policy without it."
         )
-    for module in found:
+    found = []
+    for module, frequencies in holders:
         kind = getattr(module, "rope_type", "default")
-        if kind != "default" or "rope_theta" not in (getattr(module.config, "rope_parameters", None) or {}):
+        parameters = getattr(getattr(module, "config", None), "rope_parameters", None) or {}
+        if kind != "default" or "rope_theta" not in parameters:
             raise AttachError(
                 f"{type(model).__name__} scales its rotary positions itself (rope type {kind!r}); NTK scaling on top "
                 "would be neither. Load the model with rope type 'default', or attach the policy without scaling."
             )
+        found.append((module, frequencies, parameters["rope_theta"]))
     return found

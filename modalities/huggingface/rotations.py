@@ -9,6 +9,7 @@ that is said, since a policy that turned them wrongly would judge noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,9 @@ CLOSE = 0.05
 
 SIGNS = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_dim", "rotary_pct", "partial_rotary_factor")
 """Of which a configuration has one where positions are turned."""
+
+USUAL_BASE = 10_000.0
+"""Of rotary frequencies, in models that do not say theirs."""
 
 MOVING = ("dynamic", "longrope")
 """Kinds of scaling under which frequencies depend on the length of the text."""
@@ -80,7 +84,7 @@ def _candidates(found: list[Float[Tensor, " pairs"]], config: object, width: int
     """All rotations that keys of this width may have."""
     pairs = (getattr(config, "rotary_dim", None) or 0) // 2
     if pairs:  # models that make their tables by themselves
-        found = [*found, 10_000.0 ** -(torch.arange(pairs) / pairs)]
+        found = [*found, USUAL_BASE ** -(torch.arange(pairs) / pairs)]
     fitting = [frequencies for frequencies in found if 2 * frequencies.shape[0] <= width]
     return [
         Rotation(frequencies, interleaved, begins)
@@ -92,7 +96,7 @@ def _candidates(found: list[Float[Tensor, " pairs"]], config: object, width: int
 
 def _keys_of_one_token(model: PreTrainedModel) -> Mapping[int, Float[Tensor, "kv_heads places head_dim"]]:
     """Keys of one token at many places, by layer."""
-    table = model.get_input_embeddings().weight
+    table = cast("Tensor", model.get_input_embeddings().weight)  # a module's attributes are typed as tensor or module
     draw = torch.Generator().manual_seed(0)
     token = int(torch.randint(table.shape[0] // 4, table.shape[0], (1,), generator=draw))
     ids = torch.full((1, PLACES), token, device=table.device)

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface.attach import cache_name, cache_of
+from modalities.huggingface.attach import cache_argument, cache_of
 from modalities.language.prompts import IGNORED
+from namm.errors import ConfigError
 from namm.memory import Memory
 
 
@@ -30,7 +31,7 @@ class Batch:
         self.model, self.memory, self.chunk = model, memory, memory.policy.eager_chunk or chunk
         known = inspect.signature(model.forward).parameters
         self.takes_positions, self.keeps_logits = "position_ids" in known, "logits_to_keep" in known
-        self.name = cache_name(model)
+        self.name = cache_argument(model)
         self.cache: Any = None
         self.mask: Int[Tensor, "rows columns"] = torch.zeros(0, 0, dtype=torch.long)
 
@@ -63,6 +64,7 @@ class Batch:
         step = columns if self.chunk is None else self.chunk
         device = self.model.device
         choices, likelihoods = torch.zeros_like(wanted), torch.zeros(rows, columns)
+        last: Float[Tensor, "rows vocab"] | None = None
         for start in range(0, columns, step):
             stop = min(start + step, columns)
             named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
@@ -74,14 +76,23 @@ class Batch:
             out = self.model(
                 input_ids=ids[:, start:stop].to(device), attention_mask=self.mask[:, : done + stop].to(device), **named
             )
-            self.cache = cache_of(out)
+            self.cache, last = cache_of(out), out.logits[:, -1]
             if bool(place.any()):
                 choice, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
                 choices[:, start:stop][place], likelihoods[:, start:stop][place] = choice.cpu(), likelihood.cpu()
+        if last is None:
+            raise ConfigError(f"expected tokens to feed to {rows} rows, found none; give a prompt one token or more")
         asks = wanted != IGNORED
-        told = (choices, choices == wanted, likelihoods)
-        scores = [tuple(tuple(each[row, asks[row]].tolist()) for each in told) for row in range(rows)]
-        return out.logits[:, -1], scores
+        hits = choices == wanted
+        scores = [
+            (
+                tuple(choices[row, place].tolist()),
+                tuple(hits[row, place].tolist()),
+                tuple(likelihoods[row, place].tolist()),
+            )
+            for row, place in enumerate(asks)
+        ]
+        return last, scores
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order; one may appear more than once."""

@@ -7,7 +7,7 @@ which notes the largest attention that each token gets; the policy's own memory 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,14 +57,15 @@ def foresee(
     if policy.foresees is None:
         raise ConfigError(f"Expected a policy that reads ahead, such as kvzip, found {policy.name!r}.")
     repeats = isinstance(policy, KVzip)
-    once = repeats or policy.selection.schedule == "prompt" or policy.selection.interval is None
+    interval = None if repeats or policy.selection.schedule == "prompt" else policy.selection.interval
+    once = interval is None
     sure = [tuple(context) if repeats else (*context, *after) for context, after in zip(contexts, later, strict=True)]
     if likely is not None and not repeats:
         later = [(*after, *answer) for after, answer in zip(later, likely, strict=True)]
     shown = [tuple(context) if repeats else (*context, *after) for context, after in zip(contexts, later, strict=True)]
     longest = max(map(len, shown))
-    interval = INTERVAL if once else policy.selection.interval
-    recorder = Recorder(interval, len(shown), longest, 1 if once else -(-longest // interval))
+    points = 1 if interval is None else -(-longest // interval)
+    recorder = Recorder(interval or INTERVAL, len(shown), longest, points)
     with attach(model, recorder) as memory:
         batch = Batch(model, memory, chunk)
         recorder.listens = not once  # judged once, after the context: only what comes then is later
@@ -102,7 +103,9 @@ def requests(tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> dict[str
             raise ConfigError("Expected a tokenizer with a chat template, found one without; pass chat=False.")
         marker = "CONTEXT"
         turn = [{"role": "user", "content": marker}]
-        answer = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).partition(marker)[2]
+        # cast: untokenised, one conversation is a string
+        asked = cast("str", tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        answer = asked.partition(marker)[2]
     words = {
         "request": "\n\nRepeat the previous context exactly.",
         "resume": "\n\nRepeat the part of the previous context exactly, starting with",

@@ -22,6 +22,7 @@ from modalities.language.foresight import Foreseen, foresee
 from modalities.language.prompts import Group, Prompt
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
+from namm.report import MemoryReport
 
 Finished = Callable[[list[int]], bool]
 """Whether generated tokens are a whole answer."""
@@ -108,11 +109,8 @@ def read(
     """
     clock = _Clock(model.device)
     if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
-        groups = [
-            Group((member,), len(prompts[member].context), group.identity)
-            for group in groups
-            for member in group.members
-        ]
+        members = [(place, group.identity) for group in groups for place in group.members]
+        groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
     ahead = _ahead(model, policy, asked, finished, chunk)
@@ -120,11 +118,7 @@ def read(
         memory.identities = torch.tensor([group.identity for group in groups])
         memory.tell_foresight(ahead.foresight)
         batch = Batch(model, memory, chunk)
-        batch.feed([prompts[group.members[0]].context[: group.shared] for group in groups])
-        batch.select([row for row, group in enumerate(groups) for _ in group.members])
-        rest = [prompts[place].context[group.shared :] for group in groups for place in group.members]
-        if any(rest):
-            batch.feed(rest)
+        _feed_contexts(batch, prompts, groups)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
         logits, scores = batch.ask([prompt.question for prompt in asked], [prompt.targets for prompt in asked])
@@ -146,13 +140,29 @@ def read(
         decode_seconds=decode_seconds,
         policy_seconds=policy_seconds,
         decoded_tokens=sum(map(len, tokens)),
-        cache_bytes=then.cache_bytes,
-        peak_cache_bytes=max(now.peak_cache_bytes, ahead.peak_cache_bytes),
-        state_bytes=then.state_bytes,
-        peak_state_bytes=max(now.peak_state_bytes, ahead.peak_state_bytes),
         evicted=now.evicted,
+        **_room(then, now, ahead),
     )
     return answers, costs
+
+
+def _feed_contexts(batch: Batch, prompts: Sequence[Prompt], groups: Sequence[Group]) -> None:
+    """Once what the members of a group share; then a row for each of them, and what is its own."""
+    batch.feed([prompts[group.members[0]].context[: group.shared] for group in groups])
+    batch.select([row for row, group in enumerate(groups) for _ in group.members])
+    rest = [prompts[place].context[group.shared :] for group in groups for place in group.members]
+    if any(rest):
+        batch.feed(rest)
+
+
+def _room(then: MemoryReport, now: MemoryReport, ahead: Foreseen) -> dict[str, int]:
+    """Bytes when the questions came, and at the peak until the end, whatever was read ahead included."""
+    return {
+        "cache_bytes": then.cache_bytes,
+        "peak_cache_bytes": max(now.peak_cache_bytes, ahead.peak_cache_bytes),
+        "state_bytes": then.state_bytes,
+        "peak_state_bytes": max(now.peak_state_bytes, ahead.peak_state_bytes),
+    }
 
 
 def _ahead(

@@ -7,14 +7,16 @@ judged the context's tokens before it knows any question.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface.attach import attach, cache_name, cache_of
+from modalities.huggingface.attach import attach, cache_argument, cache_of
 from modalities.language.prompts import IGNORED
+from namm.errors import ConfigError
 from namm.policies import Policy
 
 
@@ -66,23 +68,27 @@ def recall(
         copies: The rows are so many copies of the same prompts, block by block, which the policy judges differently (a
             population). What comes before the first update is the same for all and is then read only once.
     """
-    body = model.base_model
-    name = cache_name(body)
+    body = cast("PreTrainedModel", model.base_model)  # typed as any module
+    name = cache_argument(body)
     interval = policy.selection.interval
     rows, tokens = context.shape
     shared = min(tokens, interval) - 1 if copies > 1 and interval else 0
     with attach(body, policy) as memory:
-        cache = None
+        given: dict[str, Any] = {name: None}
         if shared:
             prompts = rows // copies
-            cache = cache_of(body(input_ids=context[:prompts, :shared], use_cache=True))
+            given[name] = cache_of(body(input_ids=context[:prompts, :shared], use_cache=True))
             memory.select_sequences(torch.arange(prompts).repeat(copies), identities=torch.arange(rows))
-        read = body(input_ids=context[:, shared:], **{name: cache}, use_cache=True)
+        read = body(input_ids=context[:, shared:], **given, use_cache=True)
         held = memory.slots().float()  # [prompts, layers, kv_heads]
         cache_bytes = memory.cache_bytes()
-        asked = body(input_ids=question, **{name: cache_of(read)}, use_cache=True).last_hidden_state
+        given[name] = cache_of(read)
+        asked = body(input_ids=question, **given, use_cache=True).last_hidden_state
     wanted = target != IGNORED
-    logits = model.get_output_embeddings()(asked[wanted])
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"Expected a causal language model, found {type(model).__name__}, which predicts no tokens.")
+    logits = head(asked[wanted])
     right = torch.zeros(target.shape)
     right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
     likely = torch.zeros(target.shape)

@@ -85,5 +85,5 @@ def _watched(policy: Policy) -> list[Float[Tensor, " tokens"]]:
         found.append(scores[view.valid & scores.isfinite()].float().cpu())
         return scores
 
-    policy.score = score  # type: ignore[method-assign]
+    policy.score = score
     return found

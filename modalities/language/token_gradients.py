@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,6 +50,9 @@ def token_gradients(
     """
     if not bool(wanted.any()) or bool(wanted[0]):
         raise ConfigError("Some token after the first must be wanted, found none or the first; say which.")
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"Expected a causal language model, found {type(model).__name__}, which predicts no tokens.")
     sums: dict[int, Tensor] = {}
     asked = wanted[1:].nonzero().squeeze(1)
     with _differentiated(model), torch.enable_grad():
@@ -61,7 +64,7 @@ def token_gradients(
             loss = 0.0
             for start in range(0, len(asked), BLOCK):  # the vocabulary is wide: some tokens at a time
                 some = slice(start, start + BLOCK)
-                logits = model.get_output_embeddings()(leaf[some]).float()
+                logits = head(leaf[some]).float()
                 part = cross_entropy(logits, ids[1:][asked[some]], reduction="sum")
                 part.backward()
                 loss += part.item()
@@ -76,7 +79,7 @@ def token_gradients(
 @contextmanager
 def _differentiated(model: PreTrainedModel) -> Iterator[None]:
     """The model with this attention and without gradients of its weights, then as it was."""
-    before = model.config._attn_implementation
+    before = cast("str", model.config._attn_implementation)  # None only while a model is being made
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in trained:
         weight.requires_grad_(False)

@@ -8,7 +8,7 @@ read "\\n\\n1" as other tokens than it was trained on.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import pre_tokenizers
 
@@ -40,7 +40,8 @@ def mend_tokenizer(tokenizer: PreTrainedTokenizerBase, facts: GgufFacts, name: s
     """
     who = cut_by(facts)
     if who == "namm-suite":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        # Any: what transformers makes of a GGUF file has the Rust tokenizer, which its base class does not say
+        cast("Any", tokenizer).backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),

@@ -37,7 +37,7 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         told = json.loads(path.read_text("utf-8"))
-        dict(told["quantization"]), str(told["weights_sha256"])
+        _ = dict(told["quantization"]), str(told["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"Expected the facts of a recipe in {path}, found a damaged file ({error!r}); delete {folder} and make it "
@@ -80,7 +80,7 @@ def weight_facts(located: Located, commit: str | None = None) -> dict[str, Any]:
         facts = check_gguf(folder / located.gguf)
         origin = {"format": "GGUF", "quantization": facts.quantization, "pre_tokenizer": facts.pre_tokenizer}
         return {"model_sha256": _digest_of(folder / located.gguf), "weights_from": origin}
-    told = {"model_sha256": folder_sha256(folder)}
+    told: dict[str, Any] = {"model_sha256": folder_sha256(folder)}
     if (origin := read_origin(folder)) is not None:
         kept = ("package", "version", "gguf_sha256", "quantization", "weights_sha256", "stored_dtype")
         told["weights_from"] = {"format": "GGUF", **{name: origin[name] for name in kept if name in origin}}

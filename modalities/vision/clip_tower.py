@@ -75,7 +75,8 @@ def _renamed(visual: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _config(visual: nn.Module) -> CLIPVisionConfig:
+def _config(visual: Any) -> CLIPVisionConfig:
+    """Any: open_clip types none of its parts, and what lacks one of them is refused here."""
     from transformers import CLIPVisionConfig
 
     try:

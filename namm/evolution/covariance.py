@@ -213,13 +213,20 @@ class Full(Covariance):
         else:
             self._axes, self._lengths = _decompose(self._base)
 
+    @property
+    def _decomposed_axes(self) -> Float[Tensor, "params params"]:
+        if self._axes is None:
+            raise RuntimeError("expected a decomposed matrix, found none; call `refresh` before `colour` and `whiten`")
+        return self._axes
+
     def colour(self, normal: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
         """Stretches along the axes and rotates."""
-        return (normal * self._lengths) @ self._axes.T
+        return (normal * self._lengths) @ self._decomposed_axes.T
 
     def whiten(self, steps: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
         """Applies the symmetric inverse square root."""
-        return ((steps @ self._axes) / self._lengths) @ self._axes.T
+        axes = self._decomposed_axes
+        return ((steps @ axes) / self._lengths) @ axes.T
 
     def update(
         self,

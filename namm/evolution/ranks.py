@@ -116,10 +116,12 @@ def joined(patience_s: float = 3600.0) -> Iterator[Ranks]:
         return
     try:
         wait = timedelta(seconds=patience_s)
-        store, rank, size = next(dist.rendezvous("env://", timeout=wait))
+        # torch documents `rendezvous` and `PrefixStore` as its public names, and exports neither
+        meeting = dist.rendezvous("env://", timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
+        store, rank, size = next(meeting)
         # torchrun keeps its store over restarts: without a place of its own a restart would call the dead
         attempt = f"evolution/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{size}"
-        store = dist.PrefixStore(attempt, store)
+        store = dist.PrefixStore(attempt, store)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(

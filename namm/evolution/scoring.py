@@ -115,9 +115,7 @@ def score_population(
         told["errors"] += [f"{type(error).__name__}: {error}"[:300] for error in errors]
         cause = cause or next(iter(errors), None)
         if first < population:
-            finite = {name: own.double()[torch.isfinite(own)] for name, own in report.candidates.items()}
-            sums = {name: [float(own.sum()), len(own)] for name, own in finite.items()}
-            told["parts"][str(index)] = [plain(report.extras), sums]
+            told["parts"][str(index)] = [plain(report.extras), _sums(report)]
     told["stop"] = stopping()
     found = ranks.sum(found)
     everyone = ranks.gather(told)
@@ -135,6 +133,12 @@ def score_population(
         errors,
         any(one["stop"] for one in everyone),
     )
+
+
+def _sums(report: FitnessReport) -> dict[str, list[float]]:
+    """Sum and number of the finite values of what a report says of each candidate."""
+    finite = {name: own.double()[torch.isfinite(own)] for name, own in report.candidates.items()}
+    return {name: [float(own.sum()), len(own)] for name, own in finite.items()}
 
 
 def _score_part(

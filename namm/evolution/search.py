@@ -72,9 +72,11 @@ class SearchConfig(Protocol):
     @property
     def population(self) -> int:
         """Candidates per generation."""
+        ...
 
     def make(self, mean: Float[Tensor, " params"], seed: int) -> Search:
         """Starts the search at a mean."""
+        ...
 
 
 def checked_mean(mean: Float[Tensor, " params"]) -> Float[Tensor, " params"]:

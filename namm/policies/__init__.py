@@ -8,7 +8,7 @@ from typing import Any
 
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.policies.adakv import AdaKV
-from namm.policies.base import Asked, Policy, Queries, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Queries, Selection, State, TokenView
 from namm.policies.compactor import Compactor
 from namm.policies.expected_attention import ExpectedAttention
 from namm.policies.fastgen import FastGen
@@ -66,7 +66,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Policies with options set, under names of their own; an option that is given goes before the preset's."""
 
-__all__ = ["POLICIES", "PRESETS", "Asked", "Policy", "Queries", "Selection", "State", "TokenView", "make_policy"]
+__all__ = ["POLICIES", "PRESETS", "Places", "Policy", "Queries", "Selection", "State", "TokenView", "make_policy"]
 
 
 def make_policy(name: str, **options: Any) -> Policy:

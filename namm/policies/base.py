@@ -19,15 +19,15 @@ from namm.policies.selection import Selection
 from namm.rotation import Rotation
 from namm.rules import PLAIN, AttentionRule
 
-__all__ = ["Asked", "Policy", "Queries", "Selection", "State", "TokenView"]
+__all__ = ["Places", "Policy", "Queries", "Selection", "State", "TokenView"]
 
 State = dict[str, Tensor]
 """Per-token state by name, ``[batch, kv_heads, slots, *shape]`` in fp32; new tokens start at zero."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who looked at some tokens: the interval's queries, for policies that need more than the attention itself."""
+class Places:
+    """Where tokens lie and the queries that looked at them, for policies that need more than the attention itself."""
 
     positions: Int[Tensor, "batch kv_heads slots"]
     """Absolute positions of the tokens; anything in unused slots."""
@@ -134,7 +134,7 @@ class Policy(ABC):
     name: ClassVar[str]
     """Registry name."""
 
-    observes_attention: ClassVar[bool] = False
+    observes_attention: bool = False
     """Whether :meth:`observe` must be called; then queries are buffered and columns recomputed at updates."""
 
     eager_chunk: int | None = None
@@ -179,7 +179,7 @@ class Policy(ABC):
         """Names and trailing shapes of what is remembered of each head, ``[batch, kv_heads, *shape]`` in fp32."""
         return {}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """New state of some tokens, given the attention they received in the interval.
 
         Called block by block, so a token's new state may depend on nothing but its own column and state.
@@ -187,7 +187,7 @@ class Policy(ABC):
         Args:
             columns: Probability that each query gave each token, mean over the query group; 0 for newer tokens.
             state: These tokens' state.
-            asked: Where the tokens and the queries lie.
+            places: Where the tokens and the queries lie.
         """
         return state
 

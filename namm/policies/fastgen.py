@@ -20,7 +20,7 @@ from torch import Tensor
 
 from namm.errors import ConfigError
 from namm.policies.allocation import rank_by_score
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 
 MEMBER = 1.0
 """Scores of a head's kind begin here, all others lie below."""
@@ -77,10 +77,10 @@ class FastGen(Policy):
         """Which kind of cache, from 1; 0 before it is chosen."""
         return {"kind": ()}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """Adds the interval's attention, and tells apart what came from no farther than the local part reaches."""
-        reach = torch.ceil(self.local * (asked.queries[:, -1:] + 1))[:, None, None]
-        nearby = (asked.distance < reach) & (asked.distance >= 0)
+        reach = torch.ceil(self.local * (places.queries[:, -1:] + 1))[:, None, None]
+        nearby = (places.distance < reach) & (places.distance >= 0)
         return {"mass": state["mass"] + columns.sum(-1), "nearby": (columns * nearby).sum(-1)}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:

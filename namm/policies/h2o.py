@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namm.errors import ConfigError
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 
 
 class H2O(Policy):
@@ -39,7 +39,7 @@ class H2O(Policy):
         """One number a token: the attention it has received."""
         return {"mass": ()}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """Adds the interval's attention."""
         return {"mass": state["mass"] + columns.sum(-1)}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from namm.errors import AttachError, ConfigError
 from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
 from namm.model import NAMM
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 from namm.signals import Held, key_signals
 from namm.spectrogram import fold_spectrum, hop_means, stft_magnitudes
 
@@ -81,7 +81,7 @@ class NAMMPolicy(Policy):
         return {"spectrum": (self.namm.config.bins,), "tail": (self.namm.config.hop,)}
 
     def observe(
-        self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked | None = None
+        self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places | None = None
     ) -> State:
         """Folds the interval's frames into the averaged spectrum."""
         config = self.namm.config

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namm.errors import ConfigError
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 
 
 class Scissorhands(Policy):
@@ -49,8 +49,8 @@ class Scissorhands(Policy):
             )
         if average not in ("seen", "step"):
             raise ConfigError(f"The average is that of 'seen' tokens or of the 'step', found {average!r}.")
-        at_once = selection.schedule == "prompt" or selection.interval is None
-        self.intervals = 1 if at_once else -(-history // selection.interval)
+        interval = None if selection.schedule == "prompt" else selection.interval
+        self.intervals = 1 if interval is None else -(-history // interval)
         self.history, self.recent, self.average = history, recent, average
         self.observed_queries = history if self.intervals == 1 else None
 
@@ -58,11 +58,11 @@ class Scissorhands(Policy):
         """Counts of the last intervals, oldest first."""
         return {"counts": (self.intervals,)}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """Queries that saw the token and gave it less than the average."""
-        tokens = asked.visible if self.average == "seen" else (asked.queries[:, -1:] + 1)[:, None, None]
+        tokens = places.visible if self.average == "seen" else (places.queries[:, -1:] + 1)[:, None, None]
         average = (1.0 - 1e-5) / tokens  # a query that saw one token gave it 1, give or take rounding
-        low = (columns < average) & (asked.distance >= 0)
+        low = (columns < average) & (places.distance >= 0)
         return {"counts": torch.cat([state["counts"][..., 1:], low.float().sum(-1, keepdim=True)], dim=-1)}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 
 from namm.errors import ConfigError
-from namm.policies.base import Asked, Policy, Selection, State, TokenView
+from namm.policies.base import Places, Policy, Selection, State, TokenView
 
 WINDOW = 32
 """Newest queries that observe, by default."""
@@ -66,7 +66,7 @@ class SnapKV(Policy):
         """One number a token: the attention it received from the window."""
         return {"attention": ()}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """The window's mean; what earlier windows paid is forgotten."""
         return {"attention": columns.mean(-1)}
 

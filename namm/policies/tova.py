@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from namm.policies.base import Asked, Policy, State, TokenView
+from namm.policies.base import Places, Policy, State, TokenView
 
 
 class TOVA(Policy):
@@ -24,7 +24,7 @@ class TOVA(Policy):
         """One number a token: the last query's attention to it."""
         return {"attention": ()}
 
-    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, asked: Asked) -> State:
+    def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: Places) -> State:
         """The last query's attention."""
         return {"attention": columns[..., -1]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from namm.policies import Asked, Policy, Queries, TokenView
+from namm.policies import Places, Policy, Queries, TokenView
 from namm.told import Told
 
 
@@ -64,8 +64,8 @@ def reference_attend(
         for head in range(kv_heads):
             positions = alive[head].nonzero().squeeze(1)
             mine = {name: tensor[head, positions][None, None] for name, tensor in state.items()}
-            asked = Asked(positions[None, None], queries, before[None, head : head + 1], torch.tensor([begun]))
-            mine = policy.observe(columns[head, positions][None, None], mine, asked)
+            places = Places(positions[None, None], queries, before[None, head : head + 1], torch.tensor([begun]))
+            mine = policy.observe(columns[head, positions][None, None], mine, places)
             for name, tensor in mine.items():
                 state[name][head, positions] = tensor[0, 0]
         # scored together: the random policy tells heads apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from evaluations.analysis.comparison import Entry, compare
@@ -62,7 +63,7 @@ def aggregate(report: Report) -> str:
     )
 
 
-def _policies(targets: tuple[TargetSummary, ...] | list[TargetSummary]) -> list[str]:
+def _policies(targets: Sequence[TargetSummary]) -> list[str]:
     """References, NAMM as compared, then the rivals by name; variants are left to the targets' own tables."""
     found = [p for target in targets for p in target.policies]
     references = sorted({p.policy for p in found if p.is_reference}, reverse=True)

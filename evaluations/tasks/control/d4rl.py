@@ -95,8 +95,9 @@ def state_statistics(episodes: Sequence[Episode]) -> StateStatistics:
             "terminals or timeouts mark where an episode ends?)"
         )
     steps = sum(len(episode.rewards) for episode in episodes)
-    mean = sum(episode.observations.sum(0, dtype=np.float64) for episode in episodes) / steps
-    squares = sum(np.square(episode.observations - mean).sum(0) for episode in episodes)
+    zero = np.zeros(episodes[0].observations.shape[1])
+    mean = sum((episode.observations.sum(0, dtype=np.float64) for episode in episodes), zero) / steps
+    squares = sum((np.square(episode.observations - mean).sum(0) for episode in episodes), zero)
     return StateStatistics(mean, np.sqrt(squares / steps) + STD_FLOOR)
 
 

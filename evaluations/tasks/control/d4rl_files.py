@@ -34,6 +34,8 @@ STEPS_WITHOUT_TIMEOUTS = 1000
 
 BLOCK = 65_536
 """Rows of `next_observations` in memory at a time."""
+SAME_STATE = 1e-3
+"""Distance, in a state's own units, up to which two files' roundings of it count as one."""
 
 DIMENSIONS = {"observations": 2, "actions": 2, "next_observations": 2, "rewards": 1, "terminals": 1, "timeouts": 1}
 """Of each array; all have one row a step."""
@@ -146,15 +148,17 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _stored(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     """The arrays of the schema that the file has, their shapes checked."""
     needed = ("observations", "actions", "rewards", "terminals")
-    missing = [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]
+    stored = {name: values for name in DIMENSIONS if isinstance(values := file.get(name), h5py.Dataset)}
+    missing = [name for name in needed if name not in stored]
     if missing:
-        inside = sorted(file)[:6]
-        hint = "; these are a Minari dataset's data: pass its id" if any(k.startswith("episode_") for k in file) else ""
+        names = sorted(str(name) for name in file)
+        inside = names[:6]
+        is_minari = any(name.startswith("episode_") for name in names)
+        hint = "; these are a Minari dataset's data: pass its id" if is_minari else ""
         raise DataError(
             f"expected the arrays {', '.join(needed)} in {path}, missing: {', '.join(missing)} (found "
             f"{', '.join(inside) or 'nothing'}){hint}"
         )
-    stored = {name: file[name] for name in DIMENSIONS if isinstance(file.get(name), h5py.Dataset)}
     steps = stored["observations"].shape[0] if stored["observations"].ndim else 0
     for name, values in stored.items():
         shape = _squeezed(values.shape, DIMENSIONS[name])
@@ -222,7 +226,7 @@ def _last_observations(
         inside = np.arange(start, start + len(rows))
         last.append(rows[ends[(ends >= start) & (ends < start + len(rows))] - start])
         inside = inside[~np.isin(inside, ends) & (inside + 1 < len(observations))]
-        breaks += int((~np.isclose(rows[inside - start], observations[inside + 1], atol=1e-3).all(-1)).sum())
+        breaks += int((~np.isclose(rows[inside - start], observations[inside + 1], atol=SAME_STATE).all(-1)).sum())
     remarks = []
     if breaks:
         remarks.append(

@@ -71,14 +71,15 @@ class Entrance:
                 "leave it out"
             )
         if last_observation is None:
-            observations, last_observation = observations[:-1], observations[-1]
+            observations, last = observations[:-1], observations[-1]
         else:
-            self._check_numbers(number, "observations", last_observation[None])
+            last = last_observation
+            self._check_numbers(number, "observations", last[None])
         ended = np.asarray(terminations, bool)
         timed_out = None if truncations is None else np.asarray(truncations, bool)
         self.early_ends += bool(ended[:-1].any() or (timed_out is not None and timed_out[:-1].any()))
         over = None if timed_out is None else bool(timed_out[-1])
-        return Episode(observations, actions, rewards, last_observation, bool(ended[-1]), over)
+        return Episode(observations, actions, rewards, last, bool(ended[-1]), over)
 
     def remarks(self) -> list[str]:
         """What a careful reader should know of the episodes that came in."""

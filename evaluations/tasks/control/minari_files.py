@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def open_minari(source: str | Path, dtype: type[np.floating] | None = np.float32
             0, f"observations are {keys}, joined in this order as gymnasium.wrappers.FlattenObservation does"
         )
     origin = Origin(f"the metadata of {name}", DataError, "correct it, or fetch the set again")
-    scores = (_plain(metadata.get(key)) for key in ("ref_min_score", "ref_max_score"))
-    reference = reference_pair(*scores, origin, ("ref_min_score", "ref_max_score"))
+    lowest, highest = (_plain(metadata.get(key)) for key in ("ref_min_score", "ref_max_score"))
+    reference = reference_pair(lowest, highest, origin, ("ref_min_score", "ref_max_score"))
     task = next((task.name for task in tasks().values() if task.name == name.lower().replace("/", "-")), None)
     remarks += score_remarks(reference, (env_id,), "the dataset")
     if episodes:
@@ -142,33 +143,40 @@ def write_minari(
         raise DataError(f"expected no Minari dataset named {dataset_id}, found one; delete it or choose another id")
     observation_space, action_space = _spaces(episodes, env_id)
     _root().mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("MINARI_DATASETS_PATH")
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=_root()) as workshop:
-        os.environ["MINARI_DATASETS_PATH"] = workshop
-        try:
-            with warnings.catch_warnings():  # of an author's address and a link to code, which a conversion has not
-                warnings.filterwarnings("ignore", category=UserWarning, module="minari")
-                dataset = minari.create_dataset_from_buffers(
-                    dataset_id,
-                    [_buffer(number, episode) for number, episode in enumerate(episodes)],
-                    observation_space=observation_space,
-                    action_space=action_space,
-                    env=env_id,
-                    description=description,
-                    data_format="hdf5",
-                )
+        with _minari_writes_to(workshop), warnings.catch_warnings():
+            # of an author's address and a link to code, which a conversion has not
+            warnings.filterwarnings("ignore", category=UserWarning, module="minari")
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id,
+                [_buffer(number, episode) for number, episode in enumerate(episodes)],
+                observation_space=observation_space,
+                action_space=action_space,
+                env=env_id,
+                description=description,
+                data_format="hdf5",
+            )
             if reference is not None:  # Minari drops scores that are given with a set that names no environment
                 dataset.storage.update_metadata({"ref_min_score": reference[0], "ref_max_score": reference[1]})
-        finally:
-            os.environ.pop("MINARI_DATASETS_PATH")
-            if before is not None:
-                os.environ["MINARI_DATASETS_PATH"] = before
         if namespace is not None and namespace not in namespaces.list_local_namespaces():
             namespaces.create_namespace(namespace)
         if place.exists():
             os.replace(place, Path(workshop) / ".replaced")
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(workshop) / dataset_id, place)
+
+
+@contextmanager
+def _minari_writes_to(folder: str) -> Iterator[None]:
+    """Minari takes its folder from the environment alone."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH")
+        if before is not None:
+            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 def _root() -> Path:
@@ -224,7 +232,7 @@ def _download(dataset_id: str) -> None:
 
 
 def _vectors(
-    values: Any, space: gym.Space, what: str, name: str, dtype: type[np.floating] | None
+    values: Any, space: gym.Space[Any], what: str, name: str, dtype: type[np.floating] | None
 ) -> Float[np.ndarray, "steps width"]:
     """Values of a space, one vector a step; a dictionary is joined in the order of its space."""
     if isinstance(space, gym.spaces.Dict) and isinstance(values, Mapping):
@@ -271,11 +279,11 @@ def _buffer(number: int, episode: Episode) -> Any:
 
     ends, none = np.zeros(len(episode.rewards), bool), np.zeros(len(episode.rewards), bool)
     ends[-1] = True
-    return EpisodeBuffer(
-        id=number,
-        observations=np.concatenate([episode.observations, episode.last_observation[None]]),
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=ends if episode.terminated else none,
-        truncations=ends if episode.timed_out else none,
-    )
+    arrays: dict[str, Any] = {  # its annotations name lists alone, its writer takes arrays
+        "observations": np.concatenate([episode.observations, episode.last_observation[None]]),
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": ends if episode.terminated else none,
+        "truncations": ends if episode.timed_out else none,
+    }
+    return EpisodeBuffer(id=number, **arrays)

@@ -9,13 +9,16 @@ sees, give nothing away. (In `RepeatFirst` the right answer never changes, and t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from namm.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from popgym.envs.repeat_previous import RepeatPrevious
 
 ENV_ID = "PopgymRecall-v0"
 GAMES = {"repeat-previous": "popgym-RepeatPreviousMedium-v0", "autoencode": "popgym-AutoencodeEasy-v0"}
@@ -46,7 +49,7 @@ class PopgymRecall(gym.Env):
         ConfigError: There is no such game, or popgym is not installed.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (declared by gym.Env)
 
     def __init__(self, game: str = "repeat-previous", render_mode: str | None = None) -> None:
         if game not in GAMES:
@@ -69,7 +72,8 @@ class PopgymRecall(gym.Env):
         super().reset(seed=seed)
         observed, _ = self.inner.reset(seed=seed if seed is not None else int(self.np_random.integers(2**31)))
         if self.game == "repeat-previous":
-            last = self.inner.unwrapped.deck.num_cards - 2  # the card after the last question is dealt for nothing
+            cards = cast("RepeatPrevious", self.inner.unwrapped).deck.num_cards  # what GAMES makes of this name
+            last = cards - 2  # the card after the last question is dealt for nothing
             self.asked = {step - DELAY: step for step in range(DELAY, last + 1)}
         else:
             self.asked = {card: 2 * (CARDS - 1) - card for card in range(CARDS)}

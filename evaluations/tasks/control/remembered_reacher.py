@@ -9,7 +9,7 @@ distance told earlier would give away the hidden goal. The scripted expert does 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -69,7 +69,8 @@ class RememberedReacher(ReacherEnv):
         ConfigError: `wait_steps` is less than 40.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50, "draws_without_opengl": True}
+    # a variable of class and instance alike, as gym.Env declares it
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50, "draws_without_opengl": True}  # noqa: RUF012
 
     def __init__(self, wait_steps: int = 100, render_mode: str | None = None) -> None:
         if wait_steps < 40:
@@ -108,7 +109,7 @@ class RememberedReacher(ReacherEnv):
         self.set_state(np.concatenate([joints, goal_place(self.goal_index)]), np.zeros(self.model.nv))
         return self._get_obs()
 
-    def step(
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]  (ReacherEnv's is inferred to be never over)
         self, action: Float[np.ndarray, " action"]
     ) -> tuple[Float[np.ndarray, " state"], float, bool, bool, dict[str, Any]]:
         """Applies the torques for one step."""

@@ -11,7 +11,7 @@ Positions are seen relative to the junction and only from nearby, so corridors o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -61,7 +61,7 @@ class ContinuousTMaze(gym.Env):
             of cues is even, or more than there are steps to show them.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  (declared by gym.Env)
 
     def __init__(
         self,

@@ -49,10 +49,7 @@ def read_documents() -> Iterator[tuple[str, str]]:
         DataError: if this Python has neither help topics nor library sources.
     """
     found = False
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        topics = {}
+    topics = _help_topics()
     for name in sorted(topics):
         found = True
         yield f"topic:{name}", _plain(topics[name])
@@ -65,6 +62,15 @@ def read_documents() -> Iterator[tuple[str, str]]:
             f"expected Python sources in {sysconfig.get_path('stdlib')} or pydoc topics, found none; "
             "install the full standard library of this Python"
         )
+
+
+def _help_topics() -> dict[str, str]:
+    """What Python's own `help` says, by topic; nothing where a distribution leaves it out."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return {}
+    return topics
 
 
 def _plain(text: str) -> str:

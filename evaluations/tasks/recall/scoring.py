@@ -24,10 +24,11 @@ def recall_scores(model: nn.Module, prompts: TextPrompts, batch_tokens: int = 16
     """
     ids = torch.cat([prompts.context, prompts.question], dim=1)
     size = max(1, batch_tokens // ids.shape[1])
+    decoder, lm_head = model.get_submodule("model"), model.get_submodule("lm_head")
     scores = []
     for part, target in zip(ids.split(size), prompts.target.split(size), strict=True):
-        hidden = model.model(input_ids=part, use_cache=False).last_hidden_state
-        answers = model.lm_head(hidden[:, prompts.context.shape[1] :]).argmax(-1)
+        hidden = decoder(input_ids=part, use_cache=False).last_hidden_state
+        answers = lm_head(hidden[:, prompts.context.shape[1] :]).argmax(-1)
         asked = target != IGNORED
         scores.append(((answers == target) & asked).sum(1) / asked.sum(1))
     return torch.cat(scores)
@@ -43,12 +44,13 @@ def text_loss(
         `nats_per_token` and `bits_per_byte`.
     """
     rng = np.random.default_rng([seed, tokens])
+    decoder, lm_head = model.get_submodule("model"), model.get_submodule("lm_head")
     total, count, length = 0.0, 0, 0
     for _ in range(rows):
         ids, _ = vocabulary.text(split).cut(rng, tokens)
         length += len(vocabulary.tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode())
         row = torch.from_numpy(np.concatenate([[vocabulary.begin], ids]))[None]
-        hidden = model.model(input_ids=row[:, :-1], use_cache=False).last_hidden_state
-        losses = nn.functional.cross_entropy(model.lm_head(hidden)[0].float(), row[0, 1:], reduction="sum")
+        hidden = decoder(input_ids=row[:, :-1], use_cache=False).last_hidden_state
+        losses = nn.functional.cross_entropy(lm_head(hidden)[0].float(), row[0, 1:], reduction="sum")
         total, count = total + losses.item(), count + len(ids)
     return {"nats_per_token": total / count, "bits_per_byte": total / math.log(2) / length}

@@ -48,7 +48,7 @@ def test_seed(index: int) -> int:
     return _seed("test", index)
 
 
-test_seed.__test__ = False  # pytest would collect it
+test_seed.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (pytest would collect it)
 
 
 def _seed(split: Split, index: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jinja2
 
@@ -51,7 +51,8 @@ class Wrapping:
         """
         try:
             turns = [{"role": "user", "content": text}]
-            whole = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            # cast: untokenised, one conversation is a string
+            whole = cast("str", self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise DataError(
                 f"The chat template of the tokenizer: expected one that takes a turn of the user, found: {error}. "
@@ -113,8 +114,8 @@ def fitted(
         room -= max(1, len(ids) - limit)
     if len(ids) < 2:
         raise DataError(f"{name} has fewer than two tokens.")
-    known = end is not None and context_end is not None
-    return Fitted(ids, tokens > limit, tokens, _asked(text, end, tokenizer, wrapping) if known else 0)
+    asked = 0 if end is None or context_end is None else _asked(text, end, tokenizer, wrapping)
+    return Fitted(ids, tokens > limit, tokens, asked)
 
 
 def _asked(text: str, context_end: int, tokenizer: PreTrainedTokenizerBase, wrapping: Wrapping | None) -> int:

@@ -54,8 +54,7 @@ def open_haystack(folder: str | Path | None, texts: str = "python") -> Haystack:
     if not path.is_dir():
         raise DataError(f"expected a folder of texts at {path}, found none")
     files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md", ".json") and file.is_file())
-    texts = [text for file in files if (text := _text_of(file))]
-    sentences = sentences_of(texts)
+    sentences = sentences_of([text for file in files if (text := _text_of(file))])
     if not sentences:
         raise DataError(
             f"expected texts (*.txt, *.md, or .json with a 'text') with sentences of {SHORTEST} to {LONGEST} "

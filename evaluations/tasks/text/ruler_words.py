@@ -184,7 +184,7 @@ def _niah_prefix(path: Path) -> str:
             named = isinstance(key, ast.Constant) and key.value == "gen_prefix"
             if named and isinstance(value, ast.IfExp) and isinstance(value.orelse, ast.JoinedStr):
                 return "".join(
-                    part.value if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}"
+                    str(part.value) if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}"
                     for part in value.orelse.values
                     if isinstance(part, ast.Constant | ast.FormattedValue)
                 )

@@ -84,7 +84,7 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_table(path: Path, kind: type, entry: str) -> dict[str, Any]:
+def read_table(path: Path, kind: type[Any], entry: str) -> dict[str, Any]:
     """A JSON file with one value a task.
 
     Args:

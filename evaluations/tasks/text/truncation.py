@@ -7,7 +7,7 @@ NAMM paper's scores were measured so, and so are these.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from namm.errors import ConfigError
 
@@ -41,8 +41,9 @@ def cut_middle(
     if len(ids) <= limit:
         return prompt, context_end
     half = limit // 2
-    last = tokenizer.decode(ids[-half:], skip_special_tokens=True)
-    cut = tokenizer.decode(ids[:half], skip_special_tokens=True) + last
+    # cast: a batch would be decoded to a list, one sequence is a string
+    first, last = (cast("str", tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:half], ids[-half:]))
+    cut = first + last
     if context_end is None:
         return cut, None
     rest = prompt[context_end:]

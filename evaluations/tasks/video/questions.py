@@ -12,7 +12,7 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
-from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Scene
+from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Drifting
 
 TIMES = ("early", "midway", "late")
 """Thirds of a clip; asked only of scenes that lie wholly within one."""
@@ -62,30 +62,30 @@ def questions(clip: Clip) -> list[Question]:
 
 
 def _ask(clip: Clip) -> Iterator[Question]:
-    shown = [i for i, scene in enumerate(clip.scenes) if scene.shape is not None]
-    for i in shown:
-        yield from _of_one(clip.scenes[i], clip.seen(i), clip.length)
-    for i, j in pairwise(shown):
-        earlier, later = clip.scenes[i], clip.scenes[j]
+    shown = [(i, drifting) for i, scene in enumerate(clip.scenes) if (drifting := scene.drifting) is not None]
+    for i, drifting in shown:
+        yield from _of_one(drifting, clip.scenes[i].copies, clip.seen(i), clip.length)
+    for (i, earlier), (j, later) in pairwise(shown):
         both = (*clip.seen(i), *clip.seen(j))
         for key in (f"the {plural(earlier.shape)}", f"the {earlier.colour} shapes"):
             yield Question("after", f"what shape came right after {key}?", later.shape, both)
         for key in (f"the {plural(later.shape)}", f"the {later.colour} shapes"):
             yield Question("before", f"what shape came right before {key}?", earlier.shape, both)
     if shown:
-        yield Question("first", "what shape came first?", clip.scenes[shown[0]].shape, clip.seen(shown[0]))
+        first, drifting = shown[0]
+        yield Question("first", "what shape came first?", drifting.shape, clip.seen(first))
     for i, scene in enumerate(clip.scenes):
         if scene.number is not None:
             yield Question("number", "what number flashed?", NUMBERS[scene.number], clip.seen(i))
 
 
-def _of_one(scene: Scene, seen: tuple[int, ...], length: int) -> Iterator[Question]:
-    shapes, coloured = plural(scene.shape), f"{scene.colour} shapes"
-    yield Question("colour", f"what color were the {shapes}?", scene.colour, seen)
-    yield Question("shape", f"what were the {coloured}?", scene.shape, seen)
+def _of_one(drifting: Drifting, copies: int, seen: tuple[int, ...], length: int) -> Iterator[Question]:
+    shapes, coloured = plural(drifting.shape), f"{drifting.colour} shapes"
+    yield Question("colour", f"what color were the {shapes}?", drifting.colour, seen)
+    yield Question("shape", f"what were the {coloured}?", drifting.shape, seen)
     third = [3 * frame // length for frame in (seen[0], seen[-1])]
     for things in (shapes, coloured):
-        yield Question("count", f"how many {things} were there?", NUMBERS[scene.copies], seen)
-        yield Question("direction", f"where did the {things} move?", scene.direction, seen)
+        yield Question("count", f"how many {things} were there?", NUMBERS[copies], seen)
+        yield Question("direction", f"where did the {things} move?", drifting.direction, seen)
         if third[0] == third[1]:
             yield Question("when", f"when did the {things} appear?", TIMES[third[0]], seen)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from evaluations.tasks.video.drawing import COLOURS, SHAPES, SIZE, background, finished, paint, paint_digit
-from namm.errors import ConfigError
+from namm.errors import ConfigError, DataError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -31,6 +31,14 @@ FRAMES = 40
 _STREAM = 0x71DE0  # keeps these draws apart from those of other tasks with the same seed
 _SPACING = 17.0  # pixels between neighbouring copies
 _MARGIN = 9.0  # pixels from the edge to the nearest centre
+
+
+class Drifting(NamedTuple):
+    """What drifts through a scene that is not empty."""
+
+    shape: str
+    colour: str
+    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,27 @@ class Scene:
     number: int | None = None
     """The digit that flashes, 0 to 9."""
 
+    @property
+    def drifting(self) -> Drifting | None:
+        """The shape with its colour and way; None for an empty scene or a number.
+
+        Raises:
+            DataError: A shape lacks one of them.
+        """
+        if self.shape is None:
+            return None
+        if self.colour is None or self.direction is None:
+            found = f"{self.colour} and {self.direction}"
+            raise DataError(f"expected a colour and a direction of the {self.shape}, found {found}; give both")
+        return Drifting(self.shape, self.colour, self.direction)
+
     def render(self) -> UInt8[np.ndarray, "frames height width 3"]:
         """The scene's frames."""
         rng = np.random.default_rng(self.seed)
-        if self.shape is None:
+        drifting = self.drifting
+        if drifting is None:
             return np.stack([self._still(rng) for _ in range(self.frames)])
-        return self._drift(rng)
+        return self._drift(rng, drifting)
 
     def _still(self, rng: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
         plane = background(rng)
@@ -66,24 +89,24 @@ class Scene:
             paint_digit(plane, self.number, x, y, rng.uniform(26.0, 34.0))
         return finished(plane)
 
-    def _drift(self, rng: np.random.Generator) -> UInt8[np.ndarray, "frames height width 3"]:
+    def _drift(self, rng: np.random.Generator, drifting: Drifting) -> UInt8[np.ndarray, "frames height width 3"]:
         cells = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])[rng.permutation(4)[: self.copies]]
         cells = cells - cells.min(axis=0)  # the group is as tight as its copies allow
         places = cells * _SPACING + rng.uniform(-1.0, 1.0, cells.shape)
         room = SIZE - 2 * _MARGIN - cells.max(axis=0) * _SPACING
         radius, tint = rng.uniform(6.3, 7.6), rng.uniform(0.85, 1.0)
-        colour = tuple(tint * part for part in COLOURS[self.colour])
-        axis = 0 if self.direction in ("left", "right") else 1
+        red, green, blue = (tint * part for part in COLOURS[drifting.colour])
+        axis = 0 if drifting.direction in ("left", "right") else 1
         travel = min(room[axis], rng.uniform(22.0, 28.0))
         corner = _MARGIN + rng.uniform(0.0, 1.0, 2) * (room - travel * np.eye(2)[axis])
         share = np.linspace(0.0, 1.0, self.frames)
-        if self.direction in ("left", "up"):
+        if drifting.direction in ("left", "up"):
             share = share[::-1]
         frames = []
         for part in share:
             plane = background(rng)
             for x, y in places + corner + part * travel * np.eye(2)[axis]:
-                paint(plane, self.shape, colour, x, y, radius)
+                paint(plane, drifting.shape, (red, green, blue), x, y, radius)
             frames.append(finished(plane))
         return np.stack(frames)
 

@@ -126,7 +126,7 @@ def _jieba_module() -> Any:
 @cache
 def _tagger() -> Any:
     try:
-        from fugashi import Tagger
+        from fugashi import Tagger  # pyright: ignore[reportAttributeAccessIssue]  (compiled, without stubs)
     except ImportError:
         raise _missing("fugashi") from None
     return Tagger("-Owakati")
