@@ -43,9 +43,18 @@ class PackedStore(Store):
         device: torch.device,
     ) -> PackedStore:
         """Nothing kept yet of any head, and a tail without room."""
-        flat = (torch.empty(0, width, dtype=dtype, device=device) for width in (head_dim, value_dim))
-        dense = (torch.empty(*lengths.shape, 0, width, dtype=dtype, device=device) for width in (head_dim, value_dim))
-        return cls(*flat, *dense, lengths)
+        batch, kv_heads = lengths.shape
+
+        def nothing(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        return cls(
+            nothing(0, head_dim),
+            nothing(0, value_dim),
+            nothing(batch, kv_heads, 0, head_dim),
+            nothing(batch, kv_heads, 0, value_dim),
+            lengths,
+        )
 
     @property
     def tail_keys(self) -> Float[Tensor, "batch kv_heads room head_dim"]:
