@@ -126,6 +126,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
         make(RecipeConfig("smollm"))
 
 
+@pytest.mark.network
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
