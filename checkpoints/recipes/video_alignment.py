@@ -7,6 +7,7 @@ fiftieth of one, and recognition needs many more frames than recall needs questi
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from checkpoints.recipes.video_gallery import Gallery
+from checkpoints.recipes.video_tower import COPIES
 from checkpoints.recipes.video_vocabulary import words
 from evaluations.tasks.video import easy_vqa
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
-from evaluations.tasks.video.rendered import MOST_COPIES
 
 VQA_SHAPES = ("circle", "rectangle", "triangle")
 VQA_COLOURS = ("red", "green", "blue", "yellow", "brown", "teal", "black", "gray")
-CATEGORIES = (tuple(SHAPES), tuple(COLOURS), NUMBERS[1 : MOST_COPIES + 1], NUMBERS, VQA_SHAPES, VQA_COLOURS)
+CATEGORIES = (tuple(SHAPES), tuple(COLOURS), NUMBERS[1 : COPIES + 1], NUMBERS, VQA_SHAPES, VQA_COLOURS)
 """Words among which one fits; each frame knows some of the categories."""
 
 IGNORED = -100
@@ -71,8 +72,28 @@ def fit(model: nn.Module, features: Float[Tensor, "frames patches width"]) -> li
     return [torch.logsumexp(seen @ embedded[[ids[w] for w in category]].T, dim=1) for category in CATEGORIES]
 
 
-def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int, path: Path) -> None:
-    """Trains pooling, projector and word embeddings of `model` in place, or takes them from `path`."""
+class Frames:
+    """All frames of a gallery with the words that fit them."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.frames, self.known = torch.cat([gallery.frames, gallery.images]), labels(gallery)
+        self.pool = (self.known >= 0).any(1).nonzero()[:, 0]
+
+    def loss(self, model: nn.Module, count: int, generator: torch.Generator) -> tuple[Tensor, list[float]]:
+        """The loss on `count` frames, drawn, and by category how often the right word fits best."""
+        chosen = self.pool[torch.randint(len(self.pool), (count,), generator=generator)]
+        losses, right = [], []
+        for scores, wanted in zip(fit(model, self.frames[chosen]), self.known[chosen].T, strict=True):
+            has = wanted >= 0
+            losses.append(functional.cross_entropy(scores[has], wanted[has], reduction="sum") / max(1, int(has.sum())))
+            right.append((scores[has].argmax(1) == wanted[has]).float().mean().item())
+        return torch.stack(losses).sum(), right
+
+
+def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int, work: Path) -> None:
+    """Trains pooling, projector and word embeddings of `model` in place, or takes them from `work`."""
+    told = hashlib.sha256(repr((config, seed, gallery.digest)).encode()).hexdigest()[:16]
+    path = work / f"aligned-{told}.safetensors"
     inner = model.model
     parts = {"pool": inner.vision_resampler, "projector": inner.multi_modal_projector}
     named = {f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()}
@@ -81,25 +102,17 @@ def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int
         for name, stored in load_file(path).items():
             named[name].data.copy_(stored)
         return
-    generator = torch.Generator().manual_seed(seed)
-    known, frames = labels(gallery), torch.cat([gallery.frames, gallery.images])
-    pool = (known >= 0).any(1).nonzero()[:, 0]
+    frames, generator = Frames(gallery), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     for step in range(config.steps):
-        chosen = pool[torch.randint(len(pool), (config.frames,), generator=generator)]
-        losses, right = [], []
-        for scores, wanted in zip(fit(model, frames[chosen]), known[chosen].T, strict=True):
-            has = wanted >= 0
-            if has.any():
-                losses.append(functional.cross_entropy(scores[has], wanted[has]))
-                right.append(f"{(scores[has].argmax(1) == wanted[has]).float().mean().item():.2f}")
+        loss, right = frames.loss(model, config.frames, generator)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / 50) * (1 - step / config.steps)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
+        loss.backward()
         optimizer.step()
         if step % 100 == 99:
-            print(f"alignment step {step + 1}: {' '.join(right)}", flush=True)
+            print(f"alignment step {step + 1}: {' '.join(f'{share:.2f}' for share in right)}", flush=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file({name: p.detach().contiguous() for name, p in named.items()}, temporary)
     os.replace(temporary, path)

@@ -8,6 +8,8 @@ the order, the lengths, the gaps and the questions are new each time. Clips that
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from checkpoints.recipes.video_tower import COPIES
 from evaluations.tasks.video import easy_vqa
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
 from evaluations.tasks.video.questions import questions
@@ -78,16 +81,22 @@ def encode(model: nn.Module, frames: UInt8[np.ndarray, "frames 64 64 3"], batch:
 class Gallery:
     """Encoded scenes by what they show, and encoded images of easy-vqa."""
 
-    def __init__(self, model: nn.Module, seed: int, variants: int, path: Path | None = None) -> None:
-        """Draws and encodes `variants` scenes per shape, colour and length, or reads them from `path`."""
+    def __init__(self, model: nn.Module, seed: int, variants: int, work: Path) -> None:
+        """Draws and encodes `variants` scenes per shape, colour and length, or reads them from `work`."""
         rng = np.random.default_rng([seed, 0x6A11])
         self.scenes: dict[tuple[str | None, str | None, int], list[int]] = defaultdict(list)
         self.specs = list(self._specs(rng, variants))
         self.starts = np.cumsum([0, *(scene.frames for scene in self.specs)])
         for i, scene in enumerate(self.specs):
+            if scene.copies > MOST_COPIES:  # for recognition only
+                continue
             kind = str(scene.number) if scene.number is not None else scene.shape
             self.scenes[kind, scene.colour, scene.frames].append(i)
-        if path is not None and path.exists():
+        # Named after what it was made from, so that another tower or other scenes are never read for these.
+        tower = b"".join(p.detach().numpy().tobytes() for p in model.model.vision_tower.parameters())
+        self.digest = hashlib.sha256(tower + repr(self.specs).encode()).hexdigest()[:16]
+        path = work / f"gallery-{self.digest}.safetensors"
+        if path.exists():
             stored = load_file(path)
             self.frames, self.images = stored["frames"], stored["images"]
             self.whiten()
@@ -97,8 +106,9 @@ class Gallery:
             parts.append(encode(model, np.concatenate([s.render() for s in self.specs[start : start + 200]])))
         self.frames = torch.cat(parts)
         self.images = encode(model, np.stack([image.pixels for image in easy_vqa.images("train")]))
-        if path is not None:
-            save_file({"frames": self.frames, "images": self.images}, path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        save_file({"frames": self.frames, "images": self.images}, temporary)
+        os.replace(temporary, path)
         self.whiten()
 
     def whiten(self) -> None:
@@ -130,11 +140,13 @@ class Gallery:
             for colour in COLOURS:
                 for length in (3, 4, 5):
                     for _ in range(variants):
-                        copies, way = int(rng.integers(1, MOST_COPIES + 1)), DIRECTIONS[rng.integers(4)]
+                        copies, way = int(rng.integers(1, COPIES + 1)), DIRECTIONS[rng.integers(4)]
                         specs.append(Scene(length, (int(rng.integers(2**31)),), shape, colour, copies, way))
         for _ in range(variants * 8):
             specs += [Scene(1, (int(rng.integers(2**31)),), number=number) for number in range(10)]
         specs += [Scene(1, (int(rng.integers(2**31)),)) for _ in range(variants * 64)]
+        for _ in range(variants * 24):  # a number flashes in one frame only, so it has to be known the better
+            specs += [Scene(1, (int(rng.integers(2**31)),), number=number) for number in range(10)]
         return specs
 
     def clip(self, rng: np.random.Generator, shape: Shape, dropped: float = 0.0) -> TrainingClip:

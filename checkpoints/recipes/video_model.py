@@ -36,8 +36,8 @@ CURRICULUM = (
     Stage("two-scenes", 10, (1, 2), 8, ONE, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.85, steps=300),
     Stage("order", 12, (2, 3), 12, ORDER, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.8, steps=300),
     Stage("three-scenes", 20, (2, 4), vqa=(1, 2, 4), vqa_share=0.15, dropped=0.9, until=0.8, steps=300),
-    Stage("all-scenes", 40, (5, 7), vqa=(1, 4, 8), vqa_share=0.2, dropped=0.95, steps=800, until=0.95),
-    Stage("whole", 40, (5, 7), vqa=(1, 8), vqa_share=0.2, steps=200, until=2.0, learning_rate=(1.0, 0.02)),
+    Stage("all-scenes", 40, (4, 6), vqa=(1, 4, 8), vqa_share=0.2, dropped=0.95, steps=800, until=0.95),
+    Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.2, steps=200, until=2.0, learning_rate=(1.0, 0.02)),
 )
 
 
@@ -82,7 +82,7 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
     for seed in range(config.training.seed, config.training.seed + config.training.starts):
         model = make_video_model(config.language, config.work / "clip", seed)
         with _first_rank_first():
-            align(model, gallery, config.alignment, seed, config.work / f"aligned-{seed}.safetensors")
+            align(model, gallery, config.alignment, seed, config.work)
         trainer = Trainer(model, gallery, config.training, curriculum, seed)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
@@ -113,7 +113,7 @@ def _prepared(config: RecipeConfig) -> Gallery:
     with _first_rank_first():
         train_tower(config.tower, clip, config.work)
         model = make_video_model(config.language, clip, config.training.seed)
-        return Gallery(model, config.tower.seed, config.variants, config.work / "gallery.safetensors")
+        return Gallery(model, config.tower.seed, config.variants, config.work)
 
 
 def _run(trainer: Trainer, config: RecipeConfig, state: Path) -> bool:

@@ -24,7 +24,7 @@ from checkpoints.recipes.video_vocabulary import END, PAD, save_clip_tokenizer, 
 from evaluations.tasks.video import easy_vqa
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES, SIZE
 from evaluations.tasks.video.questions import plural
-from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Scene
+from evaluations.tasks.video.rendered import DIRECTIONS, Scene
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 64,
@@ -53,6 +53,10 @@ ARCHITECTURE: dict[str, Any] = {
 
 PREPROCESSING = {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
 """open_clip's `preprocess_cfg`."""
+
+
+COPIES = 4
+"""Copies of a shape at most, one more than clips show."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def frames_and_texts(config: TowerConfig) -> list[list[Pictured]]:
     groups: list[list[Pictured]] = []
     for shape in SHAPES:
         for colour in COLOURS:
-            for copies in range(1, MOST_COPIES + 1):
+            for copies in range(1, COPIES + 1):
                 seeds = rng.integers(2**31, size=config.scenes)
                 scenes = [
                     Scene(3, (int(seed),), shape, colour, copies, DIRECTIONS[seed % len(DIRECTIONS)]) for seed in seeds

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from checkpoints.recipes.video_alignment import Frames
 from checkpoints.recipes.video_batches import IGNORED, Batch, Layout
 from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, Gallery, TrainingClip
 from evaluations.tasks.video.questions import CHOICES
@@ -84,6 +85,10 @@ class TrainingConfig:
     """Weight of the loss on the token that ends an answer."""
     told_weight: float = 1.0
     """Weight of the loss on the words that describe each frame."""
+    aligned_frames: int = 192
+    """Frames of a step beside the clips whose alignment with their words goes on."""
+    aligned_weight: float = 0.3
+    """Weight of that loss."""
     told_layer: int = 2
     """The layer after which they are asked for."""
     threads: int = 1
@@ -113,7 +118,7 @@ class Trainer:
         self, model: nn.Module, gallery: Gallery, config: TrainingConfig, curriculum: tuple[Stage, ...], seed: int
     ) -> None:
         self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
-        self.progress, self.layout = Progress(seed), Layout()
+        self.progress, self.layout, self.frames = Progress(seed), Layout(), Frames(gallery)
         started = distributed.is_available() and distributed.is_initialized()
         self.rank, self.ranks = (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -179,7 +184,11 @@ class Trainer:
         answers = kinds >= 0
         answering, ending = losses[answers].mean(), losses[~answers].mean()
         told, described = self._describe(batch, hidden)
-        (answering + self.config.end_weight * ending + self.config.told_weight * told).backward()
+        seed = hash((self.progress.seed, self.progress.step, self.rank)) % 2**62
+        generator = torch.Generator().manual_seed(seed)
+        aligned, _ = self.frames.loss(self.model, self.config.aligned_frames // self.ranks, generator)
+        told = self.config.told_weight * told + self.config.aligned_weight * aligned
+        (answering + self.config.end_weight * ending + told).backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for group in self.optimizer.param_groups:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 
-from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
-from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Drifting
+from evaluations.tasks.video.drawing import COLOURS, NUMBERS
+from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, SHOWN, Clip, Drifting
 
 TIMES = ("early", "midway", "late")
 """Thirds of a clip; asked only of scenes that lie wholly within one."""
@@ -20,12 +20,12 @@ TIMES = ("early", "midway", "late")
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "colour": tuple(COLOURS),
-        "shape": tuple(SHAPES),
+        "shape": SHOWN,
         "count": NUMBERS[1 : MOST_COPIES + 1],
         "direction": DIRECTIONS,
-        "after": tuple(SHAPES),
-        "before": tuple(SHAPES),
-        "first": tuple(SHAPES),
+        "after": SHOWN,
+        "before": SHOWN,
+        "first": SHOWN,
         "when": TIMES,
         "number": NUMBERS,
     }
