@@ -139,8 +139,10 @@ class Gallery:
         for shape in SHAPES:
             for colour in COLOURS:
                 for length in (3, 4, 5):
-                    for _ in range(variants):
+                    for variant in range(variants):
                         copies, way = int(rng.integers(1, COPIES + 1)), DIRECTIONS[rng.integers(4)]
+                        if variant == 0:  # so that clips find one of each
+                            copies = min(copies, MOST_COPIES)
                         specs.append(Scene(length, (int(rng.integers(2**31)),), shape, colour, copies, way))
         for _ in range(variants * 8):
             specs += [Scene(1, (int(rng.integers(2**31)),), number=number) for number in range(10)]

@@ -156,16 +156,10 @@ def train_tower(config: TowerConfig, folder: Path, work: Path) -> Path:
     Returns:
         The file of its weights.
     """
-    import open_clip
-
     weights = folder / "open_clip_model.safetensors"
     if weights.exists():
         return weights
-    folder_for(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    trainer = _Tower(config, model, transform, open_clip.get_tokenizer(f"local-dir:{folder}"))
+    trainer = TowerTrainer(config, folder)
     state = work / "tower.safetensors"
     if state.exists():
         trainer.restore(state)
@@ -177,7 +171,7 @@ def train_tower(config: TowerConfig, folder: Path, work: Path) -> Path:
             print(f"tower step {trainer.progress}: loss {loss:.3f} accuracy {hits:.3f} {spent:.0f} s", flush=True)
         if trainer.progress % 50 == 0:
             trainer.save(state)
-    _replace(weights, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    _replace(weights, {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()})
     return weights
 
 
@@ -189,13 +183,19 @@ def _replace(path: Path, tensors: dict[str, Tensor], step: int = 0) -> None:
     os.replace(temporary, path)
 
 
-class _Tower:
+class TowerTrainer:
     """A CLIP in training."""
 
-    def __init__(self, config: TowerConfig, model: nn.Module, transform: Any, tokenizer: Any) -> None:
+    def __init__(self, config: TowerConfig, folder: Path) -> None:
+        """Makes the model, a function of the seed, whose configuration is written to `folder`."""
         import open_clip
 
-        self.config, self.model, self.transform, self.tokenizer = config, model.train(), transform, tokenizer
+        folder_for(folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model, _, self.transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self.config, self.model = config, model.train()
         self.loss = open_clip.ClipLoss()
         self.groups = frames_and_texts(config)
         print(f"{sum(map(len, self.groups)):,} frames of {len(self.groups)} captions", flush=True)
