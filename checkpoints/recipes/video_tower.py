@@ -212,6 +212,7 @@ class TowerTrainer:
     def _settle(self) -> None:
         """Fixes what the language model reads: all layers but the last."""
         self.model.visual.lock(unlocked_groups=2)
+        self.model.zero_grad(set_to_none=True)  # or what is fixed would still count when gradients are clipped
         self.optimizer = self._optimizer()
 
     def save(self, path: Path) -> None:
