@@ -18,6 +18,7 @@ from evaluations.evolution.recall_fitness import RecallFitness, source_statistic
 from evaluations.evolution.stages import Stage
 from evaluations.tasks.recall.tasks import get_task, validation_seed
 from modalities.pretrained import Located, load_config, load_model, load_tokenizer, locate, weight_facts
+from modalities.pretrained.loading import on_device
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import ConfigError
@@ -171,7 +172,7 @@ def load_source(name: str | Located, dtype: torch.dtype, device: str = "cpu") ->
     Raises:
         NammError: There is none of that name, or its files cannot be used.
     """
-    return load_model(name, dtype).to(device)
+    return on_device(load_model(name, dtype), torch.device(device))
 
 
 def _device(name: str) -> str:

@@ -40,6 +40,9 @@ class Exam(ABC):
     name: str
     """As it was asked for: pairs, needles/multikey, longbench/qasper."""
 
+    context_tokens: int = 0
+    """The length that was asked for; 0 where it has its own."""
+
     score_name = "score"
     """What the score is; evaluations/language/trials.py describes those that are no percentages."""
 

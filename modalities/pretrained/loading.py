@@ -107,3 +107,8 @@ def _check_numbers(model: PreTrainedModel, located: Located) -> None:
 
 def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model, moved."""
+    return model.to(device)  # pyright: ignore[reportArgumentType] - transformers wraps torch's `to` without its types
