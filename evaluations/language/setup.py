@@ -25,6 +25,7 @@ from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.pretrained import Located, load_model, locate, read_tokenizer, weight_facts
 from modalities.pretrained.loading import on_device
+from modalities.pretrained.precision import quick_dtype
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -109,8 +110,8 @@ class TextSetup:
         """The exam's name, with what else tells it from others of this experiment."""
         told = [exam.name]
         several = len(self.exams.context_tokens) > 1 or len(self.exams.benchmark.lengths) > 1
-        if several and exam.context_tokens:
-            told.append(f"{exam.context_tokens} tokens")
+        if several and exam.length:
+            told.append(f"{exam.length} tokens")
         if isinstance(exam, AskedExam) and len(self.exams.questions) > 1:
             told.append(f"question {exam.question}")
         if isinstance(exam, LikelihoodExam) and self.exams.answers == "both":
@@ -260,4 +261,7 @@ def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedMod
     if options.device == "auto":
         return load_model(located, DTYPES[options.dtype], device_map="auto")
     device = own_device(options.device, index)
-    return on_device(load_model(located, DTYPES[options.dtype]), device)
+    model = load_model(located, DTYPES[options.dtype])
+    if options.dtype == "auto":
+        model = model.to(quick_dtype(model.dtype, device))
+    return on_device(model, device)
