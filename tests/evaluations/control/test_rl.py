@@ -220,6 +220,7 @@ def test_a_killed_process_loses_at_most_one_policy_and_the_same_command_ends_as_
     assert [row["episodes"] for row in resumed] == [row["episodes"] for row in uninterrupted]
 
 
+@pytest.mark.slow
 def test_simulator_processes_change_no_row(command, tmp_path):
     """A batch of sixteen is played in two lanes either way; who steps the environments must not show."""
     for number in (0, 2):
