@@ -72,7 +72,7 @@ def read_clip(source: VideoSource, frames: int | None = None, sampling: str = "e
         fps: Frames a second of a folder or an array; a file says its own.
 
     Raises:
-        DataError: It is missing, empty, damaged, holds no pictures or fewer frames than asked for; named in the message.
+        DataError: It is missing, empty, damaged, holds no pictures or too few frames; named in the message.
         MissingExtraError: It is a video file and PyAV is not installed.
         ConfigError: The sampling or the rate is impossible.
     """
