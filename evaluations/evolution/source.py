@@ -18,7 +18,7 @@ from evaluations.evolution.recall_fitness import RecallFitness, source_statistic
 from evaluations.evolution.stages import Stage
 from evaluations.tasks.recall.tasks import get_task, validation_seed
 from modalities.pretrained import Located, load_config, load_model, load_tokenizer, locate, weight_facts
-from modalities.pretrained.loading import on_device
+from modalities.pretrained.loading import moved
 from modalities.pretrained.precision import quick_dtype
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
@@ -173,7 +173,7 @@ def load_source(name: str | Located, dtype: torch.dtype, device: str = "cpu") ->
     Raises:
         NammError: There is none of that name, or its files cannot be used.
     """
-    return on_device(load_model(name, dtype), torch.device(device))
+    return moved(load_model(name, dtype), torch.device(device))
 
 
 def _device(name: str) -> str:

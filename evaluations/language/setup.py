@@ -24,7 +24,7 @@ from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.pretrained import Located, load_model, locate, read_tokenizer, weight_facts
-from modalities.pretrained.loading import on_device
+from modalities.pretrained.loading import moved
 from modalities.pretrained.precision import quick_dtype
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
@@ -263,5 +263,5 @@ def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedMod
     device = own_device(options.device, index)
     model = load_model(located, DTYPES[options.dtype])
     if options.dtype == "auto":
-        model = model.to(quick_dtype(model.dtype, device))
-    return on_device(model, device)
+        model = moved(model, quick_dtype(model.dtype, device))
+    return moved(model, device)

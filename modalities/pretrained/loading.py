@@ -109,6 +109,6 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """The model, moved."""
-    return model.to(device)  # pyright: ignore[reportArgumentType] - transformers wraps torch's `to` without its types
+def moved(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
+    """The model, moved to a device, or to a type."""
+    return model.to(where)  # pyright: ignore[reportArgumentType] - transformers wraps torch's `to` without its types
