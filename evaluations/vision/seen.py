@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from modalities.vision.sampling import Sampling
-
 from evaluations.tasks.video.base import VideoItem
 from modalities.vision.frames import Clip, clip_of, read_clip
+from modalities.vision.sampling import Sampling
 from namm.errors import DataError
 
 

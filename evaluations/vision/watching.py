@@ -80,7 +80,7 @@ class Watching:
     labels: Sequence[str]
     limit: int | None = None
     _held: dict[int, list[Watched | Failed]] = field(default_factory=dict)
-    _words: Float[Tensor, "labels width"] | None = None
+    _words: Float[Tensor, "labels features"] | None = None
 
     def questions(self, seed: int) -> Iterator[Watched | Failed]:
         """The questions of a seed, those about one video together; drawn ones are kept for the next policy."""
@@ -138,7 +138,7 @@ class Watching:
         return self.composer.scene(content, number)
 
     def _ready(
-        self, item: VideoItem, clip: Clip, scene: Scene, pictures: Float[Tensor, "frames width"] | None
+        self, item: VideoItem, clip: Clip, scene: Scene, pictures: Float[Tensor, "frames features"] | None
     ) -> Watched:
         prompt = scene.prompt(item.question, self.task.new_tokens)
         judged = None
@@ -152,7 +152,7 @@ class Watching:
         near = [int(np.abs(np.array(clip.indices) - frame).argmin()) for frame in item.evidence]
         return Watched(item, clip, prompt, tuple(sorted(set(near))), judged, tuple(range(len(clip.seconds))))
 
-    def _label_texts(self) -> Float[Tensor, "labels width"]:
+    def _label_texts(self) -> Float[Tensor, "labels features"]:
         if self._words is None:
             assert self.judge is not None  # only asked where there is one
             self._words = self.judge.texts(self.labels)

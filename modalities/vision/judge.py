@@ -77,7 +77,7 @@ class Judge:
         return digest.hexdigest()
 
     @torch.inference_mode()
-    def frames(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "frames width"]:
+    def frames(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "frames features"]:
         """What it makes of frames, of length 1."""
         from PIL import Image
 
@@ -88,17 +88,17 @@ class Judge:
         return torch.cat(found)
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
         """What it makes of texts, of length 1; the end of a long one is not read."""
         return self._model.encode_text(self._tokenize(list(texts)).to(self.device), normalize=True).float().cpu()
 
 
-def relevance(frames: Float[Tensor, "frames width"], text: Float[Tensor, " width"]) -> Float[Tensor, " frames"]:
+def relevance(frames: Float[Tensor, "frames features"], text: Float[Tensor, " features"]) -> Float[Tensor, " frames"]:
     """How well each frame fits a text: the cosine."""
     return frames @ text
 
 
-def novelty(frames: Float[Tensor, "frames width"]) -> Float[Tensor, " frames"]:
+def novelty(frames: Float[Tensor, "frames features"]) -> Float[Tensor, " frames"]:
     """How much each frame differs from the one before: one minus the cosine; `NEW` for the first."""
     before = (frames[1:] * frames[:-1]).sum(-1)
     return torch.cat([frames.new_full((1,), NEW), 1.0 - before])

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from modalities.vision.sampling import Sampling
 
 from evaluations.tasks.video.subtitles import Subtitle
+from modalities.vision.sampling import Sampling
 
 
 @dataclass(frozen=True)
