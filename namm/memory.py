@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from namm.errors import AttachError
 from namm.foresight import Foresight
+from namm.grades import Grades
 from namm.layer import KeptTokens, LayerMemory
 from namm.policies.base import Policy
 from namm.renumbering import check_renumbered
@@ -194,6 +195,15 @@ class Memory:
         """
         self._check_whole()
         self.told.foresee(foresight)
+
+    def tell_grades(self, grades: Grades | None) -> None:
+        """Tells what tokens are worth; only policies whose ``reads_grades`` is set need it.
+
+        Args:
+            grades: Of the present batch, or of the one that begins with the next call; None takes them back.
+        """
+        self._check_whole()
+        self.told.grade(grades)
 
     def judge(self) -> None:
         """Has the policy judge now what has come since the last update, though no interval is complete."""

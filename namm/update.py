@@ -137,6 +137,7 @@ def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"
         ),
         rotation=lambda: case.told.rotation(case.layer),
         foreseen=lambda: case.told.foreseen(case.layer, slots.rows, positions, seen),
+        grades=lambda name: case.told.grades(name, slots.rows, positions),
     )
 
 

@@ -14,6 +14,7 @@ from namm import NAMM, Memory
 from namm.attention import parts as attention_module
 from namm.errors import AttachError, ConfigError
 from namm.foresight import Foresight
+from namm.grades import Grades
 from namm.policies import POLICIES, Policy, TokenView, make_policy
 from namm.rotation import Rotation
 from tests.namm.reference import reference_attend
@@ -52,6 +53,7 @@ def telling(memory: Memory, rows: int, kv_heads: int, tokens: int = 128, width: 
     memory.tell_rotations([Rotation(100.0 ** -torch.linspace(0, 1, width // 2))] * layers)
     maxima = {layer: torch.rand(rows, kv_heads, tokens, 9, generator=generator) for layer in range(layers)}
     memory.tell_foresight(Foresight(maxima, torch.full((rows,), tokens), interval=16))
+    memory.tell_grades(Grades({"relevance": torch.rand(rows, tokens, generator=generator)}))
     return memory
 
 
