@@ -17,15 +17,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import attach
-from modalities.language.batch import Batch
+from modalities.language.batch import Batch, BatchMaker, plain_batch
 from modalities.language.foresight import Foreseen, foresee
 from modalities.language.prompts import Group, Prompt
+from namm.errors import DataError
+from namm.grades import Grades
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
 from namm.report import MemoryReport
 
 Finished = Callable[[list[int]], bool]
 """Whether generated tokens are a whole answer."""
+
+Look = Callable[[Memory, Sequence[int]], None]
+"""Is shown a memory, and the place of each of its rows among the prompts; changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ def read(
     finished: Finished = lambda tokens: False,
     chunk: int | None = None,
     traced: frozenset[int] = frozenset(),
+    make_batch: BatchMaker = plain_batch,
+    look: Look | None = None,
 ) -> tuple[dict[int, Answer], Costs]:
     """Reads one batch.
 
@@ -103,24 +110,30 @@ def read(
         finished: Ends an answer.
         chunk: Most columns a forward call; None reads a part in one. Changes no result, only the room it takes.
         traced: Places whose kept positions are wanted.
+        make_batch: What feeds the rows, from the prompts that they begin with: a model that reads more than tokens has
+            its own.
+        look: Called when the questions come.
 
     Returns:
         The answer of every member by place, and what the batch cost.
     """
     clock = _Clock(model.device)
-    if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
+    if policy.foresees is not None or policy.reads_grades:  # what is told of a prompt is its own: nothing is shared
         members = [(place, group.identity) for group in groups for place in group.members]
         groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
-    ahead = _ahead(model, policy, asked, finished, chunk)
+    ahead = _ahead(model, policy, asked, finished, chunk, make_batch)
     with attach(model, policy) as memory:
         memory.identities = torch.tensor([group.identity for group in groups])
         memory.tell_foresight(ahead.foresight)
-        batch = Batch(model, memory, chunk)
+        memory.tell_grades(_grades(asked) if policy.reads_grades else None)
+        batch = make_batch(model, memory, chunk, [prompts[group.members[0]] for group in groups])
         _feed_contexts(batch, prompts, groups)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
+        if look is not None:
+            look(memory, places)
         logits, scores = batch.ask([prompt.question for prompt in asked], [prompt.targets for prompt in asked])
         held_after = memory.slots()
         prefill_seconds = clock.lap()
@@ -166,7 +179,12 @@ def _room(then: MemoryReport, now: MemoryReport, ahead: Foreseen) -> dict[str, i
 
 
 def _ahead(
-    model: PreTrainedModel, policy: Policy, asked: Sequence[Prompt], finished: Finished, chunk: int | None
+    model: PreTrainedModel,
+    policy: Policy,
+    asked: Sequence[Prompt],
+    finished: Finished,
+    chunk: int | None,
+    make_batch: BatchMaker,
 ) -> Foreseen:
     """What the policy must know before the first token; the full cache's answer stands for what will be generated."""
     if policy.foresees is None:
@@ -174,10 +192,31 @@ def _ahead(
     answers: list[tuple[int, ...]] = [()] * len(asked)
     if policy.foresees == "future" and any(prompt.new_tokens for prompt in asked):
         alone = [Group((place,), len(prompt.context), place) for place, prompt in enumerate(asked)]
-        found, _ = read(model, make_policy("full"), asked, alone, finished, chunk)
+        found, _ = read(model, make_policy("full"), asked, alone, finished, chunk, make_batch=make_batch)
         answers = [found[place].tokens[:-1] for place in range(len(asked))]  # the last one is never fed
     contexts, questions = ([getattr(prompt, part) for prompt in asked] for part in ("context", "question"))
-    return foresee(model, policy, contexts, questions, chunk, answers)
+
+    def begin(memory: Memory) -> Batch:
+        return make_batch(model, memory, chunk, asked)
+
+    return foresee(model, policy, contexts, questions, chunk, answers, begin)
+
+
+def _grades(asked: Sequence[Prompt]) -> Grades:
+    """What is told of every prompt alike; tokens that one has not are as good as later ones."""
+    names = set.intersection(*(set(prompt.grades) for prompt in asked))
+    longest = max(len(prompt.context) for prompt in asked)
+    found = {name: torch.full((len(asked), longest), torch.inf) for name in names}
+    for name, grades in found.items():
+        for row, prompt in enumerate(asked):
+            told = prompt.grades[name]
+            if len(told) != len(prompt.context):
+                raise DataError(
+                    f"Expected a grade by {name!r} for each of the context's {len(prompt.context)} tokens, found "
+                    f"{len(told)}; +inf stands for what is surely kept."
+                )
+            grades[row, : len(told)] = torch.tensor(told)
+    return Grades(found)
 
 
 class _Clock:
