@@ -22,6 +22,15 @@ CHAT_TEMPLATE = (
 )
 
 
+MATCHING_LAYERS = 2
+"""So many layers start with a head that looks at tokens like its own."""
+
+MATCH_GAIN = 3.0
+COPY_GAIN = 1.0
+SLOW_PAIRS = 5 / 16
+"""Rotary pairs from this fraction on turn less than some two radians within a clip."""
+
+
 @dataclass(frozen=True)
 class LanguageConfig:
     """Shape of the language part."""
@@ -34,9 +43,9 @@ class LanguageConfig:
     """Query heads."""
     kv_heads: int = 2
     """Key and value heads."""
-    feed_forward: int = 192
+    feed_forward: int = 256
     """Hidden size of the feed-forward part."""
-    rope_theta: float = 100_000.0
+    rope_theta: float = 10_000_000.0
     """Base of the rotary frequencies."""
     positions: int = 4096
     """`max_position_embeddings`."""
@@ -75,7 +84,7 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
                 video_token_index=ids[VIDEO],
                 image_grid_pinpoints=[[size, size]],
                 vision_feature_layer=-2,
-                spatial_pool_mode="conv",  # an average of 2 x 2 patches blurs shapes of about that size
+                spatial_pool_mode="conv",  # a square of the board is 2 x 2 patches, whose average would blur its shape
                 spatial_pool_out_channels=tower.config.hidden_size,
                 spatial_pool_stride=2,
                 image_seq_length=(size // tower.config.patch_size) ** 2,
@@ -95,18 +104,43 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
 
 @torch.no_grad()
 def _start(model: nn.Module) -> None:
-    """Pooling starts as an average that keeps the features' size, projector and words at the usual scale.
+    """Pooling, projector and words start at a scale at which frames and words find each other soon.
 
-    transformers starts every layer at the same small scale, from which frames and words take long to find each other.
+    transformers starts every layer at the same small scale.
     """
     inner = model.model
     pool = inner.vision_resampler.pool
-    pool.weight.normal_(std=0.02)
-    pool.weight += 0.5 * torch.eye(pool.out_channels)[:, :, None, None]
+    pool.weight.normal_(std=(4 * pool.in_channels) ** -0.5)
     pool.bias.zero_()
     for linear in (inner.multi_modal_projector.linear_1, inner.multi_modal_projector.linear_2):
         linear.weight.normal_(std=linear.in_features**-0.5)
     inner.language_model.embed_tokens.weight.normal_(std=0.1)
+    for layer in inner.language_model.layers[:MATCHING_LAYERS]:
+        _start_with_match(layer.self_attn)
+
+
+def _start_with_match(attention: nn.Module) -> None:
+    """The first head looks at tokens like its own and copies what it finds, as in mimetic initialisation.
+
+    So a question's word finds the squares that show it from the start: from a random one, a model of this size sits on
+    a plateau where it answers with any word it has seen. Of the rotary pairs only those count that hardly turn within
+    a clip. All is trained like the rest.
+    """
+    size = attention.head_dim
+    slow = (torch.arange(size) % (size // 2) >= size * SLOW_PAIRS // 2)[:, None]
+    key, query = attention.k_proj.weight, attention.q_proj.weight
+    key[:size].normal_(std=key.shape[1] ** -0.5)
+    key[:size] *= slow
+    query[:size] = MATCH_GAIN * key[:size]
+    value = attention.v_proj.weight
+    value[:size].normal_(std=value.shape[1] ** -0.5)
+    attention.o_proj.weight[:, :size] = COPY_GAIN * value[:size].T
+
+
+@torch.no_grad()
+def answer_as_embedded(model: nn.Module) -> None:
+    """Lets the output begin as the embedding: what is copied from a square is then an answer."""
+    model.lm_head.weight.copy_(model.model.language_model.embed_tokens.weight)
 
 
 def make_processor(patch_size: int) -> Any:
