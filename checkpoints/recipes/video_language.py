@@ -22,15 +22,6 @@ CHAT_TEMPLATE = (
 )
 
 
-MATCHING_LAYERS = 2
-"""So many layers start with a head that looks at tokens like its own."""
-
-MATCH_GAIN = 3.0
-COPY_GAIN = 1.0
-SLOW_PAIRS = 5 / 16
-"""Rotary pairs from this fraction on turn less than some two radians within a clip."""
-
-
 @dataclass(frozen=True)
 class LanguageConfig:
     """Shape of the language part."""
@@ -115,32 +106,6 @@ def _start(model: nn.Module) -> None:
     for linear in (inner.multi_modal_projector.linear_1, inner.multi_modal_projector.linear_2):
         linear.weight.normal_(std=linear.in_features**-0.5)
     inner.language_model.embed_tokens.weight.normal_(std=0.1)
-    for layer in inner.language_model.layers[:MATCHING_LAYERS]:
-        _start_with_match(layer.self_attn)
-
-
-def _start_with_match(attention: nn.Module) -> None:
-    """The first head looks at tokens like its own and copies what it finds, as in mimetic initialisation.
-
-    So a question's word finds the squares that show it from the start: from a random one, a model of this size sits on
-    a plateau where it answers with any word it has seen. Of the rotary pairs only those count that hardly turn within
-    a clip. All is trained like the rest.
-    """
-    size = attention.head_dim
-    slow = (torch.arange(size) % (size // 2) >= size * SLOW_PAIRS // 2)[:, None]
-    key, query = attention.k_proj.weight, attention.q_proj.weight
-    key[:size].normal_(std=key.shape[1] ** -0.5)
-    key[:size] *= slow
-    query[:size] = MATCH_GAIN * key[:size]
-    value = attention.v_proj.weight
-    value[:size].normal_(std=value.shape[1] ** -0.5)
-    attention.o_proj.weight[:, :size] = COPY_GAIN * value[:size].T
-
-
-@torch.no_grad()
-def answer_as_embedded(model: nn.Module) -> None:
-    """Lets the output begin as the embedding: what is copied from a square is then an answer."""
-    model.lm_head.weight.copy_(model.model.language_model.embed_tokens.weight)
 
 
 def make_processor(patch_size: int) -> Any:

@@ -19,9 +19,11 @@ from pathlib import Path
 import torch
 
 from checkpoints.recipes.video_alignment import AlignmentConfig, align
+from checkpoints.recipes.video_batches import seen
 from checkpoints.recipes.video_card import export, write_card
 from checkpoints.recipes.video_gallery import Gallery
-from checkpoints.recipes.video_language import LanguageConfig, answer_as_embedded, make_video_model
+from checkpoints.recipes.video_language import LanguageConfig, make_video_model
+from checkpoints.recipes.video_start import start_near_answers
 from checkpoints.recipes.video_tower import TowerConfig, train_tower
 from checkpoints.recipes.video_trainer import Stage, Trainer, TrainingConfig
 from namm.errors import NammError
@@ -78,7 +80,9 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
         model = make_video_model(config.language, config.work / "clip", seed)
         with _first_rank_first():
             align(model, gallery, config.alignment, seed, config.work)
-        answer_as_embedded(model)
+        with torch.no_grad():
+            squares = seen(model, gallery.frames[::64].flatten(0, 1).float())
+        start_near_answers(model, squares, seed)
         trainer = Trainer(model, gallery, config.training, curriculum, seed)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
