@@ -34,6 +34,8 @@ from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import FRAMES, draw_clip
 
 VQA_IMAGES = 8
+VQA_CLIPS = 400
+"""Test images that are asked about among others; alone all are."""
 
 
 def export(model: nn.Module, clip_folder: Path, folder: Path) -> None:
@@ -81,7 +83,7 @@ def write_card(model: nn.Module, folder: Path, training: dict[str, Any], clips: 
         "blind model": rendered_scores(model, "test", clips, blind=True),
         "blind table": table_scores("test", clips),
         "easy-vqa, one image": vqa_scores(model, 1),
-        f"easy-vqa, {VQA_IMAGES} images": vqa_scores(model, VQA_IMAGES),
+        f"easy-vqa, {VQA_IMAGES} images": vqa_scores(model, VQA_IMAGES, VQA_CLIPS),
         "captions": {"all": retrieval(folder / "clip", min(clips, 100))},
     }
     card = {
@@ -166,7 +168,7 @@ training split was learnt:
 | | percent right |
 |---|---|
 | one image, one frame, all questions | {_shown(one["every question"])} |
-| one of {VQA_IMAGES} images of 4 frames each, named by its place | {_shown(many["all"])} |
+| one of {VQA_IMAGES} images of 4 frames each, named by its place ({many["all"]["count"]} images) | {_shown(many["all"])} |
 | ... the first image (asked {VQA_IMAGES * 4 - 4} frames later) | {_shown(many[ORDINALS[0]])} |
 | ... the last image | {_shown(many[ORDINALS[VQA_IMAGES - 1]])} |
 
@@ -178,10 +180,15 @@ kind, README of github.com/vzhou842/easy-VQA-keras), 87.6 on the test split (git
     {card["command"]}
 
 - Data: frames and clips drawn by `evaluations/tasks/video/`, training split, and the training split of easy-vqa (MIT).
-- Tower: open_clip, {training["tower"]["steps"]} steps of its contrastive loss on frames and captions; after
-  {training["tower"]["whole_steps"]} steps the layers that the language model reads were fixed (open_clip's `lock`), the
-  last layer and the text tower went on. It is not trained further.
-- Projector and Llama: seed {training["seed"]} (stuck and dropped before it: {training["abandoned"] or "none"}),
+- Tower: open_clip, {training["tower"]["steps"]} steps of its contrastive loss on frames and captions, and of a loss that
+  asks each square of a frame to name what it shows; after {training["tower"]["whole_steps"]} steps the layers that the
+  language model reads were fixed (open_clip's `lock`), the last layer and the text tower went on. It is not trained
+  further.
+- Alignment: {training["alignment"]["steps"]} steps in which pooling, projector and word embeddings learn that a square's
+  token is like the words that name it.
+- Start: the Llama's first heads begin near the circuit that answers rest on (`video_start.py`: a question's word looks
+  at squares like it and copies what they show), as in mimetic initialisation; all weights are then trained.
+- Pooling, projector and Llama: seed {training["seed"]} (stuck and dropped before it: {training["abandoned"] or "none"}),
   {training["step"]:,} steps, {training["questions"]:,} questions, {training["seconds"]:,.0f} s wall time on
   {training["threads"]} thread of a shared machine, float32. Steps by stage: {stages}.
 - Versions: torch {card["versions"]["torch"]}. sha256 of model.safetensors: `{card["sha256"]}`.

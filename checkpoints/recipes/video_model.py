@@ -54,7 +54,7 @@ class RecipeConfig:
     """How pooling and projector are prepared."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Seed, optimiser, threads."""
-    variants: int = 16
+    variants: int = 8
     """Scenes of the gallery for each shape, colour and length."""
     save_seconds: float = 60.0
     """Seconds between two saves of the state."""
@@ -82,7 +82,7 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
             align(model, gallery, config.alignment, seed, config.work)
         with torch.no_grad():
             squares = seen(model, gallery.frames[::64].flatten(0, 1).float())
-        start_near_answers(model, squares, seed)
+        start_near_answers(model, squares)
         trainer = Trainer(model, gallery, config.training, curriculum, seed)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():

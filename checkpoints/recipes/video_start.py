@@ -1,17 +1,27 @@
 """The language part starts near the circuit that answers rest on, as in mimetic initialisation.
 
 From a random start a model of this size sits on a plateau where it answers with anything it has seen. The way off it is
-a circuit of two layers: a question's word finds the squares that show it and copies what else they show; the last token
-copies what the question's words found. Here the weights start near it, and are then trained like all others.
+a circuit: a question's word finds the squares that show it and copies what else they show; the last token copies what
+the question's words found. For the order of things, squares carry a code of the shape that came before (which the
+training asks of them), and a word finds that code in its own squares, or the squares that carry its code. Here the
+weights start near that, and are then trained like all others.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-MATCH_GAIN = 3.0
-"""Strength of the first layer's look at tokens that are alike."""
+from checkpoints.recipes.video_vocabulary import words
+from checkpoints.recipes.video_words import CATEGORIES
+from evaluations.tasks.video.drawing import COLOURS, SHAPES
+from evaluations.tasks.video.questions import plural
+
+MATCH_GAIN = 1.5
+"""Strength of a look at tokens that are alike."""
 
 COPY_GAIN = 0.5
 """Scale of what is copied."""
@@ -22,57 +32,93 @@ SIDE_SHARE = 0.4
 SIDE_GAIN = 1.4
 """Strength of keeping to one side."""
 
-SLOW_PAIRS = 5 / 16
-"""Rotary pairs from this fraction on turn less than some two radians within a clip: the match uses only them."""
+SLOW_PAIRS = 7 / 16
+"""Rotary pairs from this fraction on turn less than half a radian within a clip: the match uses only them."""
+
+CODE_SEED = 0xC0DE
+
+Rows = Float[Tensor, "rows width"]
+
+
+def order_codes(width: int) -> tuple[Rows, Rows]:
+    """For each shape, what stands in a token for "this came before" and for "this came after"."""
+    codes = torch.randn(2, len(SHAPES), width, generator=torch.Generator().manual_seed(CODE_SEED))
+    codes[..., 0] = 0.0
+    return codes[0], codes[1]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a key-value head and its first query head compute at the start; a row a component."""
+
+    query: Rows
+    key: Rows
+    value: Rows
+    out: Rows
+    across: bool
+    """Looks from words at squares, or from words at words."""
+
+    def put(self, attention: nn.Module, index: int) -> None:
+        """Writes it to key-value head `index`."""
+        size = attention.head_dim
+        slow = (torch.arange(size) % (size // 2) >= size * SLOW_PAIRS // 2).nonzero()[:, 0]
+        keys, values = slice(index * size, (index + 1) * size), slice(index * size, index * size + len(self.value))
+        start = index * attention.num_key_value_groups * size
+        queries, outs = slice(start, start + size), slice(start, start + len(self.out))
+        key, query = (torch.zeros(size, self.value.shape[1]) for _ in range(2))
+        rows = slow[: len(self.key)]
+        key[rows], query[rows] = self.key[: len(rows)], self.query[: len(rows)]
+        key[-1, 0] = SIDE_GAIN
+        query[-1, 0] = -SIDE_GAIN if self.across else SIDE_GAIN
+        attention.k_proj.weight[keys], attention.q_proj.weight[queries] = key, query
+        attention.v_proj.weight[values], attention.o_proj.weight[:, outs] = self.value, COPY_GAIN * self.out.T
 
 
 @torch.no_grad()
-def start_near_answers(model: nn.Module, squares: Tensor, seed: int) -> None:
+def start_near_answers(model: nn.Module, squares: Float[Tensor, "squares width"]) -> None:
     """Changes an aligned model in place.
 
     Args:
         model: a video model whose squares fit their words (`video_alignment.align`).
         squares: tokens of some squares, after the projector.
-        seed: of the fresh weights.
     """
     inner = model.model
     language = inner.language_model
     embedded, last = language.embed_tokens.weight, inner.multi_modal_projector.linear_2
     # Every fit of a square with a word changes alike, so they stay aligned.
     last.weight[0], last.bias[0] = 0.0, SIDE_SHARE * squares.norm(dim=1).mean()
-    embedded[:, 0] = -SIDE_SHARE * embedded.norm(dim=1).mean()
+    embedded[:, 0] = 0.0
     model.lm_head.weight.copy_(embedded)  # what is copied from a square is then an answer
-    model.lm_head.weight[:, 0] = 0.0
-    generator = torch.Generator().manual_seed(seed)
-    first, *others = (layer.self_attn for layer in language.layers)
-    _match(first, generator)
-    if others:
-        _gather(others[0], generator)
+    embedded[:, 0] = -SIDE_SHARE * embedded.norm(dim=1).mean()
+    size = language.layers[0].self_attn.head_dim
+    for layer, heads in zip(language.layers, _circuit(model.lm_head.weight, size), strict=False):
+        for index, head in enumerate(heads[: model.config.text_config.num_key_value_heads]):
+            head.put(layer.self_attn, index)
 
 
-def _match(attention: nn.Module, generator: torch.Generator) -> None:
-    """Words look at squares like themselves."""
-    size, width = attention.head_dim, attention.q_proj.in_features
-    slow = (torch.arange(size) % (size // 2) >= size * SLOW_PAIRS // 2)[:, None]
-    key = slow * torch.randn(size, width, generator=generator) * width**-0.5
-    key[:, 0], key[-1] = 0.0, 0.0
-    attention.k_proj.weight[:size], attention.q_proj.weight[:size] = key, MATCH_GAIN * key
-    attention.k_proj.weight[size - 1, 0], attention.q_proj.weight[size - 1, 0] = SIDE_GAIN, -SIDE_GAIN
-    _copy(attention, generator)
+def _circuit(meanings: Rows, size: int) -> list[list[_Head]]:
+    """By layer, the heads that are put in place."""
+    ids = {word: index for index, word in enumerate(words())}
+    named = [*SHAPES, *map(plural, SHAPES), *COLOURS]
+    slow = size - 2 * int(size * SLOW_PAIRS // 2) - 1
+    match = _directions(meanings[[ids[word] for word in named]], slow)
+    answers = _directions(meanings[[ids[word] for category in CATEGORIES for word in category]], size)
+    earlier, later = (_unit(code) for code in order_codes(meanings.shape[1]))
+    shapes = _unit(meanings[[ids[shape] for shape in SHAPES]])
+    none = torch.zeros(1, meanings.shape[1])
+    gather = _Head(none, none, answers, answers, across=False)
+    return [
+        [_Head(MATCH_GAIN * match, match, answers, answers, across=True)],
+        [gather, _Head(MATCH_GAIN * match, match, earlier, earlier, across=True)],
+        [gather, _Head(2 * MATCH_GAIN * shapes, earlier, shapes, later, across=True)],
+        [_Head(none, none, torch.cat([earlier, later]), torch.cat([shapes, shapes]), across=False)],
+    ]
 
 
-def _gather(attention: nn.Module, generator: torch.Generator) -> None:
-    """Words look at words."""
-    size = attention.head_dim
-    for weight in (attention.k_proj.weight, attention.q_proj.weight):
-        weight[:size] = 0.0
-        weight[size - 1, 0] = SIDE_GAIN
-    _copy(attention, generator)
+def _directions(rows: Rows, count: int) -> Rows:
+    """The orthonormal directions in which the rows differ most."""
+    return torch.linalg.svd(_unit(rows), full_matrices=False).Vh[:count]
 
 
-def _copy(attention: nn.Module, generator: torch.Generator) -> None:
-    """The first head hands on what it finds."""
-    size, width = attention.head_dim, attention.v_proj.in_features
-    value = torch.randn(size, width, generator=generator) * width**-0.5
-    value[:, 0] = 0.0  # not the side
-    attention.v_proj.weight[:size], attention.o_proj.weight[:, :size] = value, COPY_GAIN * value.T
+def _unit(rows: Rows) -> Rows:
+    return rows / rows.norm(dim=1, keepdim=True)

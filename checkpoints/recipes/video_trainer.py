@@ -24,16 +24,13 @@ from torch.nn import functional
 from checkpoints.recipes.video_alignment import Squares
 from checkpoints.recipes.video_batches import IGNORED, Batch, Layout
 from checkpoints.recipes.video_gallery import Asked, Gallery, TrainingClip
-from evaluations.tasks.video.drawing import SHAPES
+from checkpoints.recipes.video_start import order_codes
 from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import Shape
 from namm.errors import CheckpointError
 
 KINDS = (*CHOICES, "easy-vqa")
 """All kinds of questions."""
-
-EARLIER_SEED = 0xEA71
-"""Of the codes of the shapes before."""
 
 ACCURACY_MEMORY = 0.96
 """Decay of the running accuracies that end a stage."""
@@ -124,8 +121,7 @@ class Trainer:
     ) -> None:
         self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
         self.progress, self.layout, self.squares = Progress(seed), Layout(), Squares(gallery)
-        generator = torch.Generator().manual_seed(EARLIER_SEED)
-        self.codes = torch.randn(len(SHAPES), model.config.text_config.hidden_size, generator=generator)
+        self.codes, _ = order_codes(model.config.text_config.hidden_size)
         started = distributed.is_available() and distributed.is_initialized()
         self.rank, self.ranks = (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
