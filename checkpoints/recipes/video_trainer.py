@@ -49,6 +49,8 @@ class Stage:
     """Questions asked of each clip."""
     kinds: tuple[str, ...] = ()
     """Kinds of questions; none means all."""
+    unknown_first: bool = False
+    """Ask the more for a kind, the less it is known; else for all alike."""
     vqa: tuple[int, ...] = ()
     """Images of an easy-vqa clip, one drawn per step that has them; none means no such step."""
     vqa_share: float = 0.25
@@ -163,18 +165,19 @@ class Trainer:
         )
 
     def _asked(self, rng: np.random.Generator, clip: TrainingClip) -> list[Asked]:
-        """Kinds in equal parts, then one of the kind."""
+        """First the kinds, then one question of each."""
         by_kind: dict[str, list[Asked]] = {}
         for asked in clip.questions:
             if not self.stage.kinds or asked.kind in (*self.stage.kinds, "easy-vqa"):
                 by_kind.setdefault(asked.kind, []).append(asked)
         names = sorted(by_kind)
-        start = int(rng.integers(len(names)))
-        chosen = []
-        for i in range(self.stage.questions):
-            pool = by_kind[names[(start + i) % len(names)]]
-            chosen.append(pool[rng.integers(len(pool))])
-        return chosen
+        if self.stage.unknown_first:
+            unknown = np.array([1.1 - self.progress.accuracy.get(name, 0.0) for name in names])
+            kinds = [names[i] for i in rng.choice(len(names), self.stage.questions, p=unknown / unknown.sum())]
+        else:
+            start = int(rng.integers(len(names)))
+            kinds = [names[(start + i) % len(names)] for i in range(self.stage.questions)]
+        return [by_kind[kind][rng.integers(len(by_kind[kind]))] for kind in kinds]
 
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the loss and, by kind of question, the share answered rightly."""

@@ -38,7 +38,7 @@ def test_rendering_is_deterministic() -> None:
     assert hashlib.sha256(frames.tobytes()).hexdigest() == DIGEST
 
 
-DIGEST = "f544dfc118856f45aa94e34ccf1e25ea6e9ef9b70f3ffa742aa6f70af73c2e4f"
+DIGEST = "f75421b98a52b8b3c9f875541c91fd6d448c1987e4a9c8ec3a43d99463baf79e"
 
 
 def test_splits_and_indices_are_different_clips() -> None:

@@ -171,7 +171,8 @@ def _digit(frame: np.ndarray, cover: np.ndarray) -> int | None:
     box = cover[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = box.shape
     pale = frame[cover].min(axis=1).mean() > 180
-    if not pale or height < 24 or box.mean() < 0.15 or width > 0.8 * height:
+    thick = ndimage.binary_erosion(cover, np.ones((6, 6))).any()  # white shapes, one on top of the other
+    if not pale or thick or height < 24 or box.mean() < 0.15 or width > 0.8 * height:
         return None
     if width < 0.3 * height:
         return 1 if box.mean() > 0.7 else None
