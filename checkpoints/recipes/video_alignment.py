@@ -72,15 +72,20 @@ class Squares:
         ids = {word: index for index, word in enumerate(words())}
         self.ids = [torch.tensor([ids[word] for word in category]) for category in NAMED]
 
-    def loss(self, model: nn.Module, count: int, generator: torch.Generator) -> tuple[Tensor, list[float]]:
-        """The loss on `count` squares, drawn, and by category how often the right word fits best."""
+    def loss(
+        self, model: nn.Module, count: int, generator: torch.Generator, growth: float = 1.0
+    ) -> tuple[Tensor, list[float]]:
+        """The loss on `count` squares, drawn, and by category how often the right word fits best.
+
+        Fits are divided by `growth`.
+        """
         parts = [
             pool[torch.randint(len(pool), (count // len(self.pools),), generator=generator)] for pool in self.pools
         ]
         chosen = torch.cat(parts)
         tokens = seen(model, self.features[self.places[chosen, 0], self.places[chosen, 1]].float())
         embedded = model.model.language_model.embed_tokens.weight
-        return naming_loss([tokens @ embedded[ids].T for ids in self.ids], self.known[chosen])
+        return naming_loss([tokens @ embedded[ids].T / growth for ids in self.ids], self.known[chosen])
 
 
 def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int, work: Path) -> None:

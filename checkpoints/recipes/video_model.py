@@ -32,7 +32,7 @@ SEEN = ("colour", "shape", "count", "number")
 
 CURRICULUM = (
     Stage("seen", 12, (1, 2), 8, SEEN, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.9, steps=400),
-    Stage("order", 20, (2, 4), 10, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.9, steps=600),
+    Stage("order", 20, (2, 4), 10, unknown_first=True, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.9, steps=500),
     Stage("all", 40, (4, 6), unknown_first=True, vqa=(1, 4, 8), vqa_share=0.2, dropped=0.9, until=0.97, steps=1800),
     Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.2, steps=250, until=2.0, learning_rate=(0.5, 0.02)),
 )
@@ -82,8 +82,8 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
             align(model, gallery, config.alignment, seed, config.work)
         with torch.no_grad():
             squares = seen(model, gallery.frames[::64].flatten(0, 1).float())
-        start_near_answers(model, squares)
-        trainer = Trainer(model, gallery, config.training, curriculum, seed)
+        growth = start_near_answers(model, squares)
+        trainer = Trainer(model, gallery, config.training, curriculum, seed, growth)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
             trainer.restore(state)

@@ -29,8 +29,11 @@ COPY_GAIN = 0.5
 SIDE_SHARE = 0.4
 """Size of the component that tells squares from words, over that of a token."""
 
-SIDE_GAIN = 1.4
-"""Strength of keeping to one side."""
+SIDE_GAIN = (1.4, 1.7, 2.4, 2.8)
+"""Strength of keeping to one side, by layer: what tokens have found makes the component smaller beside the rest."""
+
+NORM = 15.0
+"""Size of tokens at the start: in small ones, what is found first drowns the rest."""
 
 SLOW_PAIRS = 7 / 16
 """Rotary pairs from this fraction on turn less than half a radian within a clip: the match uses only them."""
@@ -58,8 +61,8 @@ class _Head:
     across: bool
     """Looks from words at squares, or from words at words."""
 
-    def put(self, attention: nn.Module, index: int) -> None:
-        """Writes it to key-value head `index`."""
+    def put(self, attention: nn.Module, index: int, side: float) -> None:
+        """Writes it to key-value head `index`; `side` is the strength of keeping to one side."""
         size = attention.head_dim
         slow = (torch.arange(size) % (size // 2) >= size * SLOW_PAIRS // 2).nonzero()[:, 0]
         keys, values = slice(index * size, (index + 1) * size), slice(index * size, index * size + len(self.value))
@@ -68,32 +71,40 @@ class _Head:
         key, query = (torch.zeros(size, self.value.shape[1]) for _ in range(2))
         rows = slow[: len(self.key)]
         key[rows], query[rows] = self.key[: len(rows)], self.query[: len(rows)]
-        key[-1, 0] = SIDE_GAIN
-        query[-1, 0] = -SIDE_GAIN if self.across else SIDE_GAIN
+        key[-1, 0], query[-1, 0] = side, -side if self.across else side
         attention.k_proj.weight[keys], attention.q_proj.weight[queries] = key, query
         attention.v_proj.weight[values], attention.o_proj.weight[:, outs] = self.value, COPY_GAIN * self.out.T
 
 
 @torch.no_grad()
-def start_near_answers(model: nn.Module, squares: Float[Tensor, "squares width"]) -> None:
+def start_near_answers(model: nn.Module, squares: Float[Tensor, "squares width"]) -> float:
     """Changes an aligned model in place.
 
     Args:
         model: a video model whose squares fit their words (`video_alignment.align`).
         squares: tokens of some squares, after the projector.
+
+    Returns:
+        How much larger the fits of squares with words are now.
     """
     inner = model.model
     language = inner.language_model
     embedded, last = language.embed_tokens.weight, inner.multi_modal_projector.linear_2
+    growth = NORM / squares.norm(dim=1).mean(), NORM / embedded.norm(dim=1).mean()
     # Every fit of a square with a word changes alike, so they stay aligned.
-    last.weight[0], last.bias[0] = 0.0, SIDE_SHARE * squares.norm(dim=1).mean()
+    last.weight[0], last.bias[0] = 0.0, 0.0
     embedded[:, 0] = 0.0
     model.lm_head.weight.copy_(embedded)  # what is copied from a square is then an answer
-    embedded[:, 0] = -SIDE_SHARE * embedded.norm(dim=1).mean()
+    last.weight.mul_(growth[0])
+    last.bias.mul_(growth[0])
+    embedded.mul_(growth[1])
+    last.bias[0], embedded[:, 0] = SIDE_SHARE * NORM, -SIDE_SHARE * NORM
     size = language.layers[0].self_attn.head_dim
-    for layer, heads in zip(language.layers, _circuit(model.lm_head.weight, size), strict=False):
+    circuit = zip(language.layers, _circuit(model.lm_head.weight, size), SIDE_GAIN, strict=False)
+    for layer, heads, side in circuit:
         for index, head in enumerate(heads[: model.config.text_config.num_key_value_heads]):
-            head.put(layer.self_attn, index)
+            head.put(layer.self_attn, index, side)
+    return float(growth[0] * growth[1])
 
 
 def _circuit(meanings: Rows, size: int) -> list[list[_Head]]:
@@ -111,7 +122,7 @@ def _circuit(meanings: Rows, size: int) -> list[list[_Head]]:
         [_Head(MATCH_GAIN * match, match, answers, answers, across=True)],
         [gather, _Head(MATCH_GAIN * match, match, earlier, earlier, across=True)],
         [gather, _Head(2 * MATCH_GAIN * shapes, earlier, shapes, later, across=True)],
-        [_Head(none, none, torch.cat([earlier, later]), torch.cat([shapes, shapes]), across=False)],
+        [_Head(none, none, code, shapes, across=False) for code in (earlier, later)],
     ]
 
 

@@ -119,10 +119,18 @@ class Trainer:
     """A model, its optimiser and its progress."""
 
     def __init__(
-        self, model: nn.Module, gallery: Gallery, config: TrainingConfig, curriculum: tuple[Stage, ...], seed: int
+        self,
+        model: nn.Module,
+        gallery: Gallery,
+        config: TrainingConfig,
+        curriculum: tuple[Stage, ...],
+        seed: int,
+        growth: float,
     ) -> None:
+        """`growth` is what `start_near_answers` returned."""
         self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
         self.progress, self.layout, self.squares = Progress(seed), Layout(), Squares(gallery)
+        self.growth = growth
         self.codes, _ = order_codes(model.config.text_config.hidden_size)
         started = distributed.is_available() and distributed.is_initialized()
         self.rank, self.ranks = (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
@@ -192,7 +200,7 @@ class Trainer:
         earlier, recalled = self._earlier(batch, hidden[self.config.earlier_layer])
         seed = hash((self.progress.seed, self.progress.step, self.rank)) % 2**62
         generator = torch.Generator().manual_seed(seed)
-        aligned, _ = self.squares.loss(self.model, self.config.aligned_squares // self.ranks, generator)
+        aligned, _ = self.squares.loss(self.model, self.config.aligned_squares // self.ranks, generator, self.growth)
         beside = self.config.earlier_weight * earlier + self.config.aligned_weight * aligned
         (answering + self.config.end_weight * ending + beside).backward()
         self._share_gradients()
