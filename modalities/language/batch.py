@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import cache_argument, cache_of
-from modalities.language.prompts import IGNORED
+from modalities.language.prompts import IGNORED, Prompt
 from namm.errors import ConfigError
 from namm.memory import Memory
 
@@ -57,8 +57,8 @@ class Batch:
                 new[row, columns - len(part) :] = 1
             if asked:
                 wanted[row, columns - len(asked) :] = torch.tensor(asked)
-        before = self.mask.sum(1, keepdim=True) if self.mask.shape[1] else 0
-        positions = (before + new.cumsum(1) - 1).clamp_min(0)
+        before = self.mask.sum(1, keepdim=True) if self.mask.shape[1] else torch.zeros(rows, 1, dtype=torch.long)
+        positions = self.positions((before + new.cumsum(1) - 1).clamp_min(0))
         self.mask = torch.cat([self.mask, new], dim=1) if self.mask.shape[1] else new
         done = self.mask.shape[1] - columns
         step = columns if self.chunk is None else self.chunk
@@ -69,7 +69,8 @@ class Batch:
             stop = min(start + step, columns)
             named: dict[str, Any] = {self.name: self.cache, "use_cache": True}
             if self.takes_positions:
-                named["position_ids"] = positions[:, start:stop].to(device)
+                named["position_ids"] = positions[..., start:stop].to(device)
+            named |= self.beside(ids[:, start:stop], new[:, start:stop].bool())
             place = wanted[:, start:stop] != IGNORED
             if self.keeps_logits:
                 named["logits_to_keep"] = stop - start if bool(place.any()) else 1
@@ -94,6 +95,19 @@ class Batch:
         ]
         return last, scores
 
+    def positions(self, counted: Int[Tensor, "rows columns"]) -> Int[Tensor, "*dimensions rows columns"]:
+        """What the model is told of where new tokens stand; here just how many came before in their rows."""
+        return counted
+
+    def beside(self, ids: Int[Tensor, "rows columns"], real: Bool[Tensor, "rows columns"]) -> dict[str, Any]:
+        """What the model is given beside the ids of a call; here nothing.
+
+        Args:
+            ids: Padding included.
+            real: False for padding.
+        """
+        return {}
+
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order; one may appear more than once."""
         if list(rows) == list(range(self.mask.shape[0])):
@@ -109,3 +123,20 @@ def _scores(
     """The first choices, and the log-likelihood of what was wanted."""
     logits = logits.float()
     return logits.argmax(-1), logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
+
+
+BatchMaker = Callable[[PreTrainedModel, Memory, int | None, Sequence[Prompt]], Batch]
+"""Makes what feeds rows, from an attached model, its memory, the most columns a call, and the prompts that the rows
+begin with."""
+
+
+def plain_batch(model: PreTrainedModel, memory: Memory, chunk: int | None, prompts: Sequence[Prompt]) -> Batch:
+    """What feeds rows of tokens and nothing else.
+
+    Args:
+        model: Attached.
+        memory: What it is attached with.
+        chunk: Most columns a forward call.
+        prompts: What the rows begin with; tokens need nothing of them.
+    """
+    return Batch(model, memory, chunk)

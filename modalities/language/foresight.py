@@ -6,7 +6,7 @@ which notes the largest attention that each token gets; the policy's own memory 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -16,6 +16,7 @@ from modalities.huggingface.attach import attach
 from modalities.language.batch import Batch
 from namm.errors import ConfigError
 from namm.foresight import Foresight, Recorder
+from namm.memory import Memory
 from namm.policies import Policy
 from namm.policies.kvzip import KVzip
 
@@ -39,6 +40,7 @@ def foresee(
     later: Sequence[Sequence[int]],
     chunk: int | None = None,
     likely: Sequence[Sequence[int]] | None = None,
+    begin: Callable[[Memory], Batch] | None = None,
 ) -> Foreseen:
     """Reads a batch of prompts ahead, as the policy wants it.
 
@@ -50,6 +52,7 @@ def foresee(
         chunk: Most columns a forward call; None reads a part in one.
         likely: What probably follows that, such as the full cache's answer where one will be generated; another one
             that does come is no mistake.
+        begin: What feeds these prompts under a memory; a `Batch` of tokens by default.
 
     Raises:
         ConfigError: The policy foresees nothing.
@@ -67,7 +70,7 @@ def foresee(
     points = 1 if interval is None else -(-longest // interval)
     recorder = Recorder(interval or INTERVAL, len(shown), longest, points)
     with attach(model, recorder) as memory:
-        batch = Batch(model, memory, chunk)
+        batch = Batch(model, memory, chunk) if begin is None else begin(memory)
         recorder.listens = not once  # judged once, after the context: only what comes then is later
         batch.feed(contexts)
         if once:

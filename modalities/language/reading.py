@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import attach
-from modalities.language.batch import Batch
+from modalities.language.batch import Batch, BatchMaker, plain_batch
 from modalities.language.foresight import Foreseen, foresee
 from modalities.language.prompts import Group, Prompt
 from namm.memory import Memory
@@ -92,6 +92,7 @@ def read(
     finished: Finished = lambda tokens: False,
     chunk: int | None = None,
     traced: frozenset[int] = frozenset(),
+    make_batch: BatchMaker = plain_batch,
 ) -> tuple[dict[int, Answer], Costs]:
     """Reads one batch.
 
@@ -103,6 +104,8 @@ def read(
         finished: Ends an answer.
         chunk: Most columns a forward call; None reads a part in one. Changes no result, only the room it takes.
         traced: Places whose kept positions are wanted.
+        make_batch: What feeds the rows, from the prompts that they begin with: a model that reads more than tokens has
+            its own.
 
     Returns:
         The answer of every member by place, and what the batch cost.
@@ -113,11 +116,11 @@ def read(
         groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
-    ahead = _ahead(model, policy, asked, finished, chunk)
+    ahead = _ahead(model, policy, asked, finished, chunk, make_batch)
     with attach(model, policy) as memory:
         memory.identities = torch.tensor([group.identity for group in groups])
         memory.tell_foresight(ahead.foresight)
-        batch = Batch(model, memory, chunk)
+        batch = make_batch(model, memory, chunk, [prompts[group.members[0]] for group in groups])
         _feed_contexts(batch, prompts, groups)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
@@ -166,7 +169,12 @@ def _room(then: MemoryReport, now: MemoryReport, ahead: Foreseen) -> dict[str, i
 
 
 def _ahead(
-    model: PreTrainedModel, policy: Policy, asked: Sequence[Prompt], finished: Finished, chunk: int | None
+    model: PreTrainedModel,
+    policy: Policy,
+    asked: Sequence[Prompt],
+    finished: Finished,
+    chunk: int | None,
+    make_batch: BatchMaker,
 ) -> Foreseen:
     """What the policy must know before the first token; the full cache's answer stands for what will be generated."""
     if policy.foresees is None:
@@ -174,10 +182,14 @@ def _ahead(
     answers: list[tuple[int, ...]] = [()] * len(asked)
     if policy.foresees == "future" and any(prompt.new_tokens for prompt in asked):
         alone = [Group((place,), len(prompt.context), place) for place, prompt in enumerate(asked)]
-        found, _ = read(model, make_policy("full"), asked, alone, finished, chunk)
+        found, _ = read(model, make_policy("full"), asked, alone, finished, chunk, make_batch=make_batch)
         answers = [found[place].tokens[:-1] for place in range(len(asked))]  # the last one is never fed
     contexts, questions = ([getattr(prompt, part) for prompt in asked] for part in ("context", "question"))
-    return foresee(model, policy, contexts, questions, chunk, answers)
+
+    def begin(memory: Memory) -> Batch:
+        return make_batch(model, memory, chunk, asked)
+
+    return foresee(model, policy, contexts, questions, chunk, answers, begin)
 
 
 class _Clock:

@@ -6,13 +6,24 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from evaluations.tasks.text.base import TextItem
 from namm.errors import DataError
 
 SHOWN = 5
 """Broken records whose fault is spelled out; of further ones only the places are named."""
+
+
+class Named(Protocol):
+    """What is made of a record."""
+
+    @property
+    def id(self) -> str:
+        """Its name within the task."""
+        ...
+
+
+Item = TypeVar("Item", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ class Record:
 
 
 def build_items(
-    records: Iterable[Record | DataError], build: Callable[[Record], TextItem], source: str, limit: int | None
-) -> list[TextItem]:
+    records: Iterable[Record | DataError], build: Callable[[Record], Item], source: str, limit: int | None
+) -> list[Item]:
     """One item a record, up to `limit`; all broken records up to there are told in one error.
 
     Args:
@@ -115,7 +126,7 @@ def build_items(
     Raises:
         DataError: Some records are broken, two have the same id, or there are none.
     """
-    items: list[TextItem] = []
+    items: list[Item] = []
     faults: list[str] = []
     places: dict[str, str] = {}
     for record in records:

@@ -1,1 +1,1 @@
-"""What a video model is asked: clips drawn here (`rendered`) and clips of a public set of images (`easy_vqa`)."""
+"""What a video model is asked: clips drawn here (`drawn`), and benchmarks in their makers' layouts."""
