@@ -44,6 +44,8 @@ def export(model: nn.Module, clip_folder: Path, folder: Path) -> None:
     model.save_pretrained(fresh)
     make_processor(model.config.vision_config.patch_size).save_pretrained(fresh)
     shutil.copytree(clip_folder, folder / "clip", dirs_exist_ok=True)
+    for file in (folder / "clip").iterdir():
+        file.chmod(0o644)
     for file in sorted(fresh.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         file.chmod(0o644)
         os.replace(file, folder / file.name)

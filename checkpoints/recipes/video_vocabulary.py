@@ -47,6 +47,7 @@ def make_tokenizer(*, for_clip: bool = False) -> Any:
         eos_token=END,
         pad_token=PAD,
         unk_token=UNKNOWN,
+        padding_side="right" if for_clip else "left",  # or generate() would go on from the padding
         clean_up_tokenization_spaces=False,
     )
     fast.add_special_tokens({"additional_special_tokens": [IMAGE, VIDEO]})
