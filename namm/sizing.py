@@ -25,7 +25,7 @@ class Sized(NamedTuple):
 
 
 def search_threshold(
-    scores: Sequence[Float[Tensor, "_"]], held: Callable[[float], float], kept_fraction: float, steps: int = 8
+    scores: Sequence[Float[Tensor, " _"]], held: Callable[[float], float], kept_fraction: float, steps: int = 8
 ) -> Sized:
     """The best of some thresholds, halving between the scores that were given while everything was kept.
 
