@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from namm.errors import AttachError
 from namm.foresight import Foresight
+from namm.grades import Grades
 from namm.layer import KeptTokens, LayerMemory
 from namm.policies.base import Policy
 from namm.renumbering import check_renumbered
@@ -138,7 +139,7 @@ class Memory:
                 layer, self.policy, query, key, value, self.first_sequence, self.told, self.depth, rule, self.store
             )
             if self.identities is not None:
-                self.layers[layer].sequences = self.identities.cpu()
+                self.layers[layer].contents.sequences = self.identities.cpu()
             self.layers[layer].watchers = self.watchers
         held = self.layers[layer]
         if held.cache.batch != query.shape[0]:
@@ -168,7 +169,7 @@ class Memory:
         self._check_whole()
         tokens = self.told.tokens
         if tokens.may_drop and self.layers:
-            held = [layer.kept_positions().flatten(1) for layer in self.layers.values()]
+            held = [layer.contents.kept_positions().flatten(1) for layer in self.layers.values()]
             tokens.drop_all_but(torch.cat(held, dim=1).unbind())
         tokens.add(ids, padding)
         self.peaks.note_beside(self.first_sequence, tokens.nbytes)
@@ -195,6 +196,15 @@ class Memory:
         self._check_whole()
         self.told.foresee(foresight)
 
+    def tell_grades(self, grades: Grades | None) -> None:
+        """Tells what tokens are worth; only policies whose ``reads_grades`` is set need it.
+
+        Args:
+            grades: Of the present batch, or of the one that begins with the next call; None takes them back.
+        """
+        self._check_whole()
+        self.told.grade(grades)
+
     def judge(self) -> None:
         """Has the policy judge now what has come since the last update, though no interval is complete."""
         self._check_whole()
@@ -220,7 +230,7 @@ class Memory:
 
     def kept_positions(self, layer: int) -> Int[Tensor, "batch kv_heads slots"]:
         """Absolute positions of the tokens a layer holds, ascending, padded with -1 at the end."""
-        held = [layers[layer].kept_positions() for layers in self._held()]
+        held = [layers[layer].contents.kept_positions() for layers in self._held()]
         longest = max(part.shape[2] for part in held)
         return torch.cat([pad(part, (0, longest - part.shape[2]), value=-1) for part in held])
 
@@ -230,7 +240,10 @@ class Memory:
 
     def state_bytes(self) -> int:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries, token ids."""
-        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values()) + self._told_bytes()
+        return (
+            sum(layer.contents.state_bytes() for layers in self._held() for layer in layers.values())
+            + self._told_bytes()
+        )
 
     def update_seconds(self) -> float:
         """Time that updates took so far: observing, judging and freeing (on a GPU only the time to launch them)."""
@@ -252,7 +265,7 @@ class Memory:
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:
-                layer.sequences = identities.cpu()
+                layer.contents.sequences = identities.cpu()
         if self.sequence_state is not None and self.layers:
             self.sequence_state.select(rows)
 

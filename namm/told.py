@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from namm.errors import AttachError
+from namm.grades import Grades
 from namm.rotation import Rotation
 from namm.tokens import TokenRecord
 
@@ -33,15 +34,36 @@ class Told:
         self.rotations = rotations
         self._foresight: Foresight | None = None
         self._rows: Foresight | None = None  # of the present batch, whose rows may have moved
+        self._grades: Grades | None = None
+        self._graded_rows: Grades | None = None  # likewise
 
     def begin(self) -> None:
-        """New sequences: their ids are not known yet. Foresight is told ahead, so that it stays."""
+        """New sequences: their ids are not known yet. Foresight and grades are told ahead, so that they stay."""
         self.tokens = TokenRecord()
-        self._rows = self._foresight
+        self._rows, self._graded_rows = self._foresight, self._grades
 
     def foresee(self, foresight: Foresight | None) -> None:
         """From now on this is known of what follows."""
         self._foresight = self._rows = foresight
+
+    def grade(self, grades: Grades | None) -> None:
+        """From now on tokens have these grades."""
+        self._grades = self._graded_rows = grades
+
+    def grades(
+        self, name: str, rows: Int[Tensor, " rows"], positions: Int[Tensor, "rows kv_heads slots"]
+    ) -> Float[Tensor, "rows kv_heads slots"]:
+        """Grades of tokens; see :meth:`namm.grades.Grades.at`.
+
+        Raises:
+            AttachError: Nobody graded them, or not by this.
+        """
+        if self._graded_rows is None:
+            raise AttachError(
+                f"The policy keeps what is best by {name!r}, which only whoever reads can judge; the memory was told "
+                "nothing. Call memory.tell_grades(namm.grades.Grades(..)) before the first token."
+            )
+        return self._graded_rows.at(name, rows, positions)
 
     def rotation(self, layer: int) -> Rotation:
         """How a layer encodes positions.
@@ -82,6 +104,7 @@ class Told:
         """The same, going its own way from here."""
         other = Told(self.rotations)
         other.tokens, other._foresight, other._rows = self.tokens.fork(), self._foresight, self._rows
+        other._grades, other._graded_rows = self._grades, self._graded_rows
         return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -89,3 +112,5 @@ class Told:
         self.tokens.select(rows)
         if self._rows is not None:
             self._rows = self._rows.select(rows)
+        if self._graded_rows is not None:
+            self._graded_rows = self._graded_rows.select(rows)

@@ -110,12 +110,13 @@ class NamedPolicy:
 
 
 def rivals(streams: bool = False) -> tuple[str, ...]:
-    """Every policy that a NAMM is compared with.
+    """Every policy that a NAMM is compared with, wherever tokens come from.
 
     Args:
         streams: Only those that can judge a stream, of which nobody can read ahead what follows.
     """
-    found = (name for name in POLICIES if name not in (FULL, NAMM))
+    # what tokens are worth by a judgement from outside only some experiments know; these name such policies themselves
+    found = (name for name in POLICIES if name not in (FULL, NAMM) and not POLICIES[name].reads_grades)
     return tuple(name for name in found if not (streams and reads_ahead(name)))
 
 

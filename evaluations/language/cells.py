@@ -26,6 +26,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluations.experiment.contract import Size, Unit
+from evaluations.experiment.prompt_measures import mean_of, measured
 from evaluations.language.answers import Journal
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.exams import Exam, ExamPrompts
@@ -181,7 +182,7 @@ class TextRunner:
             graded.append({"id": name, **about, **grade, "slots": given[0].slots, "tokens": given[0].context_tokens})
         firsts = [answers[members[0]] for members in asked.members]
         return {
-            "score": _mean(graded, "score"),
+            "score": mean_of(graded, "score"),
             "score_name": self.exam.score_name,
             "metrics": {**_measured(graded, firsts, costs), **asked.facts},
             "prompts": graded,
@@ -215,27 +216,5 @@ def _without_sizes(described: dict[str, object]) -> dict[str, object]:
 
 def _measured(graded: Sequence[Mapping[str, Any]], answers: Sequence[Answer], costs: Sequence[Costs]) -> dict[str, Any]:
     held = np.mean([answer.held.numpy() for answer in answers], axis=0)
-    prompts = sum(cost.prompts for cost in costs)
-    policy = [cost.policy_seconds for cost in costs if cost.policy_seconds is not None]
     extras = [name for name in graded[0] if isinstance(graded[0][name], float) and name not in ("score", "slots")]
-    return {
-        "slots_mean": _mean(graded, "slots"),
-        "head_slots": held.tolist(),
-        "kept_fraction": float(np.mean([grade["slots"] / grade["tokens"] for grade in graded])),
-        "evicted": sum(cost.evicted for cost in costs) / (prompts * held.size),
-        "evicting": float(np.mean([grade["slots"] < grade["tokens"] for grade in graded])),
-        "tokens_seen": float(np.mean([grade["tokens"] for grade in graded])),
-        "bytes_mean": sum(cost.cache_bytes for cost in costs) / prompts,
-        "bytes_peak": max(cost.peak_cache_bytes / cost.prompts for cost in costs),
-        "state_bytes_mean": sum(cost.state_bytes for cost in costs) / prompts,
-        "state_bytes_peak": max(cost.peak_state_bytes / cost.prompts for cost in costs),
-        "prefill_seconds": sum(cost.prefill_seconds for cost in costs),
-        "decode_seconds": sum(cost.decode_seconds for cost in costs),
-        "policy_seconds": sum(policy) if len(policy) == len(costs) else None,
-        "decoded_tokens": float(sum(cost.decoded_tokens for cost in costs)),
-        **{name: _mean(graded, name) for name in extras},
-    }
-
-
-def _mean(graded: Sequence[Mapping[str, Any]], name: str) -> float:
-    return float(np.mean([grade[name] for grade in graded]))
+    return {**measured(graded, held, costs), **{name: mean_of(graded, name) for name in extras}}

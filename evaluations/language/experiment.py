@@ -13,6 +13,7 @@ from evaluations.analysis.summary import summarise
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.line import open_results
 from evaluations.experiment.contract import Media, Size, Unit
+from evaluations.experiment.matched_plan import MatchedPlan
 from evaluations.experiment.names import RELEASED, NamedPolicy
 from evaluations.experiment.play import play
 from evaluations.language import terminal
@@ -20,7 +21,7 @@ from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.config import TextConfig
 from evaluations.language.examples import example_page
 from evaluations.language.page import named, page_of, write_page
-from evaluations.language.plan import TextPlan, chosen
+from evaluations.language.plan import chosen
 from evaluations.language.setup import CORPUS, OWN, ExamOptions, ModelOptions, TextSetup, task_names
 from evaluations.report import markdown
 from evaluations.rows.file import Row
@@ -175,9 +176,9 @@ def default_tasks(model: str) -> tuple[str, ...]:
 
 def _plan(
     config: TextConfig, label: str, runner: TextRunner, policies: tuple[NamedPolicy, ...], match: str | None
-) -> TextPlan:
+) -> MatchedPlan:
     seeds = config.seeds if runner.exam.drawn else config.seeds[:1]
-    return TextPlan(
+    return MatchedPlan(
         target=label,
         policies=policies,
         seeds=tuple(seeds),

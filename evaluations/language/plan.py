@@ -1,24 +1,12 @@
-"""Which policies read an exam, in which order and at which size.
-
-The references and the NAMMs come first: a NAMM decides for itself. Then the rivals, each with the smallest budget whose
-mean size, over the same prompts, is not below the NAMM's; `POLICY@heads` has as much as the NAMM in each layer and
-head, so that what is left of the NAMM's lead is its choice of tokens, not of heads. All follows from rows alone.
-"""
+"""The policies that read text; who is given which size is the same wherever there are prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from evaluations.experiment.contract import UNBOUNDED, FinishedRows, Matched, Size, Unit
-from evaluations.experiment.matching import context_budget
-from evaluations.experiment.names import NAMMS, RELEASED, NamedPolicy, named, rivals, with_heads
-from evaluations.rows.file import Row
-from evaluations.rows.policy_names import FULL, PolicyName
-from evaluations.rows.trials import trials
-from namm.errors import ConfigError
+from evaluations.experiment import matched_plan
+from evaluations.experiment.names import NAMMS, RELEASED, NamedPolicy, rivals, with_heads
+from evaluations.rows.policy_names import FULL
 
 OFFERED = (FULL, *NAMMS, RELEASED, *rivals())
 """Policies that read prompts."""
@@ -26,93 +14,6 @@ NAMES = (*OFFERED, *with_heads(rivals()))
 """The same, and each rival with the NAMM's own division over layers and heads."""
 
 
-@dataclass(frozen=True)
-class TextPlan:
-    """Policies and seeds on one exam."""
-
-    target: str
-    policies: tuple[NamedPolicy, ...]
-    seeds: tuple[int, ...]
-    interval: int | None
-    """Tokens between two updates; None where there is one update, after the context."""
-    protected_last: int
-    """Newest tokens that no policy evicts; no budget is smaller."""
-    match: str | None
-    """The NAMM whose mean size the rivals get; None where `size` says it."""
-    size: Size = UNBOUNDED
-    """Of all policies that forget, where it is given."""
-    cap: float | None = None
-    """Most that a NAMM may keep of each prompt, where it is free."""
-
-    def main(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
-        """The units that can be known so far, and whether these are all."""
-        first = [self._first(spec) for spec in self.policies if not spec.is_rival or self.match is None]
-        rivals = [spec for spec in self.policies if spec.is_rival]
-        if not rivals or self.match is None:
-            return first, True
-        # what the rivals are matched to is read first
-        first.sort(key=lambda unit: unit.spec.label != self.match)
-        found = rows(first[0])
-        if found is None:
-            return first, False
-        return [*first, *(self._matched(spec, found) for spec in rivals)], True
-
-    def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
-        """There are no curves."""
-        return [], True
-
-    def most_cells(self) -> int:
-        """Cells of the whole plan."""
-        return len(self.policies) * len(self.seeds)
-
-    def _first(self, spec: NamedPolicy) -> Unit:
-        if spec.label == FULL:
-            return Unit(self.target, spec, self.seeds, "reference")
-        if self.size != UNBOUNDED:
-            return Unit(self.target, spec, self.seeds, "given", self.size)
-        return Unit(self.target, spec, self.seeds, "free", Size(kept_fraction=self.cap))
-
-    def _matched(self, spec: NamedPolicy, rows: Sequence[Row]) -> Unit:
-        tokens = [prompt["tokens"] for row in rows for prompt in trials(row)]
-        asked = float(np.mean([prompt["slots"] for row in rows for prompt in trials(row)]))
-        least = spec.protected_first + self.protected_last
-        interval = None if spec.option("schedule", None) == "prompt" else self.interval
-        size = Size(budget=context_budget(asked, tokens, interval, least))
-        if spec.by_head:
-            own = np.mean([row["metrics"]["head_slots"] for row in rows], axis=0).tolist()
-            budgets = (tuple(context_budget(held, tokens, interval, least) for held in layer) for layer in own)
-            size = Size(head_budgets=tuple(budgets))
-        return Unit(self.target, spec, self.seeds, "matched", size, Matched(self.match or "", "declared", asked))
-
-
 def chosen(names: Sequence[str], match: str | None, sized: bool) -> tuple[tuple[NamedPolicy, ...], str | None]:
-    """The policies, each once, and the label of the NAMM that rivals are matched to; None where a size is given.
-
-    Args:
-        names: As users write them.
-        match: The NAMM that was named, if any.
-        sized: Whether the size of all policies is given.
-
-    Raises:
-        UnknownNameError: A name is not known.
-        ConfigError: Rivals have no size.
-    """
-    policies = named(names, NAMES)
-    allocated = [spec.label for spec in policies if spec.by_head]
-    if sized:
-        if match is not None:
-            raise ConfigError(f"A size is given, so nothing is matched to {match!r}; leave out --match or the size.")
-        if allocated:
-            raise ConfigError(f"{', '.join(allocated)} take the size of a NAMM, and --budget gives another; leave one.")
-        return policies, None
-    rivals = [spec.label for spec in policies if spec.is_rival]
-    namms = [spec.label for spec in policies if spec.is_namm]
-    match = None if match is None else str(PolicyName.parse(match))
-    if match is not None and match not in namms:
-        raise ConfigError(f"{', '.join(rivals) or 'rivals'} are matched to {match!r}, not among --policy; add it.")
-    if rivals and not namms:
-        raise ConfigError(
-            f"{', '.join(rivals)} need a size: pass --budget or --kept-fraction, or run a NAMM beside them to be "
-            "matched to; add it."
-        )
-    return policies, match or (namms[0] if namms else None)
+    """See `evaluations.experiment.matched_plan.chosen`."""
+    return matched_plan.chosen(names, match, sized, NAMES)

@@ -7,8 +7,8 @@ there, and the memory is forked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from namm.errors import DataError
@@ -36,6 +36,9 @@ class Prompt:
     new_tokens: int = 0
     """Longest answer to generate."""
 
+    grades: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False)
+    """What the context's tokens are worth, by what was judged (:mod:`namm.grades`); empty where nobody judged."""
+
     def __post_init__(self) -> None:
         if not self.context or not self.question:
             raise DataError(
@@ -59,7 +62,8 @@ class Prompt:
             return self
         context, rest = self.context[:-over], self.context[-over:]
         targets = (IGNORED,) * over + self.targets if self.targets else ()
-        return Prompt(context, rest + self.question, targets, self.new_tokens)
+        grades = {name: told[: len(context)] for name, told in self.grades.items()}
+        return replace(self, context=context, question=rest + self.question, targets=targets, grades=grades)
 
 
 @dataclass(frozen=True)

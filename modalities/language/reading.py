@@ -20,12 +20,17 @@ from modalities.huggingface.attach import attach
 from modalities.language.batch import Batch, BatchMaker, plain_batch
 from modalities.language.foresight import Foreseen, foresee
 from modalities.language.prompts import Group, Prompt
+from namm.errors import DataError
+from namm.grades import Grades
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
 from namm.report import MemoryReport
 
 Finished = Callable[[list[int]], bool]
 """Whether generated tokens are a whole answer."""
+
+Look = Callable[[Memory, Sequence[int]], None]
+"""Is shown a memory, and the place of each of its rows among the prompts; changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def read(
     chunk: int | None = None,
     traced: frozenset[int] = frozenset(),
     make_batch: BatchMaker = plain_batch,
+    look: Look | None = None,
 ) -> tuple[dict[int, Answer], Costs]:
     """Reads one batch.
 
@@ -106,12 +112,13 @@ def read(
         traced: Places whose kept positions are wanted.
         make_batch: What feeds the rows, from the prompts that they begin with: a model that reads more than tokens has
             its own.
+        look: Called when the questions come.
 
     Returns:
         The answer of every member by place, and what the batch cost.
     """
     clock = _Clock(model.device)
-    if policy.foresees is not None:  # what is known of a prompt ahead is its own: no beginning is shared
+    if policy.foresees is not None or policy.reads_grades:  # what is told of a prompt is its own: nothing is shared
         members = [(place, group.identity) for group in groups for place in group.members]
         groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
     places = [place for group in groups for place in group.members]
@@ -120,10 +127,13 @@ def read(
     with attach(model, policy) as memory:
         memory.identities = torch.tensor([group.identity for group in groups])
         memory.tell_foresight(ahead.foresight)
+        memory.tell_grades(_grades(asked) if policy.reads_grades else None)
         batch = make_batch(model, memory, chunk, [prompts[group.members[0]] for group in groups])
         _feed_contexts(batch, prompts, groups)
         held, then = memory.slots(), memory.report()
         kept = {place: _kept(memory, row) for row, place in enumerate(places) if place in traced}
+        if look is not None:
+            look(memory, places)
         logits, scores = batch.ask([prompt.question for prompt in asked], [prompt.targets for prompt in asked])
         held_after = memory.slots()
         prefill_seconds = clock.lap()
@@ -190,6 +200,23 @@ def _ahead(
         return make_batch(model, memory, chunk, asked)
 
     return foresee(model, policy, contexts, questions, chunk, answers, begin)
+
+
+def _grades(asked: Sequence[Prompt]) -> Grades:
+    """What is told of every prompt alike; tokens that one has not are as good as later ones."""
+    names = set.intersection(*(set(prompt.grades) for prompt in asked))
+    longest = max(len(prompt.context) for prompt in asked)
+    found = {name: torch.full((len(asked), longest), torch.inf) for name in names}
+    for name, grades in found.items():
+        for row, prompt in enumerate(asked):
+            told = prompt.grades[name]
+            if len(told) != len(prompt.context):
+                raise DataError(
+                    f"Expected a grade by {name!r} for each of the context's {len(prompt.context)} tokens, found "
+                    f"{len(told)}; +inf stands for what is surely kept."
+                )
+            grades[row, : len(told)] = torch.tensor(told)
+    return Grades(found)
 
 
 class _Clock:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from modalities.language.batch import Batch
 from modalities.language.prompts import Group, Prompt
-from modalities.language.reading import Answer, Costs, Finished
+from modalities.language.reading import Answer, Costs, Finished, Look
 from modalities.language.reading import read as read_prompts
 from modalities.vision.features import Features, FeatureStore, joined
 from modalities.vision.prompts import Scene, ScenePrompt
@@ -165,6 +165,7 @@ def read(
     finished: Finished = lambda tokens: False,
     chunk: int | None = None,
     traced: bool = False,
+    look: Look | None = None,
 ) -> Reading:
     """Reads one batch of questions.
 
@@ -176,6 +177,7 @@ def read(
         finished: Ends an answer.
         chunk: Most columns a forward call; None reads a part in one. Changes no result.
         traced: Whether kept positions are wanted.
+        look: Called when the questions come.
 
     Raises:
         AttachError: The model cannot be driven exactly, or the policy repeats the context (kvzip).
@@ -207,6 +209,7 @@ def read(
         chunk,
         frozenset(range(len(prompts))) if traced else frozenset(),
         make_batch=partial(_make, store),
+        look=look,
     )
     return Reading(tuple(answers[place] for place in range(len(prompts))), costs, vision_seconds)
 

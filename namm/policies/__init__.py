@@ -13,6 +13,7 @@ from namm.policies.compactor import Compactor
 from namm.policies.expected_attention import ExpectedAttention
 from namm.policies.fastgen import FastGen
 from namm.policies.full import Full
+from namm.policies.graded import Graded
 from namm.policies.h2o import H2O, H2OByAge
 from namm.policies.keydiff import KeyDiff
 from namm.policies.kvzip import KVzip
@@ -53,6 +54,7 @@ POLICIES = Registry(
         ExpectedAttention,
         KVzip,
         Oracle,
+        Graded,
         NAMMPolicy,
     )
 )
@@ -63,6 +65,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "namm",
         {"interval": 512, "threshold": 0.0, "protected_last": 1, "heads": "equal", "eager_chunk": 128},
     ),
+    "relevance": ("graded", {"by": "relevance"}),
+    "redundancy": ("graded", {"by": "redundancy"}),
 }
 """Policies with options set, under names of their own; an option that is given goes before the preset's."""
 

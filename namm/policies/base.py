@@ -121,6 +121,9 @@ class TokenView:
     foreseen: Callable[[], Float[Tensor, "batch kv_heads slots"]] = _not_supplied
     """The largest attention each token gets later, as a second reading has shown (:mod:`namm.foresight`)."""
 
+    grades: Callable[[str], Float[Tensor, "batch kv_heads slots"]] = _not_supplied
+    """What each token is worth by some judgement from outside (:mod:`namm.grades`)."""
+
     @property
     def age(self) -> Int[Tensor, "batch kv_heads slots"]:
         """Tokens since each token; the newest has age 0, and so have unused slots."""
@@ -159,6 +162,9 @@ class Policy(ABC):
     foresees: ClassVar[Literal["repetition", "future"] | None] = None
     """What :attr:`TokenView.foreseen` is the attention of, if it is used: the context's "repetition", or its real
     "future". Then whoever reads a text reads it twice, and tells the memory before the second time."""
+
+    reads_grades: ClassVar[bool] = False
+    """Whether :attr:`TokenView.grades` is used; then whoever reads tells the memory what tokens are worth."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Fields of :class:`Selection` whose defaults are others for this policy."""

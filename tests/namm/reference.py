@@ -99,6 +99,7 @@ def reference_attend(
             ),
             rotation=lambda: told.rotation(layer),
             foreseen=lambda at=(padded[None], seen): told.foreseen(layer, torch.tensor([sequence]), *at),
+            grades=lambda name, at=padded[None]: told.grades(name, torch.tensor([sequence]), at),
         )
         scores = policy.score(view)
         for name, written in view.state.items():  # what the policy wrote stays with its tokens

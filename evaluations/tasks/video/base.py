@@ -11,16 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from evaluations.tasks.video.subtitles import Subtitle
-
-Sampling = Literal["all", "left", "even", "ends"]
-"""Which frames a video is seen in: every one, or as many as are asked for: at whole steps from the first one on
-("left"), at equal steps of any length ("even"), or spread from the first to the last ("ends")."""
+from modalities.vision.sampling import Sampling
 
 
 @dataclass(frozen=True)

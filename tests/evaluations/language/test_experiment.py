@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from evaluations import text
 from evaluations.analysis.summary import summarise
+from evaluations.experiment.names import rivals
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.experiment import play_experiment
 from evaluations.language.plan import NAMES, chosen
@@ -22,7 +23,6 @@ from evaluations.language.trace import kept_of
 from evaluations.text import TextConfig
 from namm import NAMM
 from namm.errors import ConfigError, UnknownNameError
-from namm.policies import POLICIES
 
 TIMES = ("finished", "seconds", "versions")
 MEASURED = ("prefill_seconds", "decode_seconds", "policy_seconds", "bytes_peak", "bytes_mean", "state_bytes_peak",
@@ -59,10 +59,11 @@ def assert_same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> No
         assert ours == theirs
 
 
+@pytest.mark.slow
 def test_every_registered_policy_reads_every_kind_of_task_at_the_namms_size(
     config: TextConfig, longbench: Path
 ) -> None:
-    everyone = ("full", "namm:sequence", *(name for name in POLICIES if name not in ("full", "namm")), "h2o@heads")
+    everyone = ("full", "namm:sequence", *rivals(), "h2o@heads")
     tasks = ("pairs", "needles/multivalue", "corpus", "longbench/qasper")
     rows = text.run(replace(config, policy=everyone, tasks=tasks, prompts=2, data=str(longbench)))
     assert {(row["policy"], row["task"]) for row in rows} == {
@@ -99,6 +100,7 @@ def _unmarked(prompt: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prompt.items() if name != "document"}
 
 
+@pytest.mark.slow
 def test_sharing_batching_and_chunks_change_nothing(config: TextConfig, longbench: Path, tmp_path: Path) -> None:
     """Two prompts share a document; alone, in chunks or side by side they are answered alike, draws included."""
     config = replace(config, tasks=("longbench/qasper", "corpus/next-line"), data=str(longbench))

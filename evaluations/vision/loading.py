@@ -1,0 +1,129 @@
+"""A video-language model with what belongs to it: processor, prompts, features, and what decides its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluations.commands.devices import check_device
+from evaluations.vision.shipped import CLIP_FOLDER
+from modalities.pretrained import locate, weight_facts
+from modalities.vision.features import FeatureStore
+from modalities.vision.prompts import Composer
+from namm.errors import CheckpointError
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model is loaded."""
+
+    model: str
+    dtype: str = "auto"
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, or auto: accelerate spreads the layers over all devices."""
+    rope_factor: float | None = None
+    """Linear stretch of rotary positions."""
+    chat: str | None = None
+    """Around pictures and question; None takes the processor's chat template."""
+
+
+class LoadedModel:
+    """The model, ready to watch."""
+
+    def __init__(self, options: ModelOptions, index: int = 0) -> None:
+        """Loads it.
+
+        Args:
+            options: How.
+            index: Of this process among those of this machine; where there are several GPUs, each gets its own.
+
+        Raises:
+            NammError: There is no such model, or its files cannot be used.
+        """
+        self.options = options
+        self.located = locate(options.model)
+        self.name = self.located.name
+        self.model, self.processor = _loaded(options, index)
+        self.composer = Composer(self.model, self.processor, options.chat)
+        self.store = FeatureStore(self.model)
+        self.tokenizer: Any = self.processor.tokenizer
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides its answers, for the key of a row."""
+        told = {
+            "model": self.name, "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type, "rope_factor": self.options.rope_factor, "chat": self.options.chat,
+        }  # fmt: skip
+        return {**told, **weight_facts(self.located, getattr(self.model.config, "_commit_hash", None))}
+
+    @property
+    def own_clip(self) -> str | None:
+        """The CLIP that lies in the model's folder."""
+        folder = self.located.folder
+        own = None if folder is None else Path(folder) / CLIP_FOLDER
+        return f"local-dir:{own}" if own is not None and (own / "open_clip_config.json").exists() else None
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        told = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
+        flat = [token for entry in told for token in (entry if isinstance(entry, list) else [entry])]
+        return frozenset(token for token in flat if token is not None)
+
+    def finished(self, tokens: list[int]) -> bool:
+        """Whether generated tokens are a whole answer."""
+        return tokens[-1] in self.ends
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """An answer up to what ends it."""
+        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return self.tokenizer.decode(list(tokens[:end]), skip_special_tokens=True).strip()
+
+
+def _loaded(options: ModelOptions, index: int) -> tuple[Any, Any]:
+    """Any: transformers types neither by what they can do."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    located = locate(options.model)
+    spread = options.device == "auto"
+    device = None if spread else check_device(options.device)
+    if options.device == "cuda":
+        device = torch.device("cuda", index % torch.cuda.device_count())
+    read: Any = AutoModelForImageTextToText.from_pretrained
+    try:
+        config = AutoConfig.from_pretrained(located.source)
+        if options.rope_factor is not None:
+            _stretch(config, options.rope_factor)
+        placed = {"device_map": "auto"} if spread else {}
+        model, told = read(
+            located.source, config=config, dtype=DTYPES[options.dtype], use_safetensors=True,
+            output_loading_info=True, **placed,
+        )  # fmt: skip
+        processor = AutoProcessor.from_pretrained(located.source)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"Expected a video-language model with its processor at {options.model!r} (a folder, or a Hub id), found "
+            f"none: {line}"
+        ) from error
+    if missing := sorted(told["missing_keys"]):
+        raise CheckpointError(
+            f"The files of {located.name} lack {len(missing)} of its weights ({', '.join(missing[:3])}), which would "
+            "be random; fetch them again."
+        )
+    return (model if device is None else model.to(device)).eval(), processor
+
+
+def _stretch(config: Any, factor: float) -> None:
+    """Positions divided by a factor, in the language part."""
+    text = config.get_text_config()
+    known = dict(getattr(text, "rope_parameters", None) or {})
+    text.rope_parameters = {**known, "rope_type": "linear", "factor": float(factor)}
