@@ -16,10 +16,10 @@ import torch
 import tyro
 
 import modalities  # noqa: F401  (before transformers)
-from evaluations.language.real_suite import matmul_rate
 from modalities.language.prompts import Group, Prompt
 from modalities.language.reading import read
 from modalities.pretrained import load_model
+from modalities.pretrained.precision import matmul_rate
 from namm import NAMM
 from namm.policies import make_policy
 

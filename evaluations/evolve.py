@@ -45,7 +45,7 @@ __all__ = ["SEARCHES", "EvolveConfig", "load_source", "main", "preset_config", "
 FREE = frozenset({"out", "generations", "stages", "data", "templates", "threads", "device", "wandb", "pictures_every"})
 """Settings that may differ when a run is continued; stages may differ in the length of the last."""
 
-PLAIN: Mapping[str, bool] = MappingProxyType({"markup": False, "highlight": False, "soft_wrap": True})
+PLAIN: Mapping[str, Any] = MappingProxyType({"markup": False, "highlight": False, "soft_wrap": True})
 """How lines are printed: as they are."""
 
 RESUME = "nothing is lost, the same command continues."

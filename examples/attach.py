@@ -23,6 +23,7 @@ from evaluations.report.figures import png
 from evaluations.report.kept_figures import held_now, kept_tokens
 from modalities import attach
 from modalities.pretrained import load_model, load_tokenizer
+from modalities.pretrained.precision import quick_dtype
 from namm.errors import DataError
 from namm.files import write_atomically
 
@@ -58,7 +59,8 @@ class Example:
 def run(example: Example) -> None:
     """Reads, generates, reports, draws."""
     # 1. your model: as AutoTokenizer and AutoModelForCausalLM give it, or by the names that the commands know
-    model = load_model(example.model).to(example.device)
+    model = load_model(example.model)
+    model = model.to(example.device, quick_dtype(model.dtype, example.device))
     tokenizer = load_tokenizer(example.model)
 
     # 2. a policy: NAMM.from_pretrained(folder), or any other by name

@@ -1,4 +1,4 @@
-"""One layer's share of a memory: its cache, the queries of its current interval, and the forward pass over both.
+"""One layer of a memory: the forward pass over what it holds, and when a policy judges that.
 
 New tokens join the interval, attend to it causally and to the packed tokens in full, and where a sequence completes its
 interval the policy judges. A call that crosses such a place is cut there.
@@ -20,6 +20,7 @@ from namm.attention.held import attend_held
 from namm.attention.local import attend_local, within_reach
 from namm.attention.parts import join_parts
 from namm.cache import TAIL_BLOCK, LayerCache
+from namm.contents import LayerContents
 from namm.errors import AttachError
 from namm.interval import Interval
 from namm.policies.base import Policy
@@ -48,7 +49,7 @@ class KeptTokens:
 
 
 class LayerMemory:
-    """What one layer holds of a batch of sequences."""
+    """Attends with what a layer holds, and has it judged when it is time."""
 
     def __init__(
         self,
@@ -67,7 +68,6 @@ class LayerMemory:
         batch, kv_heads, _, head_dim = key.shape
         policy.selection.check_fits(index, kv_heads, depth)
         self.index, self.policy = index, policy
-        self.sequences = torch.arange(first_sequence, first_sequence + batch)
         self.told, self.depth = told, depth
         self.only_prompt = policy.selection.schedule == "prompt"
         self.every = None if self.only_prompt else policy.selection.interval
@@ -82,29 +82,31 @@ class LayerMemory:
         self.most_slots = 0
         self.call_peak = (0, 0)
         self.watchers: list[Callable[[KeptTokens], None]] = []
-        self.cache = LayerCache(
-            batch,
-            kv_heads,
-            head_dim,
-            policy.state_shapes(),
-            key.dtype,
-            key.device,
-            self.every,
-            value.shape[3],
-            may_pad=store == "padded" and rule.local is None and policy.eager_chunk is None,
-        )
-        self.head_state = {
-            name: torch.zeros(batch, kv_heads, *shape, device=key.device)
-            for name, shape in policy.head_state_shapes().items()
-        }
-        self.interval = Interval(query)
         chunk = policy.eager_chunk
         if chunk is not None and not (rule.is_plain and value.shape[3] == head_dim):
             raise AttachError(
                 f"Layer {index}: the released attention is plain and its values are as wide as its keys; found "
                 f"{rule} and widths {head_dim}, {value.shape[3]}. Use policy 'namm' on this model."
             )
-        self.eager = EagerAttention(batch, chunk, policy.observes_attention) if chunk is not None else None
+        may_pad = store == "padded" and rule.local is None and chunk is None
+        self.contents = LayerContents(
+            LayerCache(
+                batch, kv_heads, head_dim, policy.state_shapes(), key.dtype, key.device, self.every, value.shape[3],
+                may_pad=may_pad,
+            ),
+            Interval(query),
+            None if chunk is None else EagerAttention(batch, chunk, policy.observes_attention),
+            {
+                name: torch.zeros(batch, kv_heads, *shape, device=key.device)
+                for name, shape in policy.head_state_shapes().items()
+            },
+            torch.arange(first_sequence, first_sequence + batch),
+        )  # fmt: skip
+
+    @property
+    def cache(self) -> LayerCache:
+        """Its keys and values."""
+        return self.contents.cache
 
     def attend(
         self,
@@ -116,7 +118,7 @@ class LayerMemory:
         rule: AttentionRule = PLAIN,
     ) -> Float[Tensor, "batch query_heads tokens value_dim"]:
         """See :meth:`Memory.attend`."""
-        self.interval.scale, self.rule = scale, rule
+        self.contents.interval.scale, self.rule = scale, rule
         self.call_peak = (0, 0)
         out = self._attend_columns(query, key, value, padding)
         if self.only_prompt:
@@ -184,16 +186,13 @@ class LayerMemory:
     def _judge(self, complete: Bool[Tensor, " batch"], interval: int, goes_on: bool) -> None:
         """One update of these sequences, after which no room is held that neither a token nor the call's next needs."""
         began = time.perf_counter()
-        case = Case(
-            self.index, self.depth, self.rule, self.cache, self.interval, self.eager, self.head_state, self.sequences,
-            self.told,
-        )  # fmt: skip
+        case = Case(self.index, self.depth, self.rule, self.told, self.contents)
         left = judged(None if self.only_releases else self.policy, case, complete, interval)
         self.evicted += left.evicted
         self.cache.replace(left.index, left.stay, left.positions, left.state, complete)
         if self.policy.renumbers:
             rotation, sinks = self.told.rotation(self.index), self.policy.selection.protected_first
-            renumber_sinks(self.cache, self.head_state, rotation, sinks, complete, interval)
+            renumber_sinks(self.cache, self.contents.head_state, rotation, sinks, complete, interval)
         self._free_judged(goes_on)
         self.update_seconds += time.perf_counter() - began
         self._tell(complete)
@@ -222,11 +221,11 @@ class LayerMemory:
         cache = self.cache
         starts, aligned = cache.tail_lengths, cache.aligned
         cache.append(key, value, counts)
-        if self.eager is not None:
-            return self.eager.attend(cache, query, starts, self.interval.scale)
+        if self.contents.eager is not None:
+            return self.contents.eager.attend(cache, query, starts, self.contents.interval.scale)
         tokens = query.shape[2]
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
-        rule, scale = self.rule, self.interval.scale
+        rule, scale = self.rule, self.contents.interval.scale
         if within_reach(rule, cache):
             out, log_sum = attend_held(cache, query, folded, starts, aligned, scale, rule.softcap)
         else:
@@ -237,14 +236,14 @@ class LayerMemory:
         judges = self.only_prompt or (self.every is not None and not self.only_releases)
         if (self.policy.observes_attention or self.policy.reads_queries) and judges:
             room = cache.tail_keys.shape[2]
-            self.interval.add(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned, room)
+            self.contents.interval.add(query, log_sum.reshape(query.shape[:3]), starts, counts, aligned, room)
         return out
 
     def _tell(self, updated: Bool[Tensor, " batch"]) -> None:
         """Shows what an update kept to whoever watches."""
         for watcher in self.watchers:
-            positions = self.kept_positions()[updated]
-            watcher(KeptTokens(self.index, self.sequences[updated], self.cache.seen[updated], positions))
+            positions = self.contents.kept_positions()[updated]
+            watcher(KeptTokens(self.index, self.contents.sequences[updated], self.cache.seen[updated], positions))
 
     def _free_judged(self, goes_on: bool) -> None:
         """Gives back the room of judged tokens and of their queries; it grows again with the next interval.
@@ -253,52 +252,20 @@ class LayerMemory:
         """
         if goes_on and self.cache.tail_keys.shape[2] <= TAIL_BLOCK:
             return
-        self.cache.trim_tail()
-        self._trim_queries()
-
-    def _trim_queries(self) -> None:
-        """Queries have as much room as the tail that they came with; none where no token of it is unjudged."""
-        room = self.cache.tail_keys.shape[2] if self.cache.tail_lengths.any() else 0
-        self.interval.trim(room)
+        self.contents.trim()
 
     def _note_peaks(self) -> None:
         """The most this layer has held: ever, in slots; during the present call, in bytes."""
         cache_bytes, state_bytes = self.call_peak
-        self.call_peak = (max(cache_bytes, self.cache.cache_bytes()), max(state_bytes, self.state_bytes()))
+        self.call_peak = (max(cache_bytes, self.cache.cache_bytes()), max(state_bytes, self.contents.state_bytes()))
         self.most_slots = max(self.most_slots, self.cache.most_slots())
-
-    def kept_positions(self) -> Int[Tensor, "batch kv_heads slots"]:
-        """Positions of kept tokens and of the tail, padded with -1."""
-        cache = self.cache
-        slots = cache.slots()
-        slot = torch.arange(int(slots.max()) if slots.numel() else 0)
-        beyond = slot - cache.lengths[..., None]  # how far into the tail
-        tail_start = (cache.seen - cache.tail_lengths)[:, None, None]
-        out = torch.where(beyond < cache.tail_lengths[:, None, None], tail_start + beyond, -1)
-        out[beyond < 0] = cache.positions.cpu().long()  # packed in just this order
-        return out
-
-    def state_bytes(self) -> int:
-        """Bytes of positions, per-token state and buffered queries."""
-        eager = 0 if self.eager is None else self.eager.nbytes
-        heads = sum(tensor.nbytes for tensor in self.head_state.values())
-        return self.cache.state_bytes() + heads + self.interval.nbytes + eager
 
     def fork(self, told: Told) -> LayerMemory:
         """The same, going its own way and told by others; nobody watches it."""
         other = copy.copy(self)
-        other.told, other.watchers, other.cache = told, [], self.cache.fork()
-        other.eager = None if self.eager is None else self.eager.fork()
-        other.head_state = {name: tensor.clone() for name, tensor in self.head_state.items()}
-        other.interval = self.interval.fork()
+        other.told, other.watchers, other.contents = told, [], self.contents.fork()
         return other
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these sequences."""
-        self.cache.select(rows)
-        self.sequences = self.sequences[rows]
-        if self.eager is not None:
-            self.eager.select(rows)
-        self.head_state = {name: tensor[rows.to(tensor.device)] for name, tensor in self.head_state.items()}
-        self.interval.select(rows)
-        self._trim_queries()
+        self.contents.select(rows)

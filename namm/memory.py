@@ -139,7 +139,7 @@ class Memory:
                 layer, self.policy, query, key, value, self.first_sequence, self.told, self.depth, rule, self.store
             )
             if self.identities is not None:
-                self.layers[layer].sequences = self.identities.cpu()
+                self.layers[layer].contents.sequences = self.identities.cpu()
             self.layers[layer].watchers = self.watchers
         held = self.layers[layer]
         if layer == min(self.layers):
@@ -171,7 +171,7 @@ class Memory:
         self._check_whole()
         tokens = self.told.tokens
         if tokens.may_drop and self.layers:
-            held = [layer.kept_positions().flatten(1) for layer in self.layers.values()]
+            held = [layer.contents.kept_positions().flatten(1) for layer in self.layers.values()]
             tokens.drop_all_but(torch.cat(held, dim=1).unbind())
         tokens.add(ids, padding)
         self.peaks.note_beside(self.first_sequence, tokens.nbytes)
@@ -233,7 +233,7 @@ class Memory:
 
     def kept_positions(self, layer: int) -> Int[Tensor, "batch kv_heads slots"]:
         """Absolute positions of the tokens a layer holds, ascending, padded with -1 at the end."""
-        held = [layers[layer].kept_positions() for layers in self._held()]
+        held = [layers[layer].contents.kept_positions() for layers in self._held()]
         longest = max(part.shape[2] for part in held)
         return torch.cat([pad(part, (0, longest - part.shape[2]), value=-1) for part in held])
 
@@ -243,7 +243,10 @@ class Memory:
 
     def state_bytes(self) -> int:
         """Bytes that the policy costs beside them: positions, per-token state, buffered queries, token ids."""
-        return sum(layer.state_bytes() for layers in self._held() for layer in layers.values()) + self._told_bytes()
+        return (
+            sum(layer.contents.state_bytes() for layers in self._held() for layer in layers.values())
+            + self._told_bytes()
+        )
 
     def update_seconds(self) -> float:
         """Time that updates took so far: observing, judging and freeing (on a GPU only the time to launch them)."""
@@ -265,7 +268,7 @@ class Memory:
         for layer in self.layers.values():
             layer.select(rows.cpu())
             if identities is not None:
-                layer.sequences = identities.cpu()
+                layer.contents.sequences = identities.cpu()
         if self.sequence_state is not None and self.layers:
             self.sequence_state.select(rows)
 

@@ -33,7 +33,7 @@ class Peaks:
         self.now[part, index] = layer.call_peak
         self.cache_bytes = max(self.cache_bytes, sum(cache for cache, _ in self.now.values()))
         self.state_bytes = max(self.state_bytes, sum(state for _, state in self.now.values()))
-        self.now[part, index] = (layer.cache.cache_bytes(), layer.state_bytes())
+        self.now[part, index] = (layer.cache.cache_bytes(), layer.contents.state_bytes())
         self.slots[index] = max(self.slots.get(index, 0), layer.most_slots)
 
     def note_beside(self, part: int, state: int) -> None:
@@ -123,7 +123,7 @@ class MemoryReport:
             peak_slots=[peaks.slots[index] for index in sorted(peaks.slots)],
             cache_bytes=sum(layer.cache.cache_bytes() for layer in every),
             peak_cache_bytes=peaks.cache_bytes,
-            state_bytes=sum(layer.state_bytes() for layer in every) + told_bytes,
+            state_bytes=sum(layer.contents.state_bytes() for layer in every) + told_bytes,
             peak_state_bytes=peaks.state_bytes,
             updates=max((layer.updates for layer in every), default=0),
             evicted=sum(layer.evicted for layer in every),

@@ -12,9 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from namm.attention.eager import EagerAttention
-from namm.cache import LayerCache
-from namm.interval import Interval
+from namm.contents import LayerContents
 from namm.observation import observe, observe_held
 from namm.policies.base import Policy, Queries, State, TokenView
 from namm.rules import AttentionRule
@@ -35,23 +33,11 @@ class Case:
     rule: AttentionRule
     """What the layer does beyond plain attention."""
 
-    cache: LayerCache
-    """Its keys, values and their state."""
-
-    interval: Interval
-    """Its queries since the last update."""
-
-    eager: EagerAttention | None
-    """Where the forward pass kept probabilities itself; None where they are computed again."""
-
-    head_state: State
-    """What is remembered of heads; what the policy writes there is written in place."""
-
-    sequences: Int[Tensor, " batch"]
-    """Identities of the sequences."""
-
     told: Told
     """What is known beside queries, keys and values."""
+
+    contents: LayerContents
+    """What it holds; what the policy writes into the state of heads is written in place."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +69,7 @@ def judged(policy: Policy | None, case: Case, complete: Bool[Tensor, " batch"], 
         complete: The sequences to judge.
         interval: Tokens that each of them has been given since its last update.
     """
-    cache, slots = case.cache, Slots.of(case.cache, case.rule, complete, interval)
+    cache, slots = case.contents.cache, Slots.of(case.contents.cache, case.rule, complete, interval)
     positions, state = slots.positions(), _carried(policy, case, slots)
     before = {name: slots.pick(tensor) for name, tensor in state.items()}
     view = _view(case, slots, slots.pick(positions), dict(before))
@@ -105,7 +91,7 @@ def judged(policy: Policy | None, case: Case, complete: Bool[Tensor, " batch"], 
 
 def _carried(policy: Policy | None, case: Case, slots: Slots) -> State:
     """State of every token after the interval, kept ones before the interval's; zero in unused slots."""
-    cache = case.cache
+    cache = case.contents.cache
     # new tokens start at zero; both parts are copies, so that observing them in place changes no fork's state
     kept_state = {name: packed[slots.index] for name, packed in cache.state.items()}
     tail_state = {
@@ -113,10 +99,10 @@ def _carried(policy: Policy | None, case: Case, slots: Slots) -> State:
         for name, packed in cache.state.items()
     }
     if policy is not None and policy.observes_attention:
-        if case.eager is None:
-            observe(policy, cache, case.interval, case.rule, slots, kept_state, tail_state)
+        if case.contents.eager is None:
+            observe(policy, cache, case.contents.interval, case.rule, slots, kept_state, tail_state)
         else:
-            observe_held(policy, cache, case.eager, slots, kept_state, tail_state)
+            observe_held(policy, cache, case.contents.eager, slots, kept_state, tail_state)
     state = {}
     for name in cache.state:
         # popped, so that of a large state no more than one name's parts and whole exist at once
@@ -128,7 +114,7 @@ def _carried(policy: Policy | None, case: Case, slots: Slots) -> State:
 
 def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"], state: State) -> TokenView:
     """What the policy sees of the judged sequences; what few policies read is gathered when it is asked for."""
-    cache, interval, pick = case.cache, slots.interval, slots.pick
+    cache, interval, pick = case.contents.cache, slots.interval, slots.pick
     # closures: keys of all slots side by side are a copy as large as the cache, and most policies need none
     seen = pick(cache.seen.to(cache.device))
     return TokenView(
@@ -136,17 +122,17 @@ def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"
         positions=positions,
         valid=pick(slots.valid),
         seen=seen,
-        sequences=pick(case.sequences.to(cache.device)),
+        sequences=pick(case.contents.sequences.to(cache.device)),
         state=state,
-        head_state={name: tensor[slots.rows] for name, tensor in case.head_state.items()},
+        head_state={name: tensor[slots.rows] for name, tensor in case.contents.head_state.items()},
         keys=lambda: pick(torch.cat([cache.kept("keys", slots.index), cache.tail_keys[:, :, :interval]], dim=2)),
         values=lambda: pick(torch.cat([cache.kept("values", slots.index), cache.tail_values[:, :, :interval]], dim=2)),
         token_ids=lambda: case.told.tokens.at(slots.rows, positions),
         queries=lambda: Queries(
-            pick(case.interval.queries)[:, :, :interval],
-            pick(case.interval.log_sums)[:, :, :interval],
+            pick(case.contents.interval.queries)[:, :, :interval],
+            pick(case.contents.interval.log_sums)[:, :, :interval],
             pick(slots.tail_positions[:, 0]),
-            case.interval.scale,
+            case.contents.interval.scale,
             case.rule,
         ),
         rotation=lambda: case.told.rotation(case.layer),
@@ -162,7 +148,7 @@ def _kept(policy: Policy, case: Case, slots: Slots, view: TokenView) -> Bool[Ten
     # scored first: what a policy remembers of heads may be written while it scores
     scores = policy.score(view)
     for name, written in view.head_state.items():
-        case.head_state[name][slots.rows] = written
+        case.contents.head_state[name][slots.rows] = written
     return policy.selection.keep(scores, view.positions, view.valid, view.seen, view.layer, case.depth)
 
 

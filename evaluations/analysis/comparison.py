@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def is_reference(self) -> bool:
-        """True for the rows nobody asked to forget."""
+        """True for what nobody asked to forget, and for the oracle, which was shown what is to come."""
         return next(iter(self.by_target.values())).is_reference
 
     @property

@@ -22,3 +22,19 @@ def check_device(name: str) -> torch.device:
             f"The device must be cpu, cuda or another that torch sees, found {name!r} ({reason})."
         ) from error
     return device
+
+
+def own_device(name: str, index: int) -> torch.device:
+    """The device of one process among several: `cuda` is a GPU each, where there are several.
+
+    Args:
+        name: As the user gave it.
+        index: Of the process among those of this machine.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    device = check_device(name)
+    if device.type != "cuda" or device.index is not None:  # pyright: ignore[reportUnnecessaryComparison] - None: torch's stubs are wrong
+        return device
+    return torch.device("cuda", index % torch.cuda.device_count())

@@ -261,7 +261,7 @@ class ControlRunner:
         held = [e and held_when_asked(e) for e in cue["episodes"]] if cue else [None] * len(played)
         shown = [by_head for by_head in held if by_head is not None]
         episodes = []
-        for index, episode in enumerate(played):
+        for index, (episode, cues) in enumerate(zip(played, held, strict=True)):
             normalised = None if reference is None else normalised_score(episode.total, reference)
             episodes.append(
                 {
@@ -272,7 +272,7 @@ class ControlRunner:
                     "length": episode.length,
                     "score": float(episode.total if normalised is None else normalised),
                     **book.episode(index),
-                    **({} if held[index] is None else {"cue_held": float(held[index].any(axis=1).mean())}),
+                    **({} if cues is None else {"cue_held": float(cues.any(axis=1).mean())}),
                 }
             )
         verdict = comparability(self.target.env_id)

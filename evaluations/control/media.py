@@ -43,8 +43,8 @@ def animations(
     for summary in summaries:
         shown = summary.best_namm or summary.policies[0]
         row = next((row for row in shown.rows if row.get("trace")), None)
-        path = row and _animation(row, targets[summary.target], folder, say)
-        if row and path:
+        path = None if row is None else _animation(row, targets[summary.target], folder, say)
+        if row is not None and path is not None:
             seed = row["trace"]["reset_seed"]
             caption = f"{shown.policy} on {summary.task}, reset seed {seed}. Below: its memory, bright where held."
             found[summary.target] = Animation(path, caption)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,12 +52,12 @@ def survival(rows: Sequence[Row]) -> Figure:
         if not shown:
             return figure
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        images = [survival_panel(axes, row) for axes, row in zip(panels, shown, strict=True)]
         for axes, row in zip(panels, shown, strict=True):
-            image = survival_panel(axes, row)
             axes.set_title(row["policy"])
             axes.set_xlabel("token read at step")
         panels[0].set_ylabel("environment step")
-        figure.colorbar(image, ax=list(panels), label="% of layers and heads", pad=0.01)
+        figure.colorbar(images[-1], ax=list(panels), label="% of layers and heads", pad=0.01)
     return figure
 
 
@@ -127,14 +128,14 @@ def cue_survival(target: TargetSummary) -> Figure:
         left.set_ylabel("% of cues")
         left.set_title("Held by at least one head")
         left.grid(color=INK, alpha=0.15)
-        ordered = sorted(policies, key=lambda p: held_at_need(p.rows).value)
-        for place, policy in enumerate(ordered):
-            held = held_at_need(policy.rows)
+        known = [(policy, held) for policy in policies if (held := held_at_need(policy.rows)) is not None]
+        ordered = sorted(known, key=lambda each: each[1].value)
+        for place, (policy, held) in enumerate(ordered):
             errors = [[100 * (held.value - held.low)], [100 * (held.high - held.value)]]
             marker = "D" if policy.is_namm else "s" if policy.is_reference else "o"
             style = {"fmt": marker, "ms": 6, "elinewidth": 2, "capsize": 3, "color": colours[policy.policy]}
             right.errorbar(100 * held.value, place, xerr=errors, **style)
-        right.set_yticks(range(len(ordered)), [p.policy for p in ordered])
+        right.set_yticks(range(len(ordered)), [policy.policy for policy, _ in ordered])
         right.set_xlim(-3, 103)
         right.set_xlabel("% of cues, 95% interval")
         right.set_title("When it was needed")
@@ -151,17 +152,18 @@ def cue_heads(policies: Sequence[PolicySummary]) -> Figure:
         if not shown:
             return figure
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        images = []
         for axes, policy in zip(panels, shown, strict=True):
             heads = by_head(policy.rows)
             horizon = max(kept.horizon for kept in heads)
             grid = np.linspace(0, horizon, CURVE_POINTS)
             held = 100 * np.stack([kept.at(grid) for kept in heads])
-            image = _heat(axes, held, extent=(0, horizon, len(heads) - 0.5, -0.5))
+            images.append(_heat(axes, held, extent=(0, horizon, len(heads) - 0.5, -0.5)))
             axes.set_yticks(*_head_labels(policy.rows[0]["cue"]["layers"], policy.rows[0]["cue"]["heads"]))
             axes.set_title(policy.policy)
             axes.set_xlabel("steps since the cue")
         panels[0].set_ylabel("layer · head")
-        figure.colorbar(image, ax=list(panels), label="% of cues held", pad=0.01)
+        figure.colorbar(images[-1], ax=list(panels), label="% of cues held", pad=0.01)
     return figure
 
 
@@ -198,12 +200,12 @@ def _panels(
         if not shown:
             return figure
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        images = [draw(axes, policy.rows) for axes, policy in zip(panels, shown, strict=True)]
         for axes, policy in zip(panels, shown, strict=True):
-            image = draw(axes, policy.rows)
             axes.set_title(policy.policy)
         panels[0].set_ylabel(down)
         figure.supxlabel(across, fontsize=10)
-        figure.colorbar(image, ax=list(panels), label=colours, pad=0.01)
+        figure.colorbar(images[-1], ax=list(panels), label=colours, pad=0.01)
     return figure
 
 
@@ -255,7 +257,7 @@ def _told(row: Row) -> bool:
     return bool((row.get("retention") or {}).get("heads"))
 
 
-def _longest(rows: Sequence[Row]) -> list[dict]:
+def _longest(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What the rows that lasted longest say over time: only those share their points in time."""
     told = [row["retention"] for row in rows if _told(row)]
     most = max(told, key=lambda retention: retention["steps"][-1])["steps"]
@@ -267,7 +269,7 @@ def _lines(rows: Sequence[Row]) -> int:
     return len(heads) * len(heads[0])
 
 
-def _mean(values: Sequence[list]) -> np.ndarray:
+def _mean(values: Sequence[list[Any]]) -> np.ndarray:
     """Mean over rows of equally shaped nested lists, ignoring null; not a number where all are."""
     stacked = np.array(values, dtype=float)
     known = np.isfinite(stacked)

@@ -132,8 +132,9 @@ def _notes(target: TargetSummary, followed: Sequence[PolicySummary]) -> list[tup
                 "than the cue, and the same episodes played under several of them.",
             )
         )
-    if pooled and pooled.lost and target.get("full"):
-        full = target.get("full").score
+    reference = target.get("full")
+    if pooled and pooled.lost and reference is not None:
+        full = reference.score
         if pooled.lost.overlaps(full):
             said.append(
                 (

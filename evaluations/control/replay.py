@@ -59,8 +59,8 @@ class ActionRecorder:
             return [self]
         self._lanes, first = [], 0
         for agent, size in zip(agents, sizes, strict=True):
-            inside = self.episode is not None and first <= self.episode < first + size
-            self._lanes.append(ActionRecorder(agent, self.episode - first if inside else None))
+            row = None if self.episode is None else self.episode - first
+            self._lanes.append(ActionRecorder(agent, row if row is not None and 0 <= row < size else None))
             first += size
         return self._lanes
 
@@ -142,7 +142,7 @@ def _play(
 ) -> Iterator[tuple[int, Image.Image, float]]:
     """Yields (step, picture, return so far) at every so many steps and at the end."""
     environment = gym.make(env_id, **_render_mode(env_id, env_kwargs), **env_kwargs)
-    space = environment.action_space
+    space: Any = environment.action_space  # a Box: only continuous actions are played
     try:
         environment.reset(seed=seed)
         total = 0.0
@@ -181,7 +181,7 @@ def _needs_opengl(base: gym.Env) -> bool:
 
 
 def _scene(environment: gym.Env) -> Image.Image:
-    base = environment.unwrapped
+    base: Any = environment.unwrapped
     if _needs_opengl(base):
         return _side_view(base.model, base.data)
     picture: Any = environment.render()

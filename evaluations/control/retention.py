@@ -8,7 +8,7 @@ fall on all phases between two updates. Cues, where an environment shows some, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,8 +217,8 @@ class RetentionBook:
         by_head = _share(self.ages_held, self.ages_seen)
         several = -(-len(self.moments) // TIME_BINS)
         pieces = [self.moments[start : start + several] for start in range(0, len(self.moments), several)]
-        kinds = np.stack([_share(sum(m.kinds_held for m in p), sum(m.kinds_seen for m in p)) for p in pieces])
-        ages = np.stack([_share(sum(m.ages_held for m in p), sum(m.ages_seen for m in p)) for p in pieces])
+        kinds = np.stack([_share(_sum(m.kinds_held for m in p), _sum(m.kinds_seen for m in p)) for p in pieces])
+        ages = np.stack([_share(_sum(m.ages_held for m in p), _sum(m.ages_seen for m in p)) for p in pieces])
         return {
             "age_edges": list(AGE_EDGES),
             "layers": by_head.mean(axis=1).round(4).tolist(),
@@ -250,6 +250,11 @@ class RetentionBook:
             "survival": survival,
             "tokens_per_bin": width,
         }
+
+
+def _sum(counts: Iterable[np.ndarray]) -> np.ndarray:
+    """Over moments, which share their shape."""
+    return np.sum(list(counts), axis=0)
 
 
 def _share(held: np.ndarray, seen: np.ndarray) -> np.ndarray:

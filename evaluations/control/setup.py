@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
-from evaluations.commands.devices import check_device
+from evaluations.commands.devices import own_device
 from evaluations.control.cells import ControlRunner
 from evaluations.control.targets import TargetOptions, resolve_targets
 from evaluations.control.trials import TRIALS
@@ -41,9 +39,7 @@ class ControlSetup:
         Raises:
             NammError: Anything wrong with a target, its files, the NAMM or the device.
         """
-        device = check_device(self.device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", index % torch.cuda.device_count())
+        device = own_device(self.device, index)
         found = resolve_targets(self.targets, device)
         namm = None if self.namm is None else NAMM.from_pretrained(self.namm).to(device)
         pool = SimulatorPool(self.simulators)  # its processes end with the runners, or with this process

@@ -22,6 +22,7 @@ from evaluations.tasks.text import Benchmark, TextItem, benchmark_tasks, make_be
 from evaluations.tasks.text.fitted import fitted
 from modalities.language.prompts import Group, Prompt
 from modalities.language.reading import Answer, read
+from modalities.pretrained.tokenizer import text_of
 from namm import NAMM
 from namm.calibration import Calibration
 from namm.errors import ConfigError, DataError
@@ -123,7 +124,7 @@ class _Task:
 
     def score(self, place: int, answer: Answer) -> float:
         """The benchmark's score of an answer to a prompt, from 0 to 1."""
-        text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        text = text_of(self.tokenizer, answer.tokens, skip_special_tokens=True)
         for stop in self.stop:
             text = text.partition(stop)[0]
         return self.benchmark.score(self.task, self.items[place], text)

@@ -116,7 +116,7 @@ class EvolveConfig:
     """What candidates are judged on; benchmarks take `prompts`, `price` and the first of `intervals`."""
 
     bfloat16: bool = True
-    """Run the source in bfloat16 while evolving; the NAMM itself is always fp32."""
+    """Run the source in bfloat16 while evolving, unless this CPU only emulates it; the NAMM itself is always fp32."""
 
     threads: int | None = None
     """Torch threads of each process; by default all, and one where several ranks are started."""

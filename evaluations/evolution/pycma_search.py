@@ -92,7 +92,7 @@ class Pycma(Search):
     def ask(self) -> Float[Tensor, "population params"]:
         """Draws the candidates of the next generation; the same ones until they are told."""
         if self._asked is None:
-            self._asked = self._strategy.ask()
+            self._asked = list(self._strategy.ask())
         return torch.from_numpy(np.stack(self._asked))
 
     def tell(self, candidates: Float[Tensor, "population params"], fitness: Float[Tensor, " population"]) -> int:

@@ -117,7 +117,7 @@ def fitness_preset(name: str, **changes: object) -> RecallFitnessConfig:
     """
     if name not in PRESETS:
         raise UnknownNameError(f"No fitness preset {name!r}. {did_you_mean(name, PRESETS)}")
-    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+    return replace(PRESETS[name], **changes)
 
 
 @dataclass(frozen=True)
@@ -269,8 +269,9 @@ class RecallFitness:
             budget=None if fraction is None else max(1, round(fraction * prompts.context.shape[1])),
             population=candidates.to(device), candidate=candidate.to(device),
         )  # fmt: skip
-        rows = (part.to(device).repeat(population, 1) for part in (prompts.context, prompts.question, prompts.target))
-        return recall(source.model, policy, *rows, copies=population)
+        parts = (prompts.context, prompts.question, prompts.target)
+        context, question, target = (part.to(device).repeat(population, 1) for part in parts)
+        return recall(source.model, policy, context, question, target, copies=population)
 
 
 def _full(source: _Source, prompts: TextPrompts) -> Recall:

@@ -18,6 +18,8 @@ from evaluations.evolution.recall_fitness import RecallFitness, source_statistic
 from evaluations.evolution.stages import Stage
 from evaluations.tasks.recall.tasks import get_task, validation_seed
 from modalities.pretrained import Located, load_config, load_model, load_tokenizer, locate, weight_facts
+from modalities.pretrained.loading import moved
+from modalities.pretrained.precision import quick_dtype
 from namm import NAMM, NAMMConfig
 from namm.calibration import with_statistics
 from namm.errors import ConfigError
@@ -50,8 +52,8 @@ class Source:
     @staticmethod
     def load(config: EvolveConfig, course: Sequence[Stage]) -> Source:
         """Loads what a configuration names; a tokenizer where benchmarks need one."""
-        dtype = torch.bfloat16 if config.bfloat16 else torch.float32
         device = str(check_device(_device(config.device)))
+        dtype = quick_dtype(torch.bfloat16 if config.bfloat16 else torch.float32, device)
         found = [locate(name) for name in (config.model, *config.more_models)]
         models = tuple(load_source(located, dtype, device) for located in found)
         weights = tuple(
@@ -171,7 +173,7 @@ def load_source(name: str | Located, dtype: torch.dtype, device: str = "cpu") ->
     Raises:
         NammError: There is none of that name, or its files cannot be used.
     """
-    return load_model(name, dtype).to(device)
+    return moved(load_model(name, dtype), torch.device(device))
 
 
 def _device(name: str) -> str:

@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from evaluations.boards.wandb_runs import DELETED, LEAN, PROJECT, Mode, open_wandb
@@ -70,7 +70,7 @@ class EvolutionTracker:
             return
         content: dict[str, Any] = numbers(row)
         if picture is not None:
-            content["evolution/retention"] = self._wandb.Image(str(picture))
+            content["evolution/retention"] = self._package.Image(str(picture))
         self._guard(lambda: self._run.log(content))
         self._guard(lambda: self._note(row["generation"]))
 
@@ -88,12 +88,18 @@ class EvolutionTracker:
 
         def log() -> None:
             facts = {"generation": generation, "validation": score}
-            artifact = self._wandb.Artifact(f"namm-{self._run.id}", type="model", metadata=facts)
+            artifact = self._package.Artifact(f"namm-{self._run.id}", type="model", metadata=facts)
             for path in sorted(folder.iterdir()):
                 artifact.add_file(str(path), skip_cache=True)
             self._run.log_artifact(artifact, aliases=[f"generation-{generation:04d}", *aliases])
 
         self._guard(log)
+
+    @property
+    def _package(self) -> ModuleType:
+        """W&B, asked only where something is mirrored."""
+        assert self._wandb is not None
+        return self._wandb
 
     def _start(self) -> None:
         known = _load(self._path)
@@ -103,10 +109,10 @@ class EvolutionTracker:
         name = known["id"] if again else root if part == 1 else f"{root}-part{part}"
         config = {**self.config, "resumed_from": None if again else known.get("id")}
         label = self.folder.resolve().name
-        self._run = self._wandb.init(
+        self._run = self._package.init(
             id=name, resume="allow" if self.mode == "online" else None, project=PROJECT, group=label, job_type="evolve",
             name=label if again or part == 1 else f"{label} part {part}", config=_without_dots(config),
-            dir=str(self.folder), mode=self.mode, reinit="create_new", settings=self._wandb.Settings(**LEAN),
+            dir=str(self.folder), mode=self.mode, reinit="create_new", settings=self._package.Settings(**LEAN),
         )  # fmt: skip
         self._run.define_metric(AXIS, hidden=True)
         self._run.define_metric("evolution/*", step_metric=AXIS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from evaluations.experiment.names import NamedPolicy
 from evaluations.rows.file import Row
@@ -122,10 +122,8 @@ class Runner(Protocol):
 class Setup(Protocol):
     """What a worker process needs to know to play any unit; it is pickled."""
 
-    @property
-    def modality(self) -> str:
-        """Whose trials are played (evaluations/rows/trials.py)."""
-        ...
+    modality: ClassVar[str]
+    """Whose trials are played (evaluations/rows/trials.py)."""
 
     @property
     def threads(self) -> int:

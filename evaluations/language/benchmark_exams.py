@@ -17,6 +17,7 @@ from evaluations.tasks.text import Benchmark, TextItem
 from evaluations.tasks.text.fitted import Fitted, Wrapping, fitted
 from modalities.language.prompts import Prompt
 from modalities.language.reading import Answer
+from modalities.pretrained.tokenizer import text_of
 from namm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class BenchmarkExam(Exam):
     reading: Reading
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - nobody sets it
         """BENCHMARK/TASK."""
         return f"{self.benchmark.name}/{self.task}"
 
@@ -166,7 +167,7 @@ class BenchmarkExam(Exam):
         return found
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text_of(self.tokenizer, ids, skip_special_tokens=True)
 
 
 def _document(item: TextItem) -> str | None:

@@ -37,8 +37,8 @@ def lines(rows: Sequence[Row]) -> Iterator[Line]:
             relative.append(ratio)
             yield policy, task, tokens, interval, _estimate(strata[-1:]), fraction, ratio
         # drawn tasks have equally many prompts, so their pooled mean is the mean over tasks
-        mean = [sum(part) / len(part) for part in (kept, relative)]
-        yield policy, "all", tokens, interval, _estimate(strata), *mean
+        fraction, ratio = (sum(part) / len(part) for part in (kept, relative))
+        yield policy, "all", tokens, interval, _estimate(strata), fraction, ratio
 
 
 def _estimate(tasks: Sequence[Task]) -> Estimate:
@@ -47,7 +47,7 @@ def _estimate(tasks: Sequence[Task]) -> Estimate:
     if any(isinstance(part, Clustered) for part in parts):
         sizes = [scores_of(part).size for part in parts]
         return aggregate(parts, BOOTSTRAP_SEED, lambda runs: np.average([r.mean(-1) for r in runs], 0, sizes))
-    return bootstrap([part.ravel().tolist() for part in parts], BOOTSTRAP_SEED)
+    return bootstrap([scores_of(part).ravel().tolist() for part in parts], BOOTSTRAP_SEED)
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:

@@ -114,7 +114,7 @@ class TextConfig:
     """Strength of that stretch, 2 as released."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the model; auto is what its checkpoint says."""
+    """Of the model; auto is what its checkpoint says, but float32 on a CPU that only emulates half precision."""
 
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..., or auto: accelerate spreads the layers over all devices."""

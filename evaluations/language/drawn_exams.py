@@ -21,6 +21,7 @@ from evaluations.tasks.recall.tasks import TextTask, test_seed
 from evaluations.tasks.text.package_texts import documents_sha256, package_documents
 from modalities.language.prompts import IGNORED, Prompt
 from modalities.language.reading import Answer
+from modalities.pretrained.tokenizer import text_of
 from namm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -192,11 +193,11 @@ class NextLineExam(Exam):
 
     def finished(self, tokens: list[int]) -> bool:
         """At the end of the line."""
-        return "\n" in self.corpus.tokenizer.decode(tokens[-2:])
+        return "\n" in text_of(self.corpus.tokenizer, tokens[-2:])
 
     def answer_text(self, answers: Sequence[Answer]) -> str:
         """The line."""
-        return self.corpus.tokenizer.decode(answers[0].tokens).partition("\n")[0]
+        return text_of(self.corpus.tokenizer, answers[0].tokens).partition("\n")[0]
 
     def grade(self, asked: ExamPrompts, place: int, answers: Sequence[Answer]) -> Grade:
         """See Exam; the edit similarity is difflib's ratio."""

@@ -40,6 +40,11 @@ class Exam(ABC):
     name: str
     """As it was asked for: pairs, needles/multikey, longbench/qasper."""
 
+    @property
+    def length(self) -> int:
+        """The length in tokens that was asked for; 0 where it has its own."""
+        return getattr(self, "context_tokens", 0)
+
     score_name = "score"
     """What the score is; evaluations/language/trials.py describes those that are no percentages."""
 

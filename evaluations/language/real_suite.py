@@ -7,14 +7,13 @@ option given beside the suite wins over it.
 
 from __future__ import annotations
 
-import time
-from functools import cache
 from typing import Any
 
 import torch
 
 from evaluations.tasks.text.ruler import Ruler
 from evaluations.tasks.text.ruler_questions import QUESTION_FILES
+from modalities.pretrained.precision import quick_dtype
 
 RULER = tuple(f"ruler/{task}" for task in Ruler.tasks if task not in QUESTION_FILES)
 """Those that need no files; with SQuAD's and HotpotQA's (`--data`), all 13."""
@@ -71,34 +70,11 @@ def suite_options(name: str, quick: bool, data: str | None, device: str = "cpu")
     return told
 
 
-@cache
 def fast_dtype(device: str) -> str:
-    """The type to compute in: bfloat16, but float32 on a CPU that multiplies bfloat16 more slowly.
-
-    Weights are the same numbers in both. Without AVX512-BF16 or AMX bfloat16 is emulated: on an AVX2 machine it was
-    measured at a seventh of float32's speed.
-    """
-    if device != "cpu" and (device != "auto" or torch.cuda.is_available()):
-        return "bfloat16"
-    return "bfloat16" if matmul_rate(torch.bfloat16) > matmul_rate(torch.float32) else "float32"
-
-
-def matmul_rate(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> float:
-    """Multiply-adds, counted twice, a second of processor time, of square matrices on one CPU thread; the best of some.
+    """The type to compute in: bfloat16, but float32 on a CPU that emulates it.
 
     Args:
-        dtype: Of the matrices.
-        size: Rows and columns.
-        repeats: How often it is tried.
+        device: As the user gave it.
     """
-    before, best = torch.get_num_threads(), 0.0
-    torch.set_num_threads(1)
-    try:
-        left, right = (torch.ones(size, size, dtype=dtype) for _ in range(2))
-        for _ in range(repeats):
-            began = time.process_time()
-            torch.nn.functional.linear(left, right)  # the layout that layers have: other ones are slower
-            best = max(best, 2.0 * size**3 / max(time.process_time() - began, 1e-6))
-    finally:
-        torch.set_num_threads(before)
-    return best
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return str(quick_dtype(torch.bfloat16, where)).removeprefix("torch.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from evaluations.commands.devices import check_device
+from evaluations.commands.devices import own_device
 from evaluations.language.benchmark_exams import BenchmarkExam, Reading
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
@@ -24,6 +24,8 @@ from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.pretrained import Located, load_model, locate, read_tokenizer, weight_facts
+from modalities.pretrained.loading import moved
+from modalities.pretrained.precision import quick_dtype
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -108,8 +110,8 @@ class TextSetup:
         """The exam's name, with what else tells it from others of this experiment."""
         told = [exam.name]
         several = len(self.exams.context_tokens) > 1 or len(self.exams.benchmark.lengths) > 1
-        if several and getattr(exam, "context_tokens", 0):
-            told.append(f"{exam.context_tokens} tokens")
+        if several and exam.length:
+            told.append(f"{exam.length} tokens")
         if isinstance(exam, AskedExam) and len(self.exams.questions) > 1:
             told.append(f"question {exam.question}")
         if isinstance(exam, LikelihoodExam) and self.exams.answers == "both":
@@ -225,18 +227,23 @@ def _exams(names: Sequence[str], options: ExamOptions, loaded: LoadedModel) -> l
         reading = Reading(options.window or loaded.window, options.chat_template, options.limit)
         if options.chat_template and loaded.tokenizer.chat_template is None:
             raise ConfigError(f"--chat-template needs one, found none with the tokenizer of {loaded.name}.")
-        found += _asked(kind, task, options, loaded, reading)
+        found += _asked(kind, task, options, loaded.tokenizer, loaded.ends, reading)
     return found
 
 
 def _asked(
-    kind: str, task: str, options: ExamOptions, loaded: LoadedModel, reading: Reading
+    kind: str,
+    task: str,
+    options: ExamOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: frozenset[int],
+    reading: Reading,
 ) -> Iterator[BenchmarkExam]:
     """A benchmark's task in every way that it is to be asked; at each length by itself where likelihoods are scored.
 
     One size for prompts of several lengths is no equal memory; exams of their own are matched by themselves.
     """
-    told = (BENCHMARKS[kind](options.benchmark), task, loaded.tokenizer, loaded.ends, reading)
+    told = (BENCHMARKS[kind](options.benchmark), task, tokenizer, ends, reading)
     if options.answers == "generated" and options.questions == ("after",):
         yield BenchmarkExam(*told)
         return
@@ -251,10 +258,10 @@ def _asked(
 
 
 def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedModel:
-    spread = options.device == "auto"
-    device = None if spread else check_device(options.device)
-    if device is not None and device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", index % torch.cuda.device_count())
-    placed = {"device_map": "auto"} if spread else {}
-    model = load_model(located, DTYPES[options.dtype], **placed)
-    return model if device is None else model.to(device)
+    if options.device == "auto":
+        return load_model(located, DTYPES[options.dtype], device_map="auto")
+    device = own_device(options.device, index)
+    model = load_model(located, DTYPES[options.dtype])
+    if options.dtype == "auto":
+        model = moved(model, quick_dtype(model.dtype, device))
+    return moved(model, device)

@@ -18,6 +18,7 @@ from evaluations.language.exams import Exam, ExamPrompts
 from evaluations.rows.file import Row
 from evaluations.tasks.recall.corpus import default_vocabulary
 from modalities.language.reading import Answer
+from modalities.pretrained.tokenizer import text_of
 
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer makes of a part of a character."""
@@ -101,4 +102,4 @@ def decoder(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[Sequence[int
     if tokenizer is None:
         shipped = default_vocabulary().tokenizer
         return lambda ids: shipped.decode(list(ids), skip_special_tokens=False)
-    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return lambda ids: text_of(tokenizer, ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -14,9 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Self
 
 from namm.errors import ConfigError
+from namm.policies import POLICIES
 
 Option = str | int | float | bool
 NAMM = "namm"
@@ -75,6 +77,19 @@ class PolicyName:
     def plain(self) -> str:
         """Without options: what is looked up among the names that are known."""
         return str(replace(self, options=()))
+
+
+@cache
+def is_ceiling(policy: str) -> bool:
+    """Whether a row's policy was shown what is to come: what could be had at its size, and no rival.
+
+    Names that this installation does not know are those of other packages, and count as rivals.
+    """
+    try:
+        known = POLICIES.get(PolicyName.parse(policy).base)
+    except ConfigError:  # a label that no command takes, such as `HELD_OUT`
+        return False
+    return known is not None and known.foresees == "future"
 
 
 def is_namm(policy: str) -> bool:

@@ -107,3 +107,8 @@ def _check_numbers(model: PreTrainedModel, located: Located) -> None:
 
 def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def moved(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
+    """The model, moved to a device, or to a type."""
+    return model.to(where)  # pyright: ignore[reportArgumentType] - transformers wraps torch's `to` without its types

@@ -5,6 +5,7 @@ transformers makes a tokenizer of what it finds: without its vocabulary it may b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modalities.pretrained.gguf_file import check_gguf
@@ -71,3 +72,16 @@ def read_tokenizer(name: str | Located) -> PreTrainedTokenizerBase | None:
     if located.gguf is not None and located.folder is not None:
         mend_tokenizer(tokenizer, check_gguf(located.folder / located.gguf), located.name)
     return tokenizer
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **options: bool) -> str:
+    """What tokens spell, as one text.
+
+    Args:
+        tokenizer: Theirs.
+        ids: The tokens.
+        options: Of the tokenizer's `decode`, such as `skip_special_tokens`.
+    """
+    text = tokenizer.decode(list(ids), **options)
+    assert isinstance(text, str)  # a list only where several texts are decoded at once
+    return text

@@ -135,10 +135,10 @@ def score_population(
     )
 
 
-def _sums(report: FitnessReport) -> dict[str, list[float]]:
+def _sums(report: FitnessReport) -> dict[str, tuple[float, int]]:
     """Sum and number of the finite values of what a report says of each candidate."""
     finite = {name: own.double()[torch.isfinite(own)] for name, own in report.candidates.items()}
-    return {name: [float(own.sum()), len(own)] for name, own in finite.items()}
+    return {name: (float(own.sum()), len(own)) for name, own in finite.items()}
 
 
 def _score_part(

@@ -81,6 +81,7 @@ def stated_score(cell: str) -> tuple[float, float, float]:
     return tuple(float(number) for number in re.findall(r"-?\d+\.\d+", row.split("|")[4]))
 
 
+@pytest.mark.slow
 def test_hopper_hops_in_its_native_window():
     assert native_score("hopper-medium-expert", 2) >= 75
 

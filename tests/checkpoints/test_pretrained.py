@@ -148,7 +148,7 @@ def test_the_real_model_is_fetched_and_answers(
         make(RecipeConfig(name))
     except UnreachableError as error:
         pytest.skip(f"not run: {error}")
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    model, tokenizer = load_model(name, torch.float32), load_tokenizer(name)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     told = model.generate(ids, max_new_tokens=2, do_sample=False)
     assert tokenizer.decode(told[0, ids.shape[1] :]).startswith(answer)

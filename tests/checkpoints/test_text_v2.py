@@ -121,6 +121,7 @@ def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_
     assert verdict == "namm:source 90.0, ahead of window; not told apart from h2o_age; BEHIND oracle"
 
 
+@pytest.mark.slow
 def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(tmp_path: Path) -> None:
     config = replace(
         TWO, namm=TWO.earlier, conditions=((96, 48),), prompts=2, rivals=("window",), allocated=("random",)

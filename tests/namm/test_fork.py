@@ -84,7 +84,7 @@ def test_a_batch_that_is_split_is_forked_part_by_part() -> None:
     fork = parts[1].fork()
     fork.attend(0, *random_qkv(2, 1, 1, 20, 8, seed=5))
     assert memory.seen.tolist() == [20, 20, 20]
-    assert fork.layers[0].sequences.tolist() == [1, 2]
+    assert fork.layers[0].contents.sequences.tolist() == [1, 2]
     assert fork.report().peak_cache_bytes < memory.report().peak_cache_bytes * 3
     fork.reset()
     assert memory.seen.tolist() == [20, 20, 20]

@@ -62,8 +62,8 @@ def test_held_bytes_are_those_of_the_slots_under_every_policy(
         if schedule == "prompt" and start == 0:
             slots = int(layer.cache.slots().sum())
             assert allocated(layer) == slots * 2 * WIDTH * 4, "nothing but the slots"
-            assert layer.interval.queries.numel() == layer.interval.log_sums.numel() == 0
-        assert layer.interval.queries.shape[2] <= layer.cache.tail_keys.shape[2]
+            assert layer.contents.interval.queries.numel() == layer.contents.interval.log_sums.numel() == 0
+        assert layer.contents.interval.queries.shape[2] <= layer.cache.tail_keys.shape[2]
     assert memory.report().evicted > 0
     before = memory.cache_bytes()
     memory.select_sequences(torch.tensor([1]))
@@ -93,8 +93,8 @@ def test_queries_of_tokens_that_wait_for_their_update_take_no_more_room_than_the
     assert layer.cache.tail_lengths.tolist() == [0, 3]
     assert (
         layer.cache.tail_keys.shape[2]
-        == layer.interval.queries.shape[2]
-        == layer.interval.log_sums.shape[2]
+        == layer.contents.interval.queries.shape[2]
+        == layer.contents.interval.log_sums.shape[2]
         == 3 + SPARE
     )
 
@@ -117,7 +117,7 @@ def test_token_ids_of_an_endless_stream_take_bounded_room() -> None:
     assert most < 2 * 16 * (LEAST_DROPPED + 200)
     assert (
         memory.state_bytes()
-        == memory.layers[0].state_bytes() + memory.told.tokens.nbytes
+        == memory.layers[0].contents.state_bytes() + memory.told.tokens.nbytes
         == memory.report().state_bytes
     )
     for row in range(2):

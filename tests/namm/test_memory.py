@@ -228,13 +228,21 @@ def test_a_call_that_goes_on_after_an_update_keeps_a_small_tail(interval: int, k
     memory = Memory(any_policy("namm", interval))
     memory.attend(0, *random_qkv(1, 1, 1, interval - 1, 8, seed=1))
     held = memory.layers[0]
-    before = held.cache.tail_keys.data_ptr(), held.cache.tail_values.data_ptr(), held.interval.queries.data_ptr()
+    before = (
+        held.cache.tail_keys.data_ptr(),
+        held.cache.tail_values.data_ptr(),
+        held.contents.interval.queries.data_ptr(),
+    )
     rows = held.cache.tail_keys
     memory.attend(0, *random_qkv(1, 1, 1, 3, 8, seed=2))
-    after = held.cache.tail_keys.data_ptr(), held.cache.tail_values.data_ptr(), held.interval.queries.data_ptr()
+    after = (
+        held.cache.tail_keys.data_ptr(),
+        held.cache.tail_values.data_ptr(),
+        held.contents.interval.queries.data_ptr(),
+    )
     assert ((before == after) and held.cache.tail_keys is rows) == kept
     memory.attend(0, *random_qkv(1, 1, 1, interval - 2, 8, seed=3))
-    assert held.cache.tail_keys.numel() == held.interval.queries.numel() == 0
+    assert held.cache.tail_keys.numel() == held.contents.interval.queries.numel() == 0
 
 
 def test_update_memory_is_one_block_however_long_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -430,11 +430,11 @@ def test_fastgen_gives_each_head_the_cheapest_cache_that_recovers_its_attention(
 def test_fastgen_keeps_the_kind_that_it_chose_first(qkv: tuple[Tensor, ...]) -> None:
     policy = make_policy("fastgen", interval=16, recovery=0.9, frequent=0.25, local=0.25, protected_last=0)
     memory = scores_of(policy, qkv)
-    kinds = memory.layers[0].head_state["kind"].clone()
+    kinds = memory.layers[0].contents.head_state["kind"].clone()
     assert kinds.min() >= 1
     one = Memory(policy)
     one.attend(0, *(t[:, :, :16] for t in qkv))
-    assert torch.equal(one.layers[0].head_state["kind"], kinds)
+    assert torch.equal(one.layers[0].contents.head_state["kind"], kinds)
 
 
 def test_fastgen_within_a_budget_keeps_its_kinds_first_and_fills_the_budget(qkv: tuple[Tensor, ...]) -> None:
@@ -473,8 +473,8 @@ def test_what_is_known_of_heads_and_tokens_moves_with_its_row() -> None:
     moved.attend(0, *(t[rows, :, 16:] for t in qkv))
     still.tell_tokens(ids[:, 16:])
     still.attend(0, *(t[:, :, 16:] for t in qkv))
-    assert torch.equal(moved.layers[0].head_state["kind"], still.layers[0].head_state["kind"][rows])
-    kinds = still.layers[0].head_state["kind"]
+    assert torch.equal(moved.layers[0].contents.head_state["kind"], still.layers[0].contents.head_state["kind"][rows])
+    kinds = still.layers[0].contents.head_state["kind"]
     assert not torch.equal(kinds[0], kinds[1])
     expected = still.kept_positions(0)[rows]
     assert torch.equal(moved.kept_positions(0), expected)

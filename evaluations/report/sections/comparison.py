@@ -58,7 +58,7 @@ def aggregate(report: Report) -> str:
         f"<section><h2>All {len(found.targets)} targets together</h2><p>Scores are percentages (0 random or failure, "
         "100 expert or right) and targets weigh the same. The plain mean is shown beside the interquartile mean, "
         "which is steadier but hides rare failures. Rivals hold the mean size of NAMM; references were not asked "
-        "to forget.</p>"
+        "to forget, or (oracle) were shown what is to come.</p>"
         f"{table([head(*pair) for pair in HEADS], [rows])}{listed(said(found))}{drawn}</section>"
     )
 

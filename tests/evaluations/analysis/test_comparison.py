@@ -77,6 +77,16 @@ def test_p_values_over_targets_are_corrected_for_the_rivals(compared):
     assert [e.versus_namm.adjusted for e in rivals] == holm([e.versus_namm.p_value for e in rivals])
 
 
+def test_the_oracle_is_a_ceiling_and_takes_no_part_in_the_rivals_correction():
+    rows = [*on("a", "namm:source", [9, 8, 9, 7]), *on("a", "window", [1, 2, 1, 3])]
+    alone = summarise(rows)[0].get("window").versus_namm.adjusted
+    for label in ("oracle", "oracle(safeguard=0.2)"):
+        target = summarise([*rows, *on("a", label, [10, 10, 10, 10])])[0]
+        assert target.get("window").versus_namm.adjusted == alone
+        assert [policy.policy for policy in target.rivals] == ["window"]
+        assert target.get(label).is_reference
+
+
 def test_relative_scores_and_sizes_are_those_of_the_reference(compared, rows):
     native, full = compared.get("native_window"), compared.get("full")
     assert native.aggregates.relative.value == pytest.approx(100.0)

@@ -194,6 +194,7 @@ def test_ctrl_c_exits_130_keeps_the_rows_and_says_how_to_go_on(command, tmp_path
     assert {row["policy"] for row in rows_of(tmp_path / "rl")} == {"full", "window"}
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_at_most_one_policy_and_the_same_command_ends_as_if_never_killed(command, tmp_path):
     policies = ("full", "window", "random", "l2_norm")
     options = ("--policy", *policies, "--budget", 12, "--episodes", 1, "--max-steps", 150, "--seeds", 0)
@@ -219,6 +220,7 @@ def test_a_killed_process_loses_at_most_one_policy_and_the_same_command_ends_as_
     assert [row["episodes"] for row in resumed] == [row["episodes"] for row in uninterrupted]
 
 
+@pytest.mark.slow
 def test_simulator_processes_change_no_row(command, tmp_path):
     """A batch of sixteen is played in two lanes either way; who steps the environments must not show."""
     for number in (0, 2):

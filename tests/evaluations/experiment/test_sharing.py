@@ -75,6 +75,7 @@ def test_a_curve_has_every_policy_at_the_same_sizes(alone):
     assert {row["memory"]["role"] for row in alone.values()} == {"reference", "free", "matched", "curve"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_where_another_one_lives(options, alone, tmp_path, capsys):
     """Whatever it was playing is played again, and the rows are those of one undisturbed process."""
 

@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluations import text
 from evaluations.language.benchmark_exams import Reading
 from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam
-from evaluations.language.real_suite import SUITES, matmul_rate, suite_options
+from evaluations.language.real_suite import SUITES, suite_options
 from evaluations.tasks.recall.corpus import TOKENIZER_FOLDER
 from evaluations.tasks.text import make_benchmark, package_texts
 from evaluations.tasks.text.haystacks import open_haystack
 from modalities.language.prompts import IGNORED, groups_of
 from modalities.language.reading import read
+from modalities.pretrained.precision import matmul_rate
 from namm.errors import DataError
 from namm.policies import make_policy
 

@@ -146,7 +146,7 @@ def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
     [("namm:source",), ("full",), ("window",), ("namm:source", "namm:target"), ("full", "native_window"),
      ("namm:target", "full"), ("random", "window")],
 )  # fmt: skip
-@pytest.mark.parametrize(("seeds", "episodes"), [(3, 4), (1, 1)])
+@pytest.mark.parametrize(("seeds", "episodes"), [(1, 1), pytest.param(3, 4, marks=pytest.mark.slow)])
 def test_any_choice_of_policies_makes_a_page(played: tuple[str, ...], seeds: int, episodes: int, tmp_path) -> None:
     """A NAMM alone on several targets once ended the command with a traceback, after all its rows were played."""
     rows = [

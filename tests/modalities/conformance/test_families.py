@@ -20,12 +20,15 @@ PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 MAIN = ("deepseek_v3", "gemma2", "gpt_oss", "jamba", "llama4_text", "opt", "qwen3")
 """One of each kind: latent attention, capped logits and windows, sinks, recurrent layers, chunks, learned positions."""
 
+QUICK = ("gemma2", "gpt_oss", "jamba", "llama4_text")
 
 WIDESPREAD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "opt")
 """Those that most users attach to."""
 
 
-@pytest.mark.parametrize("family", MAIN)
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in MAIN]
+)
 def test_a_family_conforms(family: str) -> None:
     verdict = examine(subject_of(tiny_model(family)))
     assert verdict.conforms, str(verdict)

@@ -79,7 +79,7 @@ def play(control: ControlModel, kind: str, **how) -> tuple[Rollout, list, object
         return played, seen, memory.report()
 
 
-@pytest.mark.parametrize("kind", ["window", "memory"])
+@pytest.mark.parametrize("kind", ["memory", pytest.param("window", marks=pytest.mark.slow)])
 def test_workers_and_overlap_change_nothing(control, pool, kind):  # noqa: F811
     """Every return, every slot kept at every step, and the report are those of stepping in this process."""
     alone, seen, report = play(control, kind)
@@ -177,7 +177,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_no_worker_outlives_its_rollout(how):
     """Neither after Ctrl-C nor after a kill that leaves no time to tidy up."""
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:

@@ -121,7 +121,7 @@ def test_requests_are_the_papers_words_in_the_models_tokens() -> None:
     assert requests(tokenizer, chat=True)["answer"] == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["keydiff", "h2o"])
+@pytest.mark.parametrize("name", ["keydiff", pytest.param("h2o", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wanted", [0.3, 0.6])
 def test_one_threshold_keeps_the_wanted_part_over_all_heads_and_layers(name: str, wanted: float) -> None:
     draw = torch.Generator().manual_seed(8)

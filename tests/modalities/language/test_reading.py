@@ -25,7 +25,12 @@ from namm.policies import POLICIES, Policy, make_policy
 
 VOCABULARY = 97
 UNGRADED = [name for name, policy in POLICIES.items() if not policy.reads_grades]
-CASES = [("llama", name) for name in UNGRADED] + [(kind, "namm") for kind in ("gpt2", "opt")]
+QUICK = ("full", "window", "h2o", "snapkv", "namm")
+"""One of every kind: keeps all, judges nothing, by attention, by the last queries, by a network."""
+CASES = [
+    *(pytest.param("llama", name, marks=() if name in QUICK else pytest.mark.slow) for name in UNGRADED),
+    *((kind, "namm") for kind in ("gpt2", "opt")),
+]
 
 
 @cache

@@ -38,6 +38,7 @@ def test_the_stored_numbers_are_of_the_packages_installed_here() -> None:
         assert importlib.metadata.version(package) == STORED["versions"][package]
 
 
+@pytest.mark.slow
 def test_sentences_that_rouge_cannot_recurse_through_score_0_at_any_depth_of_calls() -> None:
     """Else a score would depend on how deep the harness that asks for it is nested."""
     words = STORED["long_sentences"]["words"]
