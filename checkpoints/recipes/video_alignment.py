@@ -1,8 +1,8 @@
-"""Frames are made to look like words, before any question: pooling, projector and word embeddings learn together.
+"""Squares are made to look like words, before any question: pooling, projector and word embeddings learn together.
 
-A frame's words (its shape, colour, number of copies, ...) have to be those whose embeddings its tokens fit best, summed
-over its tokens. That is what captions do for LLaVA's projector, without a language model in between: a step costs a
-fiftieth of one, and recognition needs many more frames than recall needs questions.
+A square's words (its shape, colour, number of copies, ...) have to be those whose embeddings its token fits best. That
+is what captions do for LLaVA's projector, without a language model in between: a step costs a fiftieth of one, and
+recognition needs many more pictures than recall needs questions.
 """
 
 from __future__ import annotations
@@ -13,81 +13,79 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
+from checkpoints.recipes.video_batches import seen
 from checkpoints.recipes.video_gallery import Gallery
-from checkpoints.recipes.video_tower import COPIES
 from checkpoints.recipes.video_vocabulary import words
+from checkpoints.recipes.video_words import CATEGORIES, IGNORED, fits, naming_loss
 from evaluations.tasks.video import easy_vqa
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
+from evaluations.tasks.video.questions import plural
 
-VQA_SHAPES = ("circle", "rectangle", "triangle")
-VQA_COLOURS = ("red", "green", "blue", "yellow", "brown", "teal", "black", "gray")
-CATEGORIES = (tuple(SHAPES), tuple(COLOURS), NUMBERS[1 : COPIES + 1], NUMBERS, VQA_SHAPES, VQA_COLOURS)
-"""Words among which one fits; each frame knows some of the categories."""
-
-IGNORED = -100
+NAMED = (*CATEGORIES, tuple(plural(shape) for shape in SHAPES), ("nothing", *SHAPES, *COLOURS, *NUMBERS))
+"""Questions name shapes in the plural too; where nothing is seen, no word may fit better than that one."""
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """How frames and words are aligned."""
+    """How squares and words are aligned."""
 
-    steps: int = 1200
+    steps: int = 600
     """Optimiser steps."""
-    frames: int = 192
-    """Frames of a step."""
+    squares: int = 384
+    """Squares of a step."""
     learning_rate: float = 3e-3
     """Peak; falls to nothing."""
     weight_decay: float = 0.05
     """AdamW's."""
 
 
-def labels(gallery: Gallery) -> Int64[Tensor, "frames categories"]:
-    """For each frame of the gallery, then each image of easy-vqa, which word of each category fits; -100 for none."""
-    rows = []
-    for scene in gallery.specs:
-        row = [IGNORED] * len(CATEGORIES)
-        if scene.shape is not None:
-            row[:3] = list(SHAPES).index(scene.shape), list(COLOURS).index(scene.colour), scene.copies - 1
-        elif scene.number is not None:
-            row[3] = scene.number
-        rows += [row] * scene.frames
-    for image in easy_vqa.images("train"):
-        shape = VQA_SHAPES.index(image.shape) if image.shape else IGNORED
-        colour = VQA_COLOURS.index(image.colour) if image.colour else IGNORED
-        rows.append([IGNORED] * 4 + [shape, colour])
-    return torch.tensor(rows)
+EMPTY = (*(IGNORED,) * (len(NAMED) - 1), 0)
+"""What fits a square that shows nothing."""
 
 
-def fit(model: nn.Module, features: Float[Tensor, "frames patches width"]) -> list[Float[Tensor, "frames words"]]:
-    """By category, how well each word fits each frame."""
-    inner = model.model
-    seen = inner.multi_modal_projector(inner.vision_resampler(features.float()))
-    ids = {word: index for index, word in enumerate(words())}
-    embedded = inner.language_model.embed_tokens.weight
-    return [torch.logsumexp(seen @ embedded[[ids[w] for w in category]].T, dim=1) for category in CATEGORIES]
-
-
-class Frames:
-    """All frames of a gallery with the words that fit them."""
+class Squares:
+    """All squares of a gallery with the words that fit them."""
 
     def __init__(self, gallery: Gallery) -> None:
-        self.frames, self.known = torch.cat([gallery.frames, gallery.images]), labels(gallery)
-        self.pool = (self.known >= 0).any(1).nonzero()[:, 0]
+        places, known, frame = [], [], 0
+        for scene in gallery.specs:
+            board = torch.from_numpy(scene.occupied()).flatten(1)
+            named = fits(scene)
+            for shows, row in ((board, (*named, named[0], IGNORED)), (~board, EMPTY)):
+                places.append(shows.nonzero() + torch.tensor([frame, 0]))
+                known += [row] * len(places[-1])
+            frame += scene.frames
+        squares = gallery.frames.shape[1]
+        for image in easy_vqa.images("train"):
+            places.append(torch.stack([torch.full((squares,), frame), torch.arange(squares)], 1))
+            known += [(*fits(image), IGNORED, IGNORED)] * squares
+            frame += 1
+        self.features = torch.cat([gallery.frames, gallery.images])
+        self.places, self.known = torch.cat(places), torch.tensor(known)
+        # In equal parts: of those that show a number, say, there are few.
+        drawn = (self.known[:, [0, 3, -1]] >= 0).T
+        pictures = (self.known[:, 4:6] >= 0).any(1)
+        self.pools = [shows.nonzero()[:, 0] for shows in (*drawn, pictures)]
+        ids = {word: index for index, word in enumerate(words())}
+        self.ids = [torch.tensor([ids[word] for word in category]) for category in NAMED]
 
-    def loss(self, model: nn.Module, count: int, generator: torch.Generator) -> tuple[Tensor, list[float]]:
-        """The loss on `count` frames, drawn, and by category how often the right word fits best."""
-        chosen = self.pool[torch.randint(len(self.pool), (count,), generator=generator)]
-        losses, right = [], []
-        for scores, wanted in zip(fit(model, self.frames[chosen]), self.known[chosen].T, strict=True):
-            has = wanted >= 0
-            losses.append(functional.cross_entropy(scores[has], wanted[has], reduction="sum") / max(1, int(has.sum())))
-            right.append((scores[has].argmax(1) == wanted[has]).float().mean().item())
-        return torch.stack(losses).sum(), right
+    def loss(
+        self, model: nn.Module, count: int, generator: torch.Generator, growth: float = 1.0
+    ) -> tuple[Tensor, list[float]]:
+        """The loss on `count` squares, drawn, and by category how often the right word fits best.
+
+        Fits are divided by `growth`.
+        """
+        parts = [
+            pool[torch.randint(len(pool), (count // len(self.pools),), generator=generator)] for pool in self.pools
+        ]
+        chosen = torch.cat(parts)
+        tokens = seen(model, self.features[self.places[chosen, 0], self.places[chosen, 1]].float())
+        embedded = model.model.language_model.embed_tokens.weight
+        return naming_loss([tokens @ embedded[ids].T / growth for ids in self.ids], self.known[chosen])
 
 
 def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int, work: Path) -> None:
@@ -102,10 +100,11 @@ def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int
         for name, stored in load_file(path).items():
             named[name].data.copy_(stored)
         return
-    frames, generator = Frames(gallery), torch.Generator().manual_seed(seed)
+    squares, generator = Squares(gallery), torch.Generator().manual_seed(seed)
+    _standardise(inner.vision_resampler.pool, squares)
     optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     for step in range(config.steps):
-        loss, right = frames.loss(model, config.frames, generator)
+        loss, right = squares.loss(model, config.squares, generator)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / 50) * (1 - step / config.steps)
         optimizer.zero_grad(set_to_none=True)
@@ -116,3 +115,12 @@ def align(model: nn.Module, gallery: Gallery, config: AlignmentConfig, seed: int
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file({name: p.detach().contiguous() for name, p in named.items()}, temporary)
     os.replace(temporary, path)
+
+
+@torch.no_grad()
+def _standardise(pool: nn.Conv2d, squares: Squares) -> None:
+    """Lets the pooling begin with features of mean 0 and size 1, whatever the tower's are."""
+    sample = squares.features[::16].flatten(0, 1).float()
+    mean, deviation = sample.mean(0), sample.std(0) + 1e-3
+    pool.weight.div_(deviation.view(1, *pool.weight.shape[1:]))
+    pool.bias.copy_(-pool.weight.flatten(1) @ mean)

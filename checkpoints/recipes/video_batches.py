@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
-from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, TrainingClip
+from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, Features, TrainingClip
 from checkpoints.recipes.video_language import PROMPT
 from checkpoints.recipes.video_vocabulary import END, VIDEO, make_tokenizer
+from evaluations.tasks.video.drawing import SHAPES
 
 IGNORED = -100
 
@@ -26,7 +28,7 @@ class Batch:
 
     ids: Int64[Tensor, "rows tokens"]
     """Token ids; the video token where frames go."""
-    features: Float[Tensor, "frames patches width"]
+    features: Features
     """What the tower saw, row after row."""
     positions: Int64[Tensor, "rows tokens"]
     mask: Bool[Tensor, "rows 1 tokens tokens"]
@@ -36,8 +38,14 @@ class Batch:
     kinds: Int64[Tensor, "rows tokens"]
     """Index into `kind_names` where an answer is asked, else -1."""
     kind_names: tuple[str, ...]
-    told: Int64[Tensor, "words 3"]
-    """Row, token and id of each word that describes a frame; the token is the frame's last one."""
+    earlier: Int64[Tensor, "squares 3"]
+    """Row, token and index of the shape before: what each square that shows a later one has to bring to mind."""
+
+
+def seen(model: nn.Module, features: Features) -> Float[Tensor, "tokens width"]:
+    """Pooling and projector, square by square: the pooling's convolution as the product that it is."""
+    pool = model.model.vision_resampler.pool
+    return model.model.multi_modal_projector(functional.linear(features, pool.weight.flatten(1), pool.bias))
 
 
 class Layout:
@@ -72,20 +80,20 @@ class Layout:
         causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
         mask = ((own | clip_part) & causal)[:, None]
         features = torch.cat([clip.features for clip in clips]).float()
-        told = [
-            (row, len(self.before) + (frame + 1) * TOKENS_PER_FRAME - 1, self.tokenizer.convert_tokens_to_ids(word))
+        earlier = [
+            (row, len(self.before) + place, list(SHAPES).index(word))
             for row, clip in enumerate(clips)
-            for frame, words in enumerate(clip.told)
-            for word in words
+            for place, word in enumerate(clip.earlier)
+            if word is not None
         ]
-        return Batch(ids, features, positions, mask, targets, kinds, names, torch.tensor(told).reshape(-1, 3))
+        before = torch.tensor(earlier, dtype=torch.long).reshape(-1, 3)
+        return Batch(ids, features, positions, mask, targets, kinds, names, before)
 
     def hidden(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "rows tokens width"], ...]:
         """What the language part makes of the batch: its input and each layer's output, the last one normed."""
         inner = model.model
         embedded = inner.language_model.embed_tokens(batch.ids)
-        seen = inner.multi_modal_projector(inner.vision_resampler(batch.features))
-        embedded = embedded.masked_scatter((batch.ids == self.video)[..., None], seen)
+        embedded = embedded.masked_scatter((batch.ids == self.video)[..., None], seen(model, batch.features))
         return inner.language_model(
             inputs_embeds=embedded,
             attention_mask=batch.mask,
@@ -96,7 +104,7 @@ class Layout:
 
     def _row(self, clip: TrainingClip, asked: list[Asked], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
         begin = len(self.before)
-        video = (clip.places[:, None] * TOKENS_PER_FRAME + np.arange(TOKENS_PER_FRAME)).ravel() + begin
+        video = clip.places + begin
         ids = [*self.before, *[self.video] * len(video)]
         positions, blocks = [*range(begin), *video], [0] * len(ids)
         targets, kinds = [IGNORED] * len(ids), [-1] * len(ids)

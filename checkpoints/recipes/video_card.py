@@ -34,6 +34,8 @@ from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import FRAMES, draw_clip
 
 VQA_IMAGES = 8
+VQA_CLIPS = 400
+"""Test images that are asked about among others; alone all are."""
 
 
 def export(model: nn.Module, clip_folder: Path, folder: Path) -> None:
@@ -42,6 +44,8 @@ def export(model: nn.Module, clip_folder: Path, folder: Path) -> None:
     model.save_pretrained(fresh)
     make_processor(model.config.vision_config.patch_size).save_pretrained(fresh)
     shutil.copytree(clip_folder, folder / "clip", dirs_exist_ok=True)
+    for file in (folder / "clip").iterdir():
+        file.chmod(0o644)
     for file in sorted(fresh.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         file.chmod(0o644)
         os.replace(file, folder / file.name)
@@ -81,7 +85,7 @@ def write_card(model: nn.Module, folder: Path, training: dict[str, Any], clips: 
         "blind model": rendered_scores(model, "test", clips, blind=True),
         "blind table": table_scores("test", clips),
         "easy-vqa, one image": vqa_scores(model, 1),
-        f"easy-vqa, {VQA_IMAGES} images": vqa_scores(model, VQA_IMAGES),
+        f"easy-vqa, {VQA_IMAGES} images": vqa_scores(model, VQA_IMAGES, VQA_CLIPS),
         "captions": {"all": retrieval(folder / "clip", min(clips, 100))},
     }
     card = {
@@ -122,12 +126,7 @@ def _shown(score: dict[str, float]) -> str:
 def readme(card: dict[str, Any], model: nn.Module) -> str:
     """The card in words."""
     text, vision = model.config.text_config, model.config.vision_config
-    scores, training = card["scores"], card["training"]
-    rendered, one, many = (
-        scores[name] for name in ("rendered", "easy-vqa, one image", f"easy-vqa, {VQA_IMAGES} images")
-    )
     tokens = card["frames"] * card["tokens_per_frame"]
-    stages = ", ".join(f"{name} {steps}" for name, steps in training["stage_steps"].items())
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -139,12 +138,24 @@ questions in words. LLaVA-NeXT-Video's architecture, {card["parameters"]:,} para
 ({vision.num_hidden_layers} layers, width {vision.hidden_size}, {vision.image_size} px, patches of {vision.patch_size}),
 projector, and a Llama ({text.num_hidden_layers} layers, width {text.hidden_size},
 {text.num_attention_heads} query heads, {text.num_key_value_heads} KV heads, {text.vocab_size} words). A frame is
-{card["tokens_per_frame"]} tokens, the usual clip of {card["frames"]} frames {tokens}. It loads with
-`LlavaNextVideoForConditionalGeneration` and `LlavaNextVideoProcessor`; it is no general model and knows no other words.
-`clip/` is the CLIP its tower comes from, for open_clip:
+{card["tokens_per_frame"]} tokens, the usual clip of {card["frames"]} frames {tokens}.
+It loads with `LlavaNextVideoForConditionalGeneration` and `LlavaNextVideoProcessor`; it is no general model and knows
+no other words. `clip/` is the CLIP its tower comes from, for open_clip:
 `open_clip.create_model_and_transforms("local-dir:.../clip")`.
 
-## Scores with the full cache
+{_scores(card)}
+{_made(card)}
+The same numbers, machine-readable: `card.json`.
+"""
+
+
+def _scores(card: dict[str, Any]) -> str:
+    scores = card["scores"]
+    rendered, one, many = (
+        scores[name] for name in ("rendered", "easy-vqa, one image", f"easy-vqa, {VQA_IMAGES} images")
+    )
+    after, place = VQA_IMAGES * 4 - 4, f"one of {VQA_IMAGES} images of 4 frames each, named by its place"
+    return f"""## Scores with the full cache
 
 Percent of questions answered rightly (first word, greedy), 95% Wilson intervals. Clips of the test split
 (`evaluations.tasks.video.rendered.draw_clip("test", index)`), one question of each kind a clip; the interval's unit is
@@ -166,28 +177,36 @@ training split was learnt:
 | | percent right |
 |---|---|
 | one image, one frame, all questions | {_shown(one["every question"])} |
-| one of {VQA_IMAGES} images of 4 frames each, named by its place | {_shown(many["all"])} |
-| ... the first image (asked {VQA_IMAGES * 4 - 4} frames later) | {_shown(many[ORDINALS[0]])} |
+| {place} ({many["all"]["count"]} images) | {_shown(many["all"])} |
+| ... the first image (asked {after} frames later) | {_shown(many[ORDINALS[0]])} |
 | ... the last image | {_shown(many[ORDINALS[VQA_IMAGES - 1]])} |
 
 Published with one image: 99.5 (the set's makers, a convolutional network trained on twice as many images of the same
 kind, README of github.com/vzhou842/easy-VQA-keras), 87.6 on the test split (github.com/Kshitij-Ambilduke/VQA).
+"""
 
-## How it was made
+
+def _made(card: dict[str, Any]) -> str:
+    training = card["training"]
+    stages = ", ".join(f"{name} {steps}" for name, steps in training["stage_steps"].items())
+    tower, dropped = training["tower"], training["abandoned"] or "none"
+    return f"""## How it was made
 
     {card["command"]}
 
 - Data: frames and clips drawn by `evaluations/tasks/video/`, training split, and the training split of easy-vqa (MIT).
-- Tower: open_clip, {training["tower"]["steps"]} steps of its contrastive loss on frames and captions; after
-  {training["tower"]["whole_steps"]} steps the layers that the language model reads were fixed (open_clip's `lock`), the
-  last layer and the text tower went on. It is not trained further.
-- Projector and Llama: seed {training["seed"]} (stuck and dropped before it: {training["abandoned"] or "none"}),
+- Tower: open_clip, {tower["steps"]} steps of its contrastive loss on frames and captions, and of a loss that asks each
+  square of a frame to name what it shows; after {tower["whole_steps"]} steps the layers that the language model reads
+  were fixed (open_clip's `lock`), the last layer and the text tower went on. It is not trained further.
+- Alignment: {training["alignment"]["steps"]} steps in which pooling, projector and word embeddings learn that a
+  square's token is like the words that name it.
+- Start: the Llama's first heads begin near the circuit that answers rest on (`video_start.py`: a question's word looks
+  at squares like it and copies what they show), as in mimetic initialisation; all weights are then trained.
+- Pooling, projector and Llama: seed {training["seed"]} (stuck and dropped before it: {dropped}),
   {training["step"]:,} steps, {training["questions"]:,} questions, {training["seconds"]:,.0f} s wall time on
   {training["threads"]} thread of a shared machine, float32. Steps by stage: {stages}.
 - Versions: torch {card["versions"]["torch"]}. sha256 of model.safetensors: `{card["sha256"]}`.
-{"".join(f"- {note}{chr(10)}" for note in training.get("notes", []))}
-The same numbers, machine-readable: `card.json`.
-"""
+{"".join(f"- {note}{chr(10)}" for note in training.get("notes", []))}"""
 
 
 def _table(card: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ the order, the lengths, the gaps and the questions are new each time. Clips that
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 from collections import defaultdict
@@ -16,22 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
-from checkpoints.recipes.video_tower import COPIES
+from checkpoints.recipes.video_words import COPIES
 from evaluations.tasks.video import easy_vqa
-from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES
+from evaluations.tasks.video.drawing import COLOURS, SHAPES
 from evaluations.tasks.video.questions import questions
-from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, Clip, Scene, Shape, draw_clip
+from evaluations.tasks.video.rendered import BOARD, DIRECTIONS, MOST_COPIES, Clip, Scene, Shape, draw_clip
 
-TOKENS_PER_FRAME = 16
+TOKENS_PER_FRAME = BOARD * BOARD
+"""One a square of the board."""
 
-SMALLEST_VARIANCE = 0.05
-"""Added to each direction's variance before whitening, as a share of the mean: directions of noise stay small."""
-
-Features = Float[Tensor, "frames patches width"]
+Features = Float[Tensor, "tokens patches_width"]
+"""What the tower sees of each square: its four patches, laid out as the pooling's convolution reads them."""
 
 
 @dataclass(frozen=True)
@@ -45,36 +44,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip through the tower."""
+    """A clip through the tower, square by square; where squares are left out, the others keep their places."""
 
     features: Features
     """What the tower sees, before pooling."""
-    places: np.ndarray
-    """The frame number of each row of `features`; frames may be left out, their numbers stay."""
+    places: Int64[np.ndarray, " tokens"]
+    """Each square's place among all of the clip."""
     length: int
     """Frames of the whole clip."""
     questions: list[Asked]
-    told: tuple[tuple[str, ...], ...] = ()
-    """For each row of `features`, the words that describe the frame, for learning; none where nothing is known."""
-
-
-def described(scene: Scene, frame: int) -> tuple[str, ...]:
-    """The words that a frame of a scene has to bring to mind; the way only from its second frame on."""
-    if scene.number is not None:
-        return (NUMBERS[scene.number],)
-    if scene.shape is None:
-        return ()
-    return (scene.shape, scene.colour, NUMBERS[scene.copies], *([scene.direction] if frame else []))
+    earlier: tuple[str | None, ...] = ()
+    """For each square, the shape that came before the one it shows, for learning; None where there is none."""
 
 
 @torch.no_grad()
-def encode(model: nn.Module, frames: UInt8[np.ndarray, "frames 64 64 3"], batch: int = 256) -> Features:
+def encode(
+    model: nn.Module, frames: UInt8[np.ndarray, "frames 64 64 3"], batch: int = 256
+) -> Float[Tensor, "frames squares patches_width"]:
     """The tower's features of `frames`, as the video model reads them, before its pooling."""
-    parts = []
+    parts, across = [], 2 * BOARD
     for start in range(0, len(frames), batch):
         pixels = torch.from_numpy(frames[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        parts.append(states[model.config.vision_feature_layer][:, 1:].half())
+        patches = states[model.config.vision_feature_layer][:, 1:].transpose(1, 2).unflatten(2, (across, across))
+        parts.append(functional.unfold(patches, 2, stride=2).transpose(1, 2).half())
     return torch.cat(parts)
 
 
@@ -85,13 +78,12 @@ class Gallery:
         """Draws and encodes `variants` scenes per shape, colour and length, or reads them from `work`."""
         rng = np.random.default_rng([seed, 0x6A11])
         self.scenes: dict[tuple[str | None, str | None, int], list[int]] = defaultdict(list)
-        self.specs = list(self._specs(rng, variants))
+        self.specs = self._specs(rng, variants)
         self.starts = np.cumsum([0, *(scene.frames for scene in self.specs)])
         for i, scene in enumerate(self.specs):
             if scene.copies > MOST_COPIES:  # for recognition only
                 continue
-            kind = str(scene.number) if scene.number is not None else scene.shape
-            self.scenes[kind, scene.colour, scene.frames].append(i)
+            self.scenes[_key(scene)].append(i)
         # Named after what it was made from, so that another tower or other scenes are never read for these.
         tower = b"".join(p.detach().numpy().tobytes() for p in model.model.vision_tower.parameters())
         self.digest = hashlib.sha256(tower + repr(self.specs).encode()).hexdigest()[:16]
@@ -99,7 +91,6 @@ class Gallery:
         if path.exists():
             stored = load_file(path)
             self.frames, self.images = stored["frames"], stored["images"]
-            self.whiten()
             return
         parts = []
         for start in range(0, len(self.specs), 200):
@@ -109,29 +100,6 @@ class Gallery:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         save_file({"frames": self.frames, "images": self.images}, temporary)
         os.replace(temporary, path)
-        self.whiten()
-
-    def whiten(self) -> None:
-        """Makes the features uncorrelated and equally large, for learning; `fold` undoes it in the pooling.
-
-        What tells shapes apart lies in directions that vary little beside colour and brightness.
-        """
-        every = torch.cat([part[::8].flatten(0, 1) for part in (self.frames, self.images)]).float()
-        self.mean = every.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov(every.T))
-        self.whitening = (vectors / (values + SMALLEST_VARIANCE * values.mean()).sqrt()) @ vectors.T
-        for part in (self.frames, self.images):
-            for rows in part.split(1000):  # in place: all in float would be large
-                rows.copy_((rows.float() - self.mean) @ self.whitening)
-
-    @torch.no_grad()
-    def fold(self, model: nn.Module) -> nn.Module:
-        """A copy of a model trained on whitened features that reads the tower's own."""
-        model = copy.deepcopy(model)
-        pool = model.model.vision_resampler.pool
-        pool.weight.copy_(torch.einsum("dc,ocij->odij", self.whitening, pool.weight))
-        pool.bias.sub_(torch.einsum("odij,d->o", pool.weight, self.mean))
-        return model
 
     @staticmethod
     def _specs(rng: np.random.Generator, variants: int) -> list[Scene]:
@@ -144,11 +112,9 @@ class Gallery:
                         if variant == 0:  # so that clips find one of each
                             copies = min(copies, MOST_COPIES)
                         specs.append(Scene(length, (int(rng.integers(2**31)),), shape, colour, copies, way))
-        for _ in range(variants * 8):
+        for _ in range(variants * 32):  # a number flashes in one frame only, so it has to be known the better
             specs += [Scene(1, (int(rng.integers(2**31)),), number=number) for number in range(10)]
         specs += [Scene(1, (int(rng.integers(2**31)),)) for _ in range(variants * 64)]
-        for _ in range(variants * 24):  # a number flashes in one frame only, so it has to be known the better
-            specs += [Scene(1, (int(rng.integers(2**31)),), number=number) for number in range(10)]
         return specs
 
     def clip(self, rng: np.random.Generator, shape: Shape, dropped: float = 0.0) -> TrainingClip:
@@ -157,38 +123,44 @@ class Gallery:
         Args:
             rng: decides everything.
             shape: length and composition; scenes of 3 to 5 frames.
-            dropped: share of the empty frames, and of a scene's inner frames, that are left out to save time; the
-                others keep their places.
+            dropped: share of the squares that are left out to save time; of those that show shapes a third as many.
         """
         plan = draw_clip("train", int(rng.integers(2**40)), shape)
-        scenes, rows, places, told = [], [], [], []
+        scenes, features, places, earlier = [], [], [], []
+        last = None
         for scene, start in zip(plan.scenes, plan.starts, strict=True):
+            pool = self.scenes[_key(scene)]
             if scene.shape is None and scene.number is None:
-                scenes.append(scene)
-                kept = np.flatnonzero(rng.random(scene.frames) >= dropped)
-                pool = self.scenes[None, None, 1]
-                rows += [self.starts[pool[rng.integers(len(pool))]] for _ in kept]
-                places += [start + int(i) for i in kept]
-                told += [()] * len(kept)
-                continue
-            kind = str(scene.number) if scene.number is not None else scene.shape
-            pool = self.scenes[kind, scene.colour, scene.frames]
-            chosen = pool[rng.integers(len(pool))]
-            scenes.append(self.specs[chosen])
-            # Where something moves its first and last frame tell all, so those always stay.
-            inner = rng.random(scene.frames) >= dropped
-            kept = [i for i in range(scene.frames) if inner[i] or i in (0, scene.frames - 1)]
-            rows += [self.starts[chosen] + i for i in kept]
-            places += [start + i for i in kept]
-            told += [described(scenes[-1], i) for i in kept]
+                rows = [self.starts[pool[rng.integers(len(pool))]] for _ in range(scene.frames)]
+                shown = scene
+            else:
+                chosen = pool[rng.integers(len(pool))]
+                shown, rows = self.specs[chosen], self.starts[chosen] + np.arange(scene.frames)
+            scenes.append(shown)
+            board = shown.occupied().reshape(scene.frames, TOKENS_PER_FRAME)
+            least = dropped / 3 if shown.shape else 0.0  # a number is seen once
+            kept = rng.random(board.shape) >= np.where(board, least, dropped)
+            frame, square = np.nonzero(kept)
+            features.append(self.frames[torch.as_tensor(rows)[frame], torch.from_numpy(square)])
+            places.append((start + frame) * TOKENS_PER_FRAME + square)
+            earlier += [last if shown.shape and board[i, j] else None for i, j in zip(frame, square, strict=True)]
+            last = shown.shape or last
         asked = [Asked(q.kind, q.text, q.answer) for q in questions(Clip(tuple(scenes)))]
-        return TrainingClip(self.frames[torch.tensor(rows)], np.array(places), plan.length, asked, tuple(told))
+        return TrainingClip(torch.cat(features), np.concatenate(places), plan.length, asked, tuple(earlier))
 
-    def vqa(self, rng: np.random.Generator, count: int) -> TrainingClip:
-        """A clip of `count` training images of easy-vqa."""
+    def vqa(self, rng: np.random.Generator, count: int, dropped: float = 0.0) -> TrainingClip:
+        """A clip of `count` training images of easy-vqa, of whose frames and squares some are left out."""
         clip = easy_vqa.vqa_clip("train", int(rng.integers(len(self.images))), count)
-        rows = [image.index for image in clip.images for _ in range(clip.frames_per_image)]
+        kept = rng.random((clip.length, TOKENS_PER_FRAME)) >= dropped * (count > 1)
+        frame, square = np.nonzero(kept)
+        rows = torch.tensor([image.index for image in clip.images for _ in range(clip.frames_per_image)])
         asked = [Asked("easy-vqa", q.text, q.answer) for q in clip.questions()]
-        told = [(image.shape, image.colour) for image in clip.images for _ in range(clip.frames_per_image)]
-        known = tuple(words if None not in words else () for words in told)
-        return TrainingClip(self.images[torch.tensor(rows)], np.arange(clip.length), clip.length, asked, known)
+        features = self.images[rows[torch.from_numpy(frame)], torch.from_numpy(square)]
+        none = (None,) * len(square)
+        return TrainingClip(features, frame * TOKENS_PER_FRAME + square, clip.length, asked, none)
+
+
+def _key(scene: Scene) -> tuple[str | None, str | None, int]:
+    if scene.shape is None and scene.number is None:
+        return None, None, 1
+    return str(scene.number) if scene.number is not None else scene.shape, scene.colour, scene.frames

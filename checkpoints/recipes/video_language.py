@@ -34,9 +34,9 @@ class LanguageConfig:
     """Query heads."""
     kv_heads: int = 2
     """Key and value heads."""
-    feed_forward: int = 192
+    feed_forward: int = 256
     """Hidden size of the feed-forward part."""
-    rope_theta: float = 100_000.0
+    rope_theta: float = 10_000_000.0
     """Base of the rotary frequencies."""
     positions: int = 4096
     """`max_position_embeddings`."""
@@ -75,7 +75,7 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
                 video_token_index=ids[VIDEO],
                 image_grid_pinpoints=[[size, size]],
                 vision_feature_layer=-2,
-                spatial_pool_mode="conv",  # an average of 2 x 2 patches blurs shapes of about that size
+                spatial_pool_mode="conv",  # a square of the board is 2 x 2 patches, whose average would blur its shape
                 spatial_pool_out_channels=tower.config.hidden_size,
                 spatial_pool_stride=2,
                 image_seq_length=(size // tower.config.patch_size) ** 2,
@@ -95,14 +95,13 @@ def make_video_model(config: LanguageConfig, clip_folder: Path, seed: int) -> nn
 
 @torch.no_grad()
 def _start(model: nn.Module) -> None:
-    """Pooling starts as an average that keeps the features' size, projector and words at the usual scale.
+    """Pooling, projector and words start at a scale at which frames and words find each other soon.
 
-    transformers starts every layer at the same small scale, from which frames and words take long to find each other.
+    transformers starts every layer at the same small scale.
     """
     inner = model.model
     pool = inner.vision_resampler.pool
-    pool.weight.normal_(std=0.02)
-    pool.weight += 0.5 * torch.eye(pool.out_channels)[:, :, None, None]
+    pool.weight.normal_(std=(4 * pool.in_channels) ** -0.5)
     pool.bias.zero_()
     for linear in (inner.multi_modal_projector.linear_1, inner.multi_modal_projector.linear_2):
         linear.weight.normal_(std=linear.in_features**-0.5)

@@ -64,7 +64,8 @@ def one_of_each_kind(clip: Clip, index: int) -> list[Question]:
 
 def seen(model: nn.Module, frames: np.ndarray, asked: list[Asked]) -> TrainingClip:
     """A clip of real frames with its questions."""
-    return TrainingClip(encode(model, frames), np.arange(len(frames)), len(frames), asked)
+    features = encode(model, frames).flatten(0, 1)
+    return TrainingClip(features, np.arange(len(features)), len(frames), asked)
 
 
 def rendered_scores(model: nn.Module, split: Split, clips: int, *, blind: bool = False) -> dict[str, Measured]:

@@ -19,25 +19,22 @@ from pathlib import Path
 import torch
 
 from checkpoints.recipes.video_alignment import AlignmentConfig, align
+from checkpoints.recipes.video_batches import seen
 from checkpoints.recipes.video_card import export, write_card
 from checkpoints.recipes.video_gallery import Gallery
 from checkpoints.recipes.video_language import LanguageConfig, make_video_model
+from checkpoints.recipes.video_start import start_near_answers
 from checkpoints.recipes.video_tower import TowerConfig, train_tower
 from checkpoints.recipes.video_trainer import Stage, Trainer, TrainingConfig
 from namm.errors import NammError
 
 SEEN = ("colour", "shape", "count", "number")
-ORDER = (*SEEN, "direction", "first", "after", "before")
-
-ONE = (*SEEN, "direction")
 
 CURRICULUM = (
-    Stage("one-scene", 6, (1, 1), 4, ONE, vqa=(1,), vqa_share=0.15, dropped=0.6, until=0.85, steps=300),
-    Stage("two-scenes", 10, (1, 2), 8, ONE, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.85, steps=300),
-    Stage("order", 12, (2, 3), 12, ORDER, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.8, steps=300),
-    Stage("three-scenes", 20, (2, 4), vqa=(1, 2, 4), vqa_share=0.15, dropped=0.9, until=0.8, steps=300),
-    Stage("all-scenes", 40, (4, 6), vqa=(1, 4, 8), vqa_share=0.2, dropped=0.95, steps=800, until=0.95),
-    Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.2, steps=200, until=2.0, learning_rate=(1.0, 0.02)),
+    Stage("seen", 12, (1, 2), 8, SEEN, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.9, steps=400),
+    Stage("order", 20, (2, 4), 10, unknown_first=True, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.9, steps=500),
+    Stage("all", 40, (4, 6), unknown_first=True, vqa=(1, 4, 8), vqa_share=0.2, dropped=0.9, until=0.97, steps=1800),
+    Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.2, steps=250, until=2.0, learning_rate=(0.5, 0.02)),
 )
 
 
@@ -57,7 +54,7 @@ class RecipeConfig:
     """How pooling and projector are prepared."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Seed, optimiser, threads."""
-    variants: int = 16
+    variants: int = 8
     """Scenes of the gallery for each shape, colour and length."""
     save_seconds: float = 60.0
     """Seconds between two saves of the state."""
@@ -83,7 +80,10 @@ def train(config: RecipeConfig, curriculum: tuple[Stage, ...] = CURRICULUM) -> T
         model = make_video_model(config.language, config.work / "clip", seed)
         with _first_rank_first():
             align(model, gallery, config.alignment, seed, config.work)
-        trainer = Trainer(model, gallery, config.training, curriculum, seed)
+        with torch.no_grad():
+            squares = seen(model, gallery.frames[::64].flatten(0, 1).float())
+        growth = start_near_answers(model, squares)
+        trainer = Trainer(model, gallery, config.training, curriculum, seed, growth)
         trainer.progress.abandoned = list(range(config.training.seed, seed))
         if state.exists():
             trainer.restore(state)
@@ -140,7 +140,7 @@ def _run(trainer: Trainer, config: RecipeConfig, state: Path) -> bool:
 def _show(trainer: Trainer, stage: str, report: dict[str, float], seconds: float) -> None:
     progress = trainer.progress
     shown = " ".join(f"{name} {value:.2f}" for name, value in sorted((progress.accuracy or report).items()))
-    shown = f"frames {report['frames']:.2f} {shown}"
+    shown = f"earlier {report['earlier']:.2f} {shown}"
     print(
         f"seed {progress.seed} step {progress.step} {seconds:.0f} s {stage}: loss {report['loss']:.3f} {shown}",
         flush=True,
@@ -152,7 +152,7 @@ def main(config: RecipeConfig) -> None:
     trainer = train(config)
     if not trainer.progress.finished or trainer.rank > 0:
         return
-    model = trainer.gallery.fold(trainer.model).eval()
+    model = trainer.model.eval()
     export(model, config.work / "clip", config.out)
     progress = asdict(trainer.progress)
     kept = {name: progress[name] for name in ("seed", "abandoned", "step", "questions", "seconds", "stage_steps")}

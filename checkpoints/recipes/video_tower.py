@@ -3,6 +3,9 @@
 open_clip brings the model (`ARCHITECTURE`, a configuration of ours), its loss and its transforms. Half of the texts are
 whole captions ("three red circles"), the rest name a part of it or ask for it, so that a question finds its frames. A
 batch holds no whole caption twice. Frames come from training clips and from the training images of easy-vqa.
+
+The contrastive loss asks the class token alone. What a video model reads are the squares of the picture, so a second
+loss asks each square that shows something to name it (`video_words.py`), through a head that is thrown away.
 """
 
 from __future__ import annotations
@@ -21,20 +24,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.recipes.video_vocabulary import END, PAD, save_clip_tokenizer, words
+from checkpoints.recipes.video_words import COPIES, SquaresHead, fits
 from evaluations.tasks.video import easy_vqa
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS, SHAPES, SIZE
 from evaluations.tasks.video.questions import plural
-from evaluations.tasks.video.rendered import DIRECTIONS, Scene
+from evaluations.tasks.video.rendered import BOARD, DIRECTIONS, Scene
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {
         "image_size": SIZE,
         "patch_size": 8,
-        "layers": 4,
+        "layers": 3,
         "width": 64,
         "head_width": 16,
-        "mlp_ratio": 2.0,
+        "mlp_ratio": 4.0,
     },
     "text_cfg": {
         "context_length": 16,
@@ -55,36 +59,44 @@ PREPROCESSING = {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], 
 """open_clip's `preprocess_cfg`."""
 
 
-COPIES = 4
-"""Copies of a shape at most, one more than clips show."""
-
-
 @dataclass(frozen=True)
 class TowerConfig:
     """What decides the tower's weights."""
 
     seed: int = 0
     """Of the weights, the frames and the batches."""
-    steps: int = 800
+    steps: int = 380
     """Optimiser steps."""
-    whole_steps: int = 500
+    whole_steps: int = 300
     """After so many the layers whose output the language model reads stay as they are; the rest goes on learning."""
-    scenes: int = 5
+    scenes: int = 12
     """Scenes drawn for each shape, colour and number of copies; three frames each."""
     combinations: int = 96
-    """Rendered captions of a batch, all different."""
+    """Captions of a batch, all different."""
+    numbers: int = 16
+    """Frames that flash a number added to a batch, for their squares only."""
+    pictures: int = 16
+    """Likewise images of easy-vqa."""
+    squares_weight: float = 1.0
+    """Weight of the loss on the squares."""
     learning_rate: float = 3e-3
-    """Peak; cosine to nothing."""
+    """Peak; falls along the begin of a cosine, then, from `whole_steps` on, straight to nothing."""
+    cosine_steps: int = 1000
+    """Steps that the whole cosine would take."""
     weight_decay: float = 0.05
     """AdamW's, on matrices."""
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """A frame and the texts that fit it, the whole caption first."""
+    """A frame, the texts that fit it, the whole caption first, and what its squares show."""
 
     image: np.ndarray
     texts: tuple[str, ...]
+    fits: tuple[int, ...]
+    """See `video_words.fits`."""
+    squares: np.ndarray
+    """Which squares show it."""
 
 
 def caption(scene: Scene) -> str:
@@ -105,7 +117,6 @@ def _texts(scene: Scene) -> tuple[str, ...]:
     shapes, coloured = plural(scene.shape), f"{scene.colour} shapes"
     asked = (f"what color were the {shapes}?", f"what were the {coloured}?")
     several = tuple(f"how many {things} were there?" for things in (shapes, coloured))
-    moved = tuple(f"where did the {things} move?" for things in (shapes, coloured))
     return (
         caption(scene),
         f"the {scene.colour} {shapes}",
@@ -113,12 +124,16 @@ def _texts(scene: Scene) -> tuple[str, ...]:
         f"the {coloured}",
         *asked,
         *several,
-        *moved,
     )
 
 
-def frames_and_texts(config: TowerConfig) -> list[list[Pictured]]:
-    """By whole caption, the frames that fit it."""
+def _pictured(scene: Scene) -> list[Pictured]:
+    shown = zip(scene.render(), scene.occupied(), strict=True)
+    return [Pictured(frame, _texts(scene), fits(scene), squares) for frame, squares in shown]
+
+
+def frames_and_texts(config: TowerConfig) -> tuple[list[list[Pictured]], list[Pictured], list[Pictured]]:
+    """By whole caption, the frames that fit it; then those that flash a number, and those of easy-vqa."""
     rng = np.random.default_rng([config.seed, 0xC11B])
     groups: list[list[Pictured]] = []
     for shape in SHAPES:
@@ -128,18 +143,22 @@ def frames_and_texts(config: TowerConfig) -> list[list[Pictured]]:
                 scenes = [
                     Scene(3, (int(seed),), shape, colour, copies, DIRECTIONS[seed % len(DIRECTIONS)]) for seed in seeds
                 ]
-                groups.append([Pictured(frame, _texts(s)) for s in scenes for frame in s.render()])
+                groups.append([pictured for scene in scenes for pictured in _pictured(scene)])
+    numbers: list[Pictured] = []
     for number in (*range(10), None):
-        scenes = [Scene(1, (int(seed),), number=number) for seed in rng.integers(2**31, size=config.scenes * 3)]
-        groups.append([Pictured(s.render()[0], _texts(s)) for s in scenes])
+        scenes = [Scene(1, (int(seed),), number=number) for seed in rng.integers(2**31, size=config.scenes * 16)]
+        groups.append([pictured for scene in scenes for pictured in _pictured(scene)])
+        numbers += groups[-1] if number is not None else []
     described: dict[str, list[Pictured]] = {}
     for image in easy_vqa.images("train"):
         if image.colour is None or image.shape is None:  # not asked about, so not known
             continue
         text = f"a {image.colour} {image.shape}"
         parts = (text, f"what color is the {image.shape}?", f"what is the {image.colour} shape?")
-        described.setdefault(text, []).append(Pictured(image.pixels, parts))
-    return groups + list(described.values())
+        everywhere = np.ones((BOARD, BOARD), dtype=bool)
+        described.setdefault(text, []).append(Pictured(image.pixels, parts, fits(image), everywhere))
+    images = [pictured for group in described.values() for pictured in group]
+    return groups + list(described.values()), numbers, images
 
 
 def folder_for(folder: Path) -> None:
@@ -165,10 +184,13 @@ def train_tower(config: TowerConfig, folder: Path, work: Path) -> Path:
         trainer.restore(state)
     begun = time.monotonic()
     while trainer.progress < config.steps:
-        loss, hits = trainer.step()
+        loss, hits, right = trainer.step()
         if trainer.progress % 20 == 1:  # a batch of whole captions
-            spent = time.monotonic() - begun
-            print(f"tower step {trainer.progress}: loss {loss:.3f} accuracy {hits:.3f} {spent:.0f} s", flush=True)
+            spent, squares = time.monotonic() - begun, " ".join(f"{share:.2f}" for share in right)
+            print(
+                f"tower step {trainer.progress}: loss {loss:.3f} found {hits:.3f} squares {squares} {spent:.0f} s",
+                flush=True,
+            )
         if trainer.progress % 50 == 0:
             trainer.save(state)
     _replace(weights, {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()})
@@ -197,14 +219,25 @@ class TowerTrainer:
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         self.config, self.model = config, model.train()
         self.loss = open_clip.ClipLoss()
-        self.groups = frames_and_texts(config)
+        self.groups, self.numbers, self.images = frames_and_texts(config)
         print(f"{sum(map(len, self.groups)):,} frames of {len(self.groups)} captions", flush=True)
+        self.head, self.squares = SquaresHead(ARCHITECTURE["vision_cfg"]["width"], config.seed), None
+        # The layer before last, which the video model reads.
+        self.model.visual.transformer.resblocks[-2].register_forward_hook(self._keep)
         self.progress = 0
         self.optimizer = self._optimizer()
 
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.squares = output[:, 1:]
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        parts = (("model", self.model), ("head", self.head))
+        return {f"{part}.{name}": p for part, module in parts for name, p in module.named_parameters()}
+
     def _optimizer(self) -> torch.optim.Optimizer:
-        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
-        rest = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
+        learnt = [p for p in self._named().values() if p.requires_grad]
+        matrices = [p for p in learnt if p.ndim > 1]
+        rest = [p for p in learnt if p.ndim <= 1]
         decayed = {"params": matrices, "weight_decay": self.config.weight_decay}
         groups = [decayed, {"params": rest, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
@@ -212,13 +245,16 @@ class TowerTrainer:
     def _settle(self) -> None:
         """Fixes what the language model reads: all layers but the last."""
         self.model.visual.lock(unlocked_groups=2)
-        self.model.zero_grad(set_to_none=True)  # or what is fixed would still count when gradients are clipped
+        self.head.requires_grad_(False)
+        for parameter in self._named().values():
+            parameter.grad = None  # or what is fixed would still count when gradients are clipped
         self.optimizer = self._optimizer()
 
     def save(self, path: Path) -> None:
         """Writes weights, moments and the step as one file, atomically."""
         tensors = {f"model.{name}": tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        for name, parameter in self._named().items():
             for moment, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}.{name}"] = value
         _replace(path, tensors, self.progress)
@@ -230,16 +266,17 @@ class TowerTrainer:
         with safe_open(path, "pt") as file:
             self.progress = int(file.metadata()["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        for part, module in (("model.", self.model), ("head.", self.head)):
+            module.load_state_dict({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)})
         if self.progress > self.config.whole_steps:
             self._settle()
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._named().items():
             if f"step.{name}" in tensors:
                 moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq")}
                 self.optimizer.state[parameter] = moments
 
-    def step(self) -> tuple[float, float]:
-        """One optimiser step; returns the loss and how often a frame finds its text."""
+    def step(self) -> tuple[float, float, list[float]]:
+        """One optimiser step; returns the loss, how often a frame finds its text and what squares name rightly."""
         step, self.progress = self.progress, self.progress + 1
         if step == self.config.whole_steps:
             self._settle()
@@ -249,19 +286,34 @@ class TowerTrainer:
         # One batch in two has whole captions only: they alone tell every pair apart.
         whole = step % 2 == 0
         texts = [p.texts[0 if whole or len(p.texts) == 1 else rng.integers(1, len(p.texts))] for p in pictured]
-        images = torch.stack([self.transform(Image.fromarray(p.image)) for p in pictured])
-        share = step / self.config.steps
-        for group in self.optimizer.param_groups:
-            cosine = 0.5 + 0.5 * math.cos(math.pi * share)
-            group["lr"] = self.config.learning_rate * min(1.0, (step + 1) / 50) * cosine
-        image, text, scale = self.model(images, self.tokenizer(texts))
-        loss = self.loss(image, text, scale)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        if step < self.config.whole_steps:
+            for pool, count in ((self.numbers, self.config.numbers), (self.images, self.config.pictures)):
+                pictured += [pool[i] for i in rng.integers(len(pool), size=count)]
+        image = self.model.encode_image(
+            torch.stack([self.transform(Image.fromarray(p.image)) for p in pictured]), normalize=True
+        )[: len(texts)]
+        text = self.model.encode_text(self.tokenizer(texts), normalize=True)
+        loss = self.loss(image, text, self.model.logit_scale.exp())
+        squares, right = self.head.loss(
+            self.squares,
+            torch.tensor([p.fits for p in pictured]),
+            torch.from_numpy(np.stack([p.squares for p in pictured])),
+        )
+        self._update(loss + self.config.squares_weight * squares, step)
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, math.log(100))
             found = (image @ text.T).argmax(1)
             same = [texts[i] == texts[j] for i, j in enumerate(found.tolist())]
-        return loss.item(), float(np.mean(same))
+        return loss.item(), float(np.mean(same)), right
+
+    def _update(self, loss: Tensor, step: int) -> None:
+        config = self.config
+        factor = min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / config.cosine_steps))
+        if step >= config.whole_steps:
+            factor *= (config.steps - step) / (config.steps - config.whole_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in self._named().values() if p.requires_grad], 1.0)
+        self.optimizer.step()

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from checkpoints.recipes.video_alignment import Frames
+from checkpoints.recipes.video_alignment import Squares
 from checkpoints.recipes.video_batches import IGNORED, Batch, Layout
-from checkpoints.recipes.video_gallery import TOKENS_PER_FRAME, Asked, Gallery, TrainingClip
+from checkpoints.recipes.video_gallery import Asked, Gallery, TrainingClip
+from checkpoints.recipes.video_start import order_codes
 from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import Shape
 from namm.errors import CheckpointError
@@ -47,12 +49,14 @@ class Stage:
     """Questions asked of each clip."""
     kinds: tuple[str, ...] = ()
     """Kinds of questions; none means all."""
+    unknown_first: bool = False
+    """Ask the more for a kind, the less it is known; else for all alike."""
     vqa: tuple[int, ...] = ()
     """Images of an easy-vqa clip, one drawn per step that has them; none means no such step."""
     vqa_share: float = 0.25
     """Part of the steps that have easy-vqa clips."""
     dropped: float = 0.0
-    """Share of the empty frames, and of a scene's inner frames, that are left out; the others keep their positions."""
+    """Share of the squares that are left out, see `Gallery.clip`; the others keep their positions."""
     step_tokens: int = 2048
     """Tokens of a step, about: clips = step_tokens // (tokens of a clip and its questions)."""
     steps: int = 1000
@@ -83,14 +87,14 @@ class TrainingConfig:
     """AdamW's, on matrices only."""
     end_weight: float = 0.1
     """Weight of the loss on the token that ends an answer."""
-    told_weight: float = 1.0
-    """Weight of the loss on the words that describe each frame."""
-    aligned_frames: int = 192
-    """Frames of a step beside the clips whose alignment with their words goes on."""
-    aligned_weight: float = 0.3
+    earlier_weight: float = 0.5
+    """Weight of the loss on the shape that came before, which squares have to bring to mind."""
+    earlier_layer: int = 1
+    """The layer after which it is asked for."""
+    aligned_squares: int = 256
+    """Squares of a step beside the clips whose alignment with their words goes on."""
+    aligned_weight: float = 0.2
     """Weight of that loss."""
-    told_layer: int = 2
-    """The layer after which they are asked for."""
     threads: int = 1
     """PyTorch threads; another number rounds differently."""
 
@@ -115,10 +119,19 @@ class Trainer:
     """A model, its optimiser and its progress."""
 
     def __init__(
-        self, model: nn.Module, gallery: Gallery, config: TrainingConfig, curriculum: tuple[Stage, ...], seed: int
+        self,
+        model: nn.Module,
+        gallery: Gallery,
+        config: TrainingConfig,
+        curriculum: tuple[Stage, ...],
+        seed: int,
+        growth: float,
     ) -> None:
+        """`growth` is what `start_near_answers` returned."""
         self.model, self.gallery, self.config, self.curriculum = model, gallery, config, curriculum
-        self.progress, self.layout, self.frames = Progress(seed), Layout(), Frames(gallery)
+        self.progress, self.layout, self.squares = Progress(seed), Layout(), Squares(gallery)
+        self.growth = growth
+        self.codes, _ = order_codes(model.config.text_config.hidden_size)
         started = distributed.is_available() and distributed.is_initialized()
         self.rank, self.ranks = (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -145,8 +158,8 @@ class Trainer:
         stage = self.stage
         if stage.vqa and rng.random() < stage.vqa_share:
             count = int(rng.choice(stage.vqa))
-            clips = [self.gallery.vqa(rng, count)]
-            clips += [self.gallery.vqa(rng, count) for _ in range(self._rows(clips[0]) - 1)]
+            clips = [self.gallery.vqa(rng, count, stage.dropped)]
+            clips += [self.gallery.vqa(rng, count, stage.dropped) for _ in range(self._rows(clips[0]) - 1)]
         else:
             shape = Shape(stage.frames, stage.scenes)
             clips = [self.gallery.clip(rng, shape, stage.dropped)]
@@ -156,22 +169,23 @@ class Trainer:
     def _rows(self, clip: TrainingClip) -> int:
         return max(
             1,
-            self.stage.step_tokens // self.ranks // (len(clip.places) * TOKENS_PER_FRAME + 13 * self.stage.questions),
+            self.stage.step_tokens // self.ranks // (len(clip.places) + 13 * self.stage.questions),
         )
 
     def _asked(self, rng: np.random.Generator, clip: TrainingClip) -> list[Asked]:
-        """Kinds in equal parts, then one of the kind."""
+        """First the kinds, then one question of each."""
         by_kind: dict[str, list[Asked]] = {}
         for asked in clip.questions:
             if not self.stage.kinds or asked.kind in (*self.stage.kinds, "easy-vqa"):
                 by_kind.setdefault(asked.kind, []).append(asked)
         names = sorted(by_kind)
-        start = int(rng.integers(len(names)))
-        chosen = []
-        for i in range(self.stage.questions):
-            pool = by_kind[names[(start + i) % len(names)]]
-            chosen.append(pool[rng.integers(len(pool))])
-        return chosen
+        if self.stage.unknown_first:
+            unknown = np.array([1.1 - self.progress.accuracy.get(name, 0.0) for name in names])
+            kinds = [names[i] for i in rng.choice(len(names), self.stage.questions, p=unknown / unknown.sum())]
+        else:
+            start = int(rng.integers(len(names)))
+            kinds = [names[(start + i) % len(names)] for i in range(self.stage.questions)]
+        return [by_kind[kind][rng.integers(len(by_kind[kind]))] for kind in kinds]
 
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the loss and, by kind of question, the share answered rightly."""
@@ -183,12 +197,12 @@ class Trainer:
         losses = functional.cross_entropy(logits, labels, reduction="none")
         answers = kinds >= 0
         answering, ending = losses[answers].mean(), losses[~answers].mean()
-        told, described = self._describe(batch, hidden)
+        earlier, recalled = self._earlier(batch, hidden[self.config.earlier_layer])
         seed = hash((self.progress.seed, self.progress.step, self.rank)) % 2**62
         generator = torch.Generator().manual_seed(seed)
-        aligned, _ = self.frames.loss(self.model, self.config.aligned_frames // self.ranks, generator)
-        told = self.config.told_weight * told + self.config.aligned_weight * aligned
-        (answering + self.config.end_weight * ending + told).backward()
+        aligned, _ = self.squares.loss(self.model, self.config.aligned_squares // self.ranks, generator, self.growth)
+        beside = self.config.earlier_weight * earlier + self.config.aligned_weight * aligned
+        (answering + self.config.end_weight * ending + beside).backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for group in self.optimizer.param_groups:
@@ -199,11 +213,11 @@ class Trainer:
         hits = torch.zeros(2, len(KINDS))
         for index, name in enumerate(batch.kind_names):
             hits[:, KINDS.index(name)] = torch.stack([right[kinds == index].sum(), (kinds == index).sum()])
-        mean = torch.tensor([(answering + told).item(), described]) / self.ranks
+        mean = torch.tensor([answering.item(), recalled]) / self.ranks
         if self.ranks > 1:
             distributed.all_reduce(hits)
             distributed.all_reduce(mean)
-        report = dict(zip(("loss", "frames"), mean.tolist(), strict=True))
+        report = dict(zip(("loss", "earlier"), mean.tolist(), strict=True))
         report |= {name: (hits[0, i] / hits[1, i]).item() for i, name in enumerate(KINDS) if hits[1, i] > 0}
         self._advance(report, int(hits[1].sum()))
         return report
@@ -216,18 +230,17 @@ class Trainer:
         distributed.all_reduce(flat)
         nn.utils.vector_to_parameters(flat, gradients)
 
-    def _describe(self, batch: Batch, hidden: tuple[Tensor, ...]) -> tuple[Tensor, float]:
-        """The loss on the words that each frame's last token has to bring to mind, and how many of them lead.
+    def _earlier(self, batch: Batch, hidden: Float[Tensor, "rows tokens width"]) -> tuple[Tensor, float]:
+        """The loss on the shape before, which each square has to bring to mind, and how often it leads.
 
-        It is asked of a middle layer, so that the layers above find whole frames described in one token each. Answers
-        alone teach the same, but a dozen to a clip are few.
+        It is asked of an early layer against fixed random codes, so that the layers above find the order of things in
+        the squares themselves. Answers alone teach the same, but few questions ask for it.
         """
-        rows, tokens, ids = batch.told.T
-        state = hidden[self.config.told_layer][rows, tokens]
-        scores = self.model.lm_head(self.model.model.language_model.norm(state))
-        loss = functional.cross_entropy(scores, ids, reduction="sum") / max(1, len(ids))
-        best = scores.topk(4).indices
-        return loss, (best == ids[:, None]).any(1).sum().item() / max(1, len(ids))
+        rows, tokens, shapes = batch.earlier.T
+        state = self.model.model.language_model.norm(hidden[rows, tokens])
+        scores = state @ self.codes.T * self.codes.shape[1] ** -0.5
+        loss = functional.cross_entropy(scores, shapes, reduction="sum") / max(1, len(shapes))
+        return loss, (scores.argmax(1) == shapes).sum().item() / max(1, len(shapes))
 
     def _learning_rate(self) -> float:
         stage, progress, config = self.stage, self.progress, self.config
@@ -239,13 +252,14 @@ class Trainer:
     def _advance(self, report: dict[str, float], questions: int) -> None:
         progress, stage = self.progress, self.stage
         for kind, value in report.items():
-            if kind not in ("loss", "frames"):
+            if kind not in ("loss", "earlier"):
                 progress.accuracy[kind] = value + ACCURACY_MEMORY * (progress.accuracy.get(kind, 0.0) - value)
         progress.step += 1
         progress.stage_step += 1
         progress.questions += questions
         progress.stage_steps[stage.name] = progress.stage_step
-        reached = min(progress.accuracy.values()) >= stage.until
+        asked = [value for kind, value in progress.accuracy.items() if kind != "easy-vqa"]
+        reached = bool(asked) and min(asked) >= stage.until
         if progress.stage_step >= stage.steps or reached:
             progress.stage, progress.stage_step, progress.accuracy = progress.stage + 1, 0, {}
             progress.finished = progress.stage == len(self.curriculum)

@@ -10,8 +10,8 @@ from evaluations.tasks.video.questions import CHOICES, plural
 
 PAD, BEGIN, END, UNKNOWN, IMAGE, VIDEO = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>")
 
-_ASKED = """what color were the shapes ? what shape came right after before first number flashed how many there where
-did move when appear user assistant : , . a an and in on of is nothing"""
+_ASKED = """what color were the shapes ? what shape came right after before first number flashed how many there user
+assistant : , . a an and in on of is nothing"""
 _EASY_VQA = """what color is the shape does image contain not a present there no in of yes circle rectangle triangle
 red green blue yellow brown teal gray black ninth tenth second third fourth fifth sixth seventh eighth first"""
 
@@ -47,6 +47,7 @@ def make_tokenizer(*, for_clip: bool = False) -> Any:
         eos_token=END,
         pad_token=PAD,
         unk_token=UNKNOWN,
+        padding_side="right" if for_clip else "left",  # or generate() would go on from the padding
         clean_up_tokenization_spaces=False,
     )
     fast.add_special_tokens({"additional_special_tokens": [IMAGE, VIDEO]})

@@ -1,7 +1,7 @@
 """Questions about a rendered clip, in words, each with its answer and the frames that show it.
 
-Nine kinds: colour, shape, count, direction, what came right after or before, what came first, when, and which number
-flashed. An answer is one word out of the kind's `CHOICES`.
+Seven kinds: colour, shape, count, what came right after or before, what came first, and which number flashed. An answer
+is one word out of the kind's `CHOICES`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,16 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from evaluations.tasks.video.drawing import COLOURS, NUMBERS
-from evaluations.tasks.video.rendered import DIRECTIONS, MOST_COPIES, SHOWN, Clip, Drifting
-
-TIMES = ("early", "midway", "late")
-"""Thirds of a clip; asked only of scenes that lie wholly within one."""
+from evaluations.tasks.video.rendered import MOST_COPIES, SHOWN, Clip, Drifting
 
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "colour": tuple(COLOURS),
         "shape": SHOWN,
         "count": NUMBERS[1 : MOST_COPIES + 1],
-        "direction": DIRECTIONS,
         "after": SHOWN,
         "before": SHOWN,
         "first": SHOWN,
-        "when": TIMES,
         "number": NUMBERS,
     }
 )
@@ -64,7 +59,7 @@ def questions(clip: Clip) -> list[Question]:
 def _ask(clip: Clip) -> Iterator[Question]:
     shown = [(i, drifting) for i, scene in enumerate(clip.scenes) if (drifting := scene.drifting) is not None]
     for i, drifting in shown:
-        yield from _of_one(drifting, clip.scenes[i].copies, clip.seen(i), clip.length)
+        yield from _of_one(drifting, clip.scenes[i].copies, clip.seen(i))
     for (i, earlier), (j, later) in pairwise(shown):
         both = (*clip.seen(i), *clip.seen(j))
         for key in (f"the {plural(earlier.shape)}", f"the {earlier.colour} shapes"):
@@ -79,13 +74,9 @@ def _ask(clip: Clip) -> Iterator[Question]:
             yield Question("number", "what number flashed?", NUMBERS[scene.number], clip.seen(i))
 
 
-def _of_one(drifting: Drifting, copies: int, seen: tuple[int, ...], length: int) -> Iterator[Question]:
+def _of_one(drifting: Drifting, copies: int, seen: tuple[int, ...]) -> Iterator[Question]:
     shapes, coloured = plural(drifting.shape), f"{drifting.colour} shapes"
     yield Question("colour", f"what color were the {shapes}?", drifting.colour, seen)
     yield Question("shape", f"what were the {coloured}?", drifting.shape, seen)
-    third = [3 * frame // length for frame in (seen[0], seen[-1])]
     for things in (shapes, coloured):
         yield Question("count", f"how many {things} were there?", NUMBERS[copies], seen)
-        yield Question("direction", f"where did the {things} move?", drifting.direction, seen)
-        if third[0] == third[1]:
-            yield Question("when", f"when did the {things} appear?", TIMES[third[0]], seen)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from evaluations.tasks.video.drawing import COLOURS, SHAPES, SIZE, background, finished, paint, paint_digit
 from namm.errors import ConfigError, DataError
@@ -31,9 +31,12 @@ MOST_COPIES = 3
 FRAMES = 40
 """Frames of a clip where nothing else is said."""
 
+BOARD = 4
+"""Shapes stand on a board of so many squares each way and go from square to square."""
+
+SQUARE = SIZE // BOARD
+
 _STREAM = 0x71DE0  # keeps these draws apart from those of other tasks with the same seed
-_SPACING = 17.0  # pixels between neighbouring copies
-_MARGIN = 9.0  # pixels from the edge to the nearest centre
 
 
 class Drifting(NamedTuple):
@@ -80,35 +83,55 @@ class Scene:
     def render(self) -> UInt8[np.ndarray, "frames height width 3"]:
         """The scene's frames."""
         rng = np.random.default_rng(self.seed)
-        drifting = self.drifting
+        cells, drifting = self._cells(rng), self.drifting
         if drifting is None:
-            return np.stack([self._still(rng) for _ in range(self.frames)])
-        return self._drift(rng, drifting)
+            return np.stack([self._still(rng, frame[0]) for frame in cells])
+        return self._drift(rng, drifting, cells)
 
-    def _still(self, rng: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
+    def occupied(self) -> Bool[np.ndarray, "frames rows columns"]:
+        """Which squares of the board show something, frame by frame."""
+        cells = self._cells(np.random.default_rng(self.seed))
+        board = np.zeros((self.frames, BOARD, BOARD), dtype=bool)
+        for frame, places in enumerate(cells):
+            if self.shape is not None:
+                board[frame, places[:, 1], places[:, 0]] = True
+            elif self.number is not None:  # drawn around the corner where four squares meet
+                x, y = places[0]
+                board[frame, y - 1 : y + 1, x - 1 : x + 1] = True
+        return board
+
+    def _cells(self, rng: np.random.Generator) -> Int64[np.ndarray, "frames copies 2"]:
+        """Column and row of each copy, frame by frame; of a number the corner of squares in its middle."""
+        if self.direction is None:
+            return rng.integers(1, BOARD, (self.frames, 1, 2))
+        group = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])[rng.permutation(4)[: self.copies]]
+        group = group - group.min(axis=0)  # the group is as tight as its copies allow
+        room = BOARD - 1 - group.max(axis=0)
+        axis = 0 if self.direction in ("left", "right") else 1
+        share = np.linspace(0.0, 1.0, self.frames)
+        if self.direction in ("left", "up"):
+            share = share[::-1]
+        travelled = np.rint(share * room[axis]).astype(int)[:, None] * np.eye(2, dtype=int)[axis]
+        corner = rng.integers(0, room + 1)
+        corner[axis] = 0
+        return (group[None] + corner + travelled[:, None]).astype(np.int64)
+
+    def _still(self, rng: np.random.Generator, corner: Int64[np.ndarray, " 2"]) -> UInt8[np.ndarray, "height width 3"]:
         plane = background(rng)
         if self.number is not None:
-            x, y = rng.uniform(24.0, SIZE - 24.0, 2)
-            paint_digit(plane, self.number, x, y, rng.uniform(26.0, 34.0))
+            x, y = SQUARE * corner + rng.uniform(-1.0, 1.0, 2)
+            paint_digit(plane, self.number, x, y, rng.uniform(26.0, 29.0))
         return finished(plane)
 
-    def _drift(self, rng: np.random.Generator, drifting: Drifting) -> UInt8[np.ndarray, "frames height width 3"]:
-        cells = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])[rng.permutation(4)[: self.copies]]
-        cells = cells - cells.min(axis=0)  # the group is as tight as its copies allow
-        places = cells * _SPACING + rng.uniform(-1.0, 1.0, cells.shape)
-        room = SIZE - 2 * _MARGIN - cells.max(axis=0) * _SPACING
-        radius, tint = rng.uniform(6.3, 7.6), rng.uniform(0.85, 1.0)
+    def _drift(
+        self, rng: np.random.Generator, drifting: Drifting, cells: Int64[np.ndarray, "frames copies 2"]
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        radius, tint = rng.uniform(6.6, 7.4), rng.uniform(0.85, 1.0)
         red, green, blue = (tint * part for part in COLOURS[drifting.colour])
-        axis = 0 if drifting.direction in ("left", "right") else 1
-        travel = min(room[axis], rng.uniform(22.0, 28.0))
-        corner = _MARGIN + rng.uniform(0.0, 1.0, 2) * (room - travel * np.eye(2)[axis])
-        share = np.linspace(0.0, 1.0, self.frames)
-        if drifting.direction in ("left", "up"):
-            share = share[::-1]
         frames = []
-        for part in share:
+        for places in cells:
             plane = background(rng)
-            for x, y in places + corner + part * travel * np.eye(2)[axis]:
+            for x, y in SQUARE * (places + 0.5) + rng.uniform(-0.8, 0.8, places.shape):
                 paint(plane, drifting.shape, (red, green, blue), x, y, radius)
             frames.append(finished(plane))
         return np.stack(frames)

@@ -1,6 +1,6 @@
 """Reads a rendered clip off its pixels alone, knowing nothing of how it was drawn, and answers questions about it.
 
-Slow and obvious: bright blobs, their number, colour, outline and movement, then the question's words.
+Slow and obvious: bright blobs, their number, colour and outline, then the question's words.
 """
 
 from __future__ import annotations
@@ -38,31 +38,26 @@ class Sight:
     what: str
     colour: str = ""
     copies: int = 0
-    way: str = ""
 
 
 def watch(frames: np.ndarray) -> list[Sight]:
     """Stretches of frames that show the same thing, empty ones left out."""
-    sights: list[tuple[Sight, list[np.ndarray]]] = []
+    sights: list[Sight] = []
     for index, frame in enumerate(frames):
         here = _look(frame)
         if here is None:
             continue
-        what, colour, copies, middle = here
-        before = sights[-1][0] if sights else None
+        what, colour, copies = here
+        before = sights[-1] if sights else None
         if before and (before.what, before.colour, before.frames[-1]) == (what, colour, index - 1):
             assert before.copies == copies, (index, before, copies)
             before.frames.append(index)
-            sights[-1][1].append(middle)
         else:
-            sights.append((Sight([index], what, colour, copies), [middle]))
-    for sight, middles in sights:
-        x, y = middles[-1] - middles[0]
-        sight.way = ("right" if x > 0 else "left") if abs(x) > abs(y) else ("down" if y > 0 else "up")
-    return [sight for sight, _ in sights]
+            sights.append(Sight([index], what, colour, copies))
+    return sights
 
 
-def answer(text: str, sights: list[Sight], frames: int) -> tuple[str, tuple[int, ...]]:
+def answer(text: str, sights: list[Sight]) -> tuple[str, tuple[int, ...]]:
     """The answer to a question and the frames that show it."""
     shapes = [sight for sight in sights if sight.what != "number"]
     if text == "what number flashed?":
@@ -77,13 +72,10 @@ def answer(text: str, sights: list[Sight], frames: int) -> tuple[str, tuple[int,
     if step:
         other = shapes[named[0] + step]
         return other.what, tuple(sorted((*sight.frames, *other.frames)))
-    third = (sight.frames[0] + sight.frames[-1]) / 2 / (frames - 1) * 3
     said = {
         "what color": sight.colour,
         "what were": sight.what,
         "how many": WORDS[sight.copies],
-        "where did": sight.way,
-        "when did": ("early", "midway", "late")[int(min(third, 2))],
     }
     (word,) = [word for begin, word in said.items() if text.startswith(begin)]
     return word, tuple(sight.frames)
@@ -94,8 +86,8 @@ def _names(text: str, sight: Sight) -> bool:
     return bool(re.search(rf"\b({stem}|{sight.colour} shapes)\b", text))
 
 
-def _look(frame: np.ndarray) -> tuple[str, str, int, np.ndarray] | None:
-    """What a frame shows, in which colour, how often and where; None if nothing."""
+def _look(frame: np.ndarray) -> tuple[str, str, int] | None:
+    """What a frame shows, in which colour and how often; None if nothing."""
     light = frame.max(axis=2).astype(float)
     cover = np.clip((light - 90) / 60, 0, 1)
     labels, count = ndimage.label(cover > 0.5, np.ones((3, 3)))
@@ -104,14 +96,12 @@ def _look(frame: np.ndarray) -> tuple[str, str, int, np.ndarray] | None:
             cover[labels == i] = 0
     if cover.sum() < 20:
         return None
-    rows, columns = np.nonzero(cover > 0.5)
-    middle = np.array([columns.mean(), rows.mean()])
     number = _digit(frame, cover > 0.5)
     if number is not None:
-        return "number", "", number, middle
+        return "number", "", number
     fits = {name: _fit(cover, name) for name in OUTLINES}
     name = max(fits, key=lambda other: fits[other][0])
-    return name, _colour(frame, cover > 0.9), fits[name][1], middle
+    return name, _colour(frame, cover > 0.9), fits[name][1]
 
 
 def _fit(cover: np.ndarray, name: str) -> tuple[float, int]:
@@ -181,7 +171,8 @@ def _digit(frame: np.ndarray, cover: np.ndarray) -> int | None:
     box = cover[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = box.shape
     pale = frame[cover].min(axis=1).mean() > 180
-    if not pale or height < 24 or box.mean() < 0.15 or width > 0.8 * height:
+    thick = ndimage.binary_erosion(cover, np.ones((6, 6))).any()  # white shapes, one on top of the other
+    if not pale or thick or height < 24 or box.mean() < 0.15 or width > 0.8 * height:
         return None
     if width < 0.3 * height:
         return 1 if box.mean() > 0.7 else None
