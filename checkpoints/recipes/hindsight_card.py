@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from evaluations.rows.results import file_sha256
+from evaluations.tasks.lessons import DOCUMENTS
 from namm.errors import CheckpointError
 from namm.files import write_atomically
 
@@ -58,48 +59,46 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
 
 
 def _about(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    real, small = facts["courses"]["real"], facts["courses"]["small"]
     yield f"# NAMM {name}"
     yield ""
     yield fill(
-        f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**: a start "
-        "for `namm-evolve --start`, attachable as it is with `sequence` statistics. Besides a token's "
-        f"age it reads {_list(facts['signals'])}. Made with `{facts['command']}`; seed {facts['seed']} of its recipe "
-        "decides its share of the prompts, the first numbers and the order.",
+        f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**. Attach "
+        "it with `sequence` statistics; `namm-evolve --start` takes it, too. Besides a token's "
+        f"age it reads {_list(facts['signals'])}. Made with `{facts['command']}`; the seed, {facts['seed']}, "
+        "decides the first numbers and the order of the prompts.",
         WIDTH,
     )
     yield ""
+    sources = "; ".join(
+        f"{count} prompts ({_list(task for task in dict.fromkeys(course['tasks']) if _is_taught(task, facts))}; "
+        f"{_list(course['lengths'])} tokens, intervals {_list(course['intervals'])})"
+        for count, course in zip(facts["prompts"], facts["courses"], strict=True)
+    )
     yield fill(
-        f"Sources: {facts['prompts'][0]} prompts of SmolLM2-135M-Instruct ({_list(dict.fromkeys(real['tasks']))}; "
-        f"{_list(real['lengths'])} tokens, intervals {_list(real['intervals'])}) and {facts['prompts'][1]} of the "
-        f"shipped recall-llama ({_list(small['tasks'])}; {_list(small['lengths'])} tokens, intervals "
-        f"{_list(small['intervals'])}); two thirds of them for each seed. No reward, no control task and no validation "
-        "or test prompt was seen. Labels use the answers. Documents are the training split of Python's library; "
-        "needles of some tasks hide in all of Python's documentation, test documents included.",
+        f"Source: SmolLM2-135M-Instruct, {sources}. No reward, no control task and no test prompt was seen. Labels "
+        "use the answers. Needles of some tasks hide in all of Python's documentation.",
         WIDTH,
     )
+
+
+def _is_taught(task: str, facts: Mapping[str, Any]) -> bool:
+    return facts["documents"] or task != DOCUMENTS
 
 
 def _training(facts: Mapping[str, Any]) -> Iterator[str]:
-    first, second = facts["losses"]
-    caught = [_list(f"{share:.3f}" for share in facts[name]) for name in ("caught_before", "caught")]
+    losses, sized = facts["losses"], facts["calibration"]
     yield "## Training"
     yield ""
-    yield "| | full-cache recordings | then half of them under the NAMM itself |"
-    yield "|---|---|---|"
-    yield f"| loss, first hundred steps | {first[0]:.3f} | {second[0]:.3f} |"
-    yield f"| loss, last hundred steps | {first[-1]:.3f} | {second[-1]:.3f} |"
-    yield f"| share of worth in the best {facts['keep']:.0%} (real, small) | {caught[0]} | {caught[1]} |"
+    yield fill(
+        f"{facts['training']['steps']} steps; cross-entropy of shares of worth less that of equal shares, mean of the "
+        f"first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was searched for on "
+        f"other prompts, no answer asked: wanted {facts['keep']:.0%}, found {sized['kept_fraction']:.1%} "
+        f"of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
+        WIDTH,
+    )
     if "note" in facts:
         yield ""
         yield fill(facts["note"], WIDTH)
-    yield ""
-    kept = ", ".join(f"{kept:.1%}" for _, kept in facts["calibration"])
-    yield fill(
-        "Shares are those of prompts that this seed was not trained on. The threshold was moved on other prompts; "
-        f"kept on them, attempt by attempt: {kept}. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
-        WIDTH,
-    )
 
 
 def _list(values: Any) -> str:

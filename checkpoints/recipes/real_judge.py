@@ -66,7 +66,7 @@ class RealJudgeConfig:
     """A task."""
 
     draw: int = 1
-    """Which draw of test prompts; draw 0 was looked at while the size of hindsight-v1 was mended."""
+    """Which draw of test prompts; draw 0 was looked at while sizes were mended."""
 
     rivals: tuple[str, ...] = ("keydiff", "h2o_age")
     """At the family's mean size."""

@@ -1,12 +1,14 @@
 """Trains a NAMM's numbers by gradient on recordings: which tokens will turn out to be worth most.
 
-A token's worth is compared with a few levels, those that the most worthy 3, 10, 20 and 40% of a source's tokens reach
-whatever their layer and head, and the one score must say all of it (ordinal regression). So one threshold divides
-tokens over heads by worth. Each source has levels of its own, because worths have no common unit.
+Scores are read as logarithms of shares: of all tokens of some heads, each has the share of the softmax, and should have
+the share of the worth (cross-entropy over the list). So the few tokens that carry most of the worth count most, and one
+score orders tokens of all layers and heads. Worths have no common unit between prompts; shares need none. (Asking
+whether a worth reaches fixed levels, token by token, learns the bulk and ranks needles no better than chance.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,43 +16,39 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from evaluations.hindsight.recording import KEYS, Recording, Seen
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError
 from namm.features import FeatureStatistics, RunningStatistics, sequence_statistics
 
-FIRST_OFFSETS = (3.0, 2.0, 1.2, 0.3)
-"""Where the levels' offsets begin, highest level first."""
-
 START_SPREAD = 0.05
 """Deviation of the first weights; zeros would have no gradient."""
 
-SAMPLED = 97
-"""Of so many worths one is looked at for a source's levels."""
+COSINES = ("key_difference", "nearest_newer")
+"""Key signals that are no z-scores: cosines, which differ by some hundredths within a head."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How numbers are trained."""
 
-    steps: int = 1000
+    steps: int = 800
     rate: float = 3e-3
     """Largest learning rate of a one-cycle schedule."""
 
     heads: int = 30
     """(Layer, head) pairs a step, all of one update of one prompt."""
 
-    levels: tuple[float, ...] = (0.03, 0.1, 0.2, 0.4)
-    """Fractions of a source's tokens that reach each level."""
-
     thinned: tuple[float, ...] = (1.0, 0.5, 0.3, 0.15)
-    """Of full-cache recordings: fractions of old tokens left, one drawn a step, as if the others had been evicted."""
+    """Fractions of old tokens left, one drawn a step, as if the others had been evicted."""
+
+    cosine_unit: float = 20.0
+    """Weights of cosines move in steps so many times larger, as if their differences were as large as z-scores'."""
 
     def __post_init__(self) -> None:
-        if len(self.levels) != len(FIRST_OFFSETS) or sorted(self.levels) != list(self.levels):
-            raise ConfigError(f"Expected {len(FIRST_OFFSETS)} levels, smallest fraction first, found {self.levels}.")
+        if self.steps < 1 or self.heads < 1 or not self.thinned or not self.cosine_unit > 0:
+            raise ConfigError(f"Expected steps, heads, fractions and a unit above 0, found {self}.")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Trained:
 
     flat: Float[Tensor, " params"]
     losses: tuple[float, ...]
-    """Mean of each hundred steps."""
+    """Mean of each hundred steps: nats below 0 are what the scores know of the worth."""
 
 
 def spectrum_statistics(shelves: Sequence[Sequence[Recording]]) -> FeatureStatistics:
@@ -136,66 +134,63 @@ def _thinned(
     return torch.cat([some, torch.arange(old, slots).expand(len(positions), -1)], -1)
 
 
-def _levels(shelf: Sequence[Recording], fractions: Sequence[float]) -> Float[Tensor, " levels"]:
-    """The worths that so many of a source's tokens reach."""
-    worths = [
-        recording.label(update)[update.positions >= 0][::SAMPLED] for recording in shelf for update in recording.updates
-    ]
-    joined = torch.cat(worths).numpy()
-    return torch.tensor([float(np.quantile(joined, 1 - fraction)) for fraction in fractions])
-
-
-def train(
-    namm: NAMM,
-    shelves: Sequence[Sequence[Recording]],
-    config: TrainingConfig,
-    seed: int,
-    again: Sequence[Sequence[Recording]] | None = None,
-) -> Trained:
+def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingConfig, seed: int) -> Trained:
     """Numbers that foresee worth.
 
     Args:
         namm: Features, scorer and first numbers; all zeros are replaced by small random ones.
-        shelves: Full-cache recordings, a list a source; steps take sources in turn.
+        shelves: Recordings, a list a source; steps take sources in turn.
         config: How.
         seed: Decides first numbers and order.
-        again: Recordings under an evicting policy, likewise; then every other step is on one of them.
     """
     draw, pick = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 11])
-    levels = [_levels(shelf, config.levels) for shelf in shelves]
-    flat = torch.nn.Parameter(_first(namm, draw))
-    offsets, scale = torch.nn.Parameter(torch.tensor(FIRST_OFFSETS)), torch.nn.Parameter(torch.zeros(()))
-    optimizer = torch.optim.Adam([{"params": [flat], "lr": config.rate}, {"params": [offsets, scale], "lr": 1e-2}])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [config.rate, 1e-2], total_steps=config.steps, pct_start=0.1
-    )
+    unit = _units(namm, config.cosine_unit)
+    weights = torch.nn.Parameter(_first(namm, draw, unit))
+    optimizer = torch.optim.Adam([weights], lr=config.rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=config.steps, pct_start=0.1)
     losses: list[float] = []
     for step in range(config.steps):
-        source, evicted = step % len(shelves), again is not None and (step // len(shelves)) % 2 == 1
-        shelf = again[source] if evicted and again is not None else shelves[source]
+        shelf = shelves[step % len(shelves)]
         recording = shelf[int(pick.integers(len(shelf)))]
         update = recording.updates[int(pick.integers(len(recording.updates)))]
         heads = torch.randperm(update.positions[..., 0].numel(), generator=draw)[: config.heads]
-        left = 1.0 if evicted else float(pick.choice(config.thinned))
-        batch = batch_of(namm, recording, update, heads, left, draw)
+        batch = batch_of(namm, recording, update, heads, float(pick.choice(config.thinned)), draw)
         candidate = torch.zeros(len(batch.features), dtype=torch.long)
-        scores = namm.scorer(flat[None], batch.features, batch.valid, candidate)[batch.valid]
-        worth = batch.worth[batch.valid]
-        logits = scores[:, None] * scale.exp() - offsets
-        loss = binary_cross_entropy_with_logits(logits, (worth[:, None] > levels[source]).float())
+        scores = namm.scorer((weights * unit)[None], batch.features, batch.valid, candidate)[batch.valid]
+        loss = _beside_even(scores, batch.worth[batch.valid])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([flat], 1.0)
+        torch.nn.utils.clip_grad_norm_([weights], 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
     means = (float(np.mean(losses[start : start + 100])) for start in range(0, len(losses), 100))
-    return Trained(flat.detach().clone(), tuple(means))
+    return Trained((weights * unit).detach(), tuple(means))
 
 
-def _first(namm: NAMM, draw: torch.Generator) -> Float[Tensor, " params"]:
+def _beside_even(scores: Float[Tensor, " tokens"], worth: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:
+    """Cross-entropy of shares of worth under the softmax of scores, less that of equal shares: 0 knows nothing."""
+    share = worth / worth.sum().clamp_min(1e-12)
+    return -(share * scores.log_softmax(0)).sum() - math.log(len(scores))
+
+
+def _units(namm: NAMM, cosine_unit: float) -> Float[Tensor, " params"]:
+    """What a step of each number is multiplied by, as if cosines were so many times larger and weights smaller."""
+    unit = torch.ones(namm.scorer.params)
+    parts = {name: part[0] for name, part in namm.scorer.unpack(unit[None]).items()}
+    first = namm.config.recency_dim + namm.config.bins
+    for column in [first + place for place, name in enumerate(namm.config.of_keys) if name in COSINES]:
+        for name in ("qkv_weight", "score_weight") if namm.config.scorer == "bam" else ("hidden_weight",):
+            parts[name][column] = cosine_unit
+        if namm.config.scorer == "bam":  # what attention adds to the signal is in the signal's unit
+            parts["out_weight"][:, column] = 1 / cosine_unit
+            parts["out_bias"][column] = 1 / cosine_unit
+    return unit
+
+
+def _first(namm: NAMM, draw: torch.Generator, unit: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
     if bool(namm.flat.any()):
-        return namm.flat.clone()
+        return namm.flat / unit
     flat = torch.randn(namm.scorer.params, generator=draw) * START_SPREAD
     for name, part in namm.scorer.unpack(flat[None]).items():
         if name.endswith("bias"):

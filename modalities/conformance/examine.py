@@ -29,7 +29,6 @@ from modalities.base import adapter_of
 from modalities.conformance.clauses import (
     BUDGET,
     INTERVAL,
-    LENGTHS,
     Check,
     Subject,
     batch_equals_its_members,
@@ -110,7 +109,7 @@ def examine(subject: Subject, only: tuple[str, ...] = ()) -> Verdict:
     except AttachError as error:
         return Verdict(subject.name, refused=str(error))
     checks = [compared("keep-all equals stock", stock, kept, subject.tolerance, mask)]
-    checks.append(Check("tokens seen are counted without padding", seen == list(LENGTHS), f"{seen}"))
+    checks.append(Check("tokens seen are counted without padding", seen == list(subject.lengths), f"{seen}"))
     clauses: list[tuple[str, Callable[[], Check]]] = [
         ("generate() equals stock", lambda: generation_equals_stock(subject, ids, mask)),
         ("pieces equal one call", lambda: pieces_equal_one_call(subject, ids)),
@@ -166,7 +165,7 @@ class Arguments:
 
 
 def load(arguments: Arguments) -> nn.Module:
-    """The model that the arguments name; of pictures and text where it is one, and examined on text.
+    """The model that the arguments name; of pictures and text where it is one.
 
     Raises:
         CheckpointError: It cannot be loaded.

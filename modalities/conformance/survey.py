@@ -16,8 +16,10 @@ import transformers
 import tyro
 from transformers.utils import logging
 
-from modalities.conformance.examine import examine, prompts, subject_of
+from modalities.conformance.examine import examine, prompts
+from modalities.conformance.pictures import FAMILIES, pictures_of
 from modalities.conformance.tiny_models import UNBUILT, family_names, tiny_model
+from modalities.huggingface.adapter import examined
 from namm.terminal import any_terminal
 
 Outcome = Literal["fits", "refused", "differs", "not tried"]
@@ -40,6 +42,15 @@ Every causal language model family of transformers {version}, as a tiny random m
 """How the page begins."""
 
 
+PICTURES = """## With pictures in the prompts
+
+Vision-language families, each row of a batch with a video or picture of its own in front of its text; made by
+`python -m modalities.conformance.survey --pictures`. `python -m modalities.conformance` examines these with pictures
+and others on text alone.
+"""
+"""How the part about pictures begins."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What became of one family."""
@@ -50,13 +61,19 @@ class Finding:
     """How it is held, or why it is not."""
 
 
-def look_at(family: str) -> Finding:
-    """Builds a tiny model of a family and examines it."""
+def look_at(family: str, pictures: bool = False) -> Finding:
+    """Builds a tiny model of a family and examines it.
+
+    Args:
+        family: A model type.
+        pictures: Whether its prompts hold pictures; else it is examined on text.
+    """
     if family in UNBUILT:
         return Finding(family, "not tried", UNBUILT[family])
     try:
         model = tiny_model(family)
-        subject = subject_of(model, family)
+        shown = pictures_of(model) if pictures else None
+        subject = examined(model, family, shown)
         subject.run(*prompts(subject), None)
     except Exception as error:  # the stock model itself: whatever it raises is the finding
         return Finding(family, "not tried", f"the stock model does not run: {_line(error)}")
@@ -67,7 +84,8 @@ def look_at(family: str) -> Finding:
     if verdict.refused is not None:
         return Finding(family, "refused", verdict.refused)
     failed = [f"{check.name}: {check.detail}" for check in verdict.checks if not check.passed]
-    return Finding(family, "differs" if failed else "fits", "; ".join(failed) or verdict.how)
+    how = verdict.how if shown is None else f"{shown.kind}; {verdict.how}"
+    return Finding(family, "differs" if failed else "fits", "; ".join(failed) or how)
 
 
 def _line(error: Exception) -> str:
@@ -84,6 +102,12 @@ def table(findings: list[Finding]) -> str:
             lines += [f"| {finding.family} | {finding.how.replace('|', '/')} |" for finding in some]
             lines.append("")
     return "\n".join(lines)
+
+
+def pictures_table(findings: list[Finding]) -> str:
+    """What became of families with pictures in their prompts, as a part of the page."""
+    rows = [f"| {finding.family} | {finding.outcome} | {finding.how.replace('|', '/')} |" for finding in findings]
+    return "\n".join([PICTURES, "| family | outcome | how |", "|---|---|---|", *rows, ""])
 
 
 def read_table(page: str) -> dict[str, Outcome]:
@@ -106,6 +130,9 @@ class Arguments:
     families: tyro.conf.Positional[tuple[str, ...]] = ()
     """Model types; all by default."""
 
+    pictures: bool = False
+    """Only families of pictures, with pictures in their prompts."""
+
     as_json: bool = False
     """Prints findings as JSON lines, as they come."""
 
@@ -121,16 +148,23 @@ def _survey(arguments: Arguments) -> None:
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    findings = []
-    for family in arguments.families or family_names():
-        findings.append(look_at(family))
-        if arguments.as_json:
-            print(json.dumps(asdict(findings[-1])), flush=True)
-        else:
-            print(f"{family}: {findings[-1].outcome}", file=sys.stderr, flush=True)
+    shown = [family for family in arguments.families or sorted(FAMILIES) if family in FAMILIES]
+    read = [] if arguments.pictures else arguments.families or family_names()
+    findings = [_told(look_at(family), arguments) for family in read]
+    with_pictures = [_told(look_at(family, pictures=True), arguments) for family in shown]
     if not arguments.as_json:
-        print(table(findings))
+        print("\n".join([table(findings)] * bool(read) + [pictures_table(with_pictures)] * bool(shown)))
+    findings += with_pictures
     sys.exit(any(finding.outcome == "differs" for finding in findings))
+
+
+def _told(finding: Finding, arguments: Arguments) -> Finding:
+    """Says what was found as it comes."""
+    if arguments.as_json:
+        print(json.dumps(asdict(finding)), flush=True)
+    else:
+        print(f"{finding.family}: {finding.outcome}", file=sys.stderr, flush=True)
+    return finding
 
 
 if __name__ == "__main__":

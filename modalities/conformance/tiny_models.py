@@ -101,6 +101,33 @@ MORE: dict[str, dict[str, Any]] = {
 }
 """What a family needs beyond that."""
 
+_CALLED = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+_INDEXED_PLACES = {"image_token_index": 3, "video_token_index": 4}
+_SMALL_TOWER = {"image_size": 16, "patch_size": 4, "projection_dim": 32}
+_LLAVA = {"whole": _INDEXED_PLACES, "vision_config": _SMALL_TOWER}
+_QWEN_TOWER = {"depth": 2, "patch_size": 4, "out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 16}
+
+SEEING: dict[str, dict[str, dict[str, Any]]] = {
+    "gemma3": {"whole": {**_INDEXED_PLACES, "mm_tokens_per_image": 4}, "vision_config": _SMALL_TOWER},
+    "idefics3": {"whole": {"image_token_id": 3}, "vision_config": _SMALL_TOWER},
+    "internvl": {"whole": {"image_token_id": 3}, "vision_config": {"image_size": [16, 16], "patch_size": [4, 4]}},
+    "llava": _LLAVA,
+    "llava_next_video": {**_LLAVA, "whole": {**_INDEXED_PLACES, "image_grid_pinpoints": [[16, 16]]}},
+    "llava_onevision": {**_LLAVA, "whole": {**_INDEXED_PLACES, "image_grid_pinpoints": [[16, 16]]}},
+    "paligemma": {**_LLAVA, "whole": {**_INDEXED_PLACES, "projection_dim": 32}},
+    "qwen2_5_vl": {"whole": _CALLED, "vision_config": _QWEN_TOWER},
+    "qwen2_vl": {"whole": _CALLED, "vision_config": _QWEN_TOWER},
+    "qwen3_vl": {
+        "whole": _CALLED,
+        "vision_config": {**_QWEN_TOWER, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+    },
+    "smolvlm": {"whole": {"image_token_id": 3}, "vision_config": _SMALL_TOWER},
+    "video_llava": _LLAVA,
+    "vipllava": {**_LLAVA, "whole": {**_INDEXED_PLACES, "vision_feature_layers": [-2, -1, 1]}},
+}
+"""What families of pictures are given for their whole configuration and that of their tower, so that a picture takes
+few tokens, and those that stand for it are in the vocabulary."""
+
 UNBUILT = {
     "gemma3n": "its pictures need timm, which is not installed; see gemma3n_text",
     "blt": "four models in one (bytes, patches); no single decoder to make small",
@@ -142,7 +169,7 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         raise UnknownNameError(f"Expected a class of transformers for {family!r}, found none; choose another family.")
     own = getattr(model_class, "config_class", None)  # the text part of a family that has others, too
     config_class = own if own is not None else CONFIG_MAPPING[family]
-    config = tiny_config(config_class, **{**MORE.get(family, {}), **changes})
+    config = tiny_config(config_class, SEEING.get(family), **{**MORE.get(family, {}), **changes})
     with _seeded(seed):
         model = model_class(config).eval()
         for parameter in model.parameters():
@@ -151,8 +178,17 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     return model
 
 
-def tiny_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
-    """A configuration with small sizes; parts for text, vision and sound inside it alike."""
+def tiny_config(
+    config_class: type[PreTrainedConfig], seeing: Mapping[str, Mapping[str, Any]] | None = None, **changes: Any
+) -> PreTrainedConfig:
+    """A configuration with small sizes; parts for text, vision and sound inside it alike.
+
+    Args:
+        config_class: Its class.
+        seeing: Fields of some of its parts by their names, and of the "whole", where it has several.
+        changes: Fields of its text part, or of it where it has none.
+    """
+    seeing = {} if seeing is None else seeing
     fields = _fields(config_class)
     given: dict[str, Any] = {}
     # cast: transformers makes it a property of the class in a way of its own
@@ -162,7 +198,7 @@ def tiny_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrai
         parts = {name: getattr(whole, name, None) for name in inner if name not in changes}
         text = next((name for name in ("text_config", "llm_config") if name in parts), None)
         given = {
-            name: tiny_config(type(part), **(changes if name == text else {}))
+            name: tiny_config(type(part), **(changes if name == text else _known(type(part), seeing.get(name, {}))))
             for name, part in parts.items()
             if part is not None
         }
@@ -175,7 +211,13 @@ def tiny_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrai
         kinds = list(dict.fromkeys(config_class().layer_types or []))
         if kinds:
             given["layer_types"] = [kinds[index % len(kinds)] for index in range(LAYERS)]
-    return config_class(**{**given, **changes})
+    return config_class(**{**given, **(seeing.get("whole", {}) if inner else {}), **changes})
+
+
+def _known(config_class: type[PreTrainedConfig], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields that a configuration has."""
+    fields = _fields(config_class)
+    return {name: value for name, value in wanted.items() if name in fields}
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from modalities.base import Adapter
 from modalities.conformance.clauses import Subject
+from modalities.conformance.pictures import Pictures, pictures_of
 from modalities.huggingface.attach import attach, cache_name, cache_of
 from modalities.huggingface.wrappers import holds_decoder
 from namm import Memory
@@ -39,19 +40,29 @@ class HuggingFace(Adapter):
     def subject(self, model: Any, name: str | None = None) -> Subject:
         """See Adapter."""
         # cast: what wraps a transformers model passes its configuration and methods on
-        return examined(cast("PreTrainedModel", model), name)
+        own = cast("PreTrainedModel", model)
+        return examined(own, name, pictures_of(own))
 
 
-def examined(model: PreTrainedModel, name: str | None = None) -> Subject:
-    """A Hugging Face model, as it is examined."""
+def examined(model: PreTrainedModel, name: str | None = None, pictures: Pictures | None = None) -> Subject:
+    """A Hugging Face model, as it is examined.
+
+    Args:
+        model: The model.
+        name: In messages.
+        pictures: What its prompts show; None examines it on text.
+    """
     model.eval()
+
+    def shown(ids: Tensor) -> dict[str, Any]:
+        return {} if pictures is None else pictures.given(ids)
 
     def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
         options = {} if cache is None else {cache_name(model) or "cache": cache}
         if mask is not None and takes_positions:
             options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         with torch.no_grad():
-            output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+            output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options, **shown(ids))
         value = output.logits if hasattr(output, "logits") else output.last_hidden_state
         try:
             return value.float(), cache_of(output)
@@ -60,7 +71,9 @@ def examined(model: PreTrainedModel, name: str | None = None) -> Subject:
 
     def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         # Any: it is offered only where the model can generate, and no class of transformers says so
-        return cast("Any", model).generate(input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options)
+        return cast("Any", model).generate(
+            input_ids=ids, attention_mask=mask, pad_token_id=int(tokens[0]), **options, **shown(ids)
+        )
 
     config = model.config.get_text_config(decoder=True)
     # a model of pictures and text numbers its tokens by itself, in several dimensions
@@ -78,6 +91,7 @@ def examined(model: PreTrainedModel, name: str | None = None) -> Subject:
         fingerprint=lambda: _fingerprint(model),
         tokens=tokens.to(model.device),
         tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
+        **({} if pictures is None else {"placed": pictures.placed, "lengths": pictures.lengths}),
     )
 
 

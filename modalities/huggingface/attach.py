@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from modalities.base import as_policy
 from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_argument, cache_name, cache_of
 from modalities.huggingface.call import CacheInPlace, without_cache
+from modalities.huggingface.counting import PictureCounter
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from modalities.huggingface.wrappers import unwrapped
 from namm import NAMM, Memory
@@ -76,7 +77,7 @@ def attach(model: Any, policy: Policy | NAMM, *, store: str = "packed", **option
     model, doors = unwrapped(model)
     decoder = _decoder(model)
     memory = Memory(policy, store=store)
-    attached = Attached(MemoryCache(memory, decoder.config))
+    attached = Attached(MemoryCache(memory, decoder.config), PictureCounter(model))
     memory.depth = len(attached.cache.layers)
     _check_interface(decoder)
     _tell_rotations(memory, model)
@@ -127,10 +128,12 @@ class Attached:
     Attributes:
         cache: Of the running or the last call: the attachment's own, or a fork of it.
         wants_no_cache: Whether the output of the running call holds none.
+        counter: Of positions in several dimensions.
     """
 
-    def __init__(self, cache: MemoryCache) -> None:
+    def __init__(self, cache: MemoryCache, counter: PictureCounter) -> None:
         self.cache = self._own = cache
+        self.counter = counter
         self.wants_no_cache = False
         self._masks: dict[int, tuple[Tensor, Reading]] = {}
         self._begun = torch.zeros(0, dtype=torch.bool)
@@ -200,6 +203,7 @@ class Attached:
     def finish_call(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: no layer has kept its new tokens from the memory; the output is what the caller asked for."""
         self._check_all_attended()
+        self.counter.after(self.cache)
         return without_cache(output, self.cache) if self.wants_no_cache else output
 
     def _check_all_attended(self) -> None:

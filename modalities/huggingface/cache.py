@@ -175,7 +175,12 @@ class MemoryCache(Cache):
         memory: Holds the tokens of all layers with attention.
         family: Of the attachment, whose model accepts just these caches.
         pending: Layers whose new tokens have been handed over and not yet attended, with their number.
+        behind: How far each sequence's text is behind its tokens, where pictures are counted in several dimensions.
+        caller_counted: Whether the last call's positions were the caller's own.
     """
+
+    behind: Tensor | None = None
+    caller_counted = False
 
     def __init__(self, memory: Memory, config: PreTrainedConfig) -> None:
         """A cache for a model of this configuration.
@@ -211,7 +216,7 @@ class MemoryCache(Cache):
         """Forgets everything: new sequences follow."""
         self.memory.reset()
         self.layers = _layers(self.config)
-        self.pending = {}
+        self.pending, self.behind, self.caller_counted = {}, None, False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -312,7 +317,9 @@ class MemoryCache(Cache):
         self.memory.select_sequences(torch.arange(self.memory.seen.shape[0]).repeat_interleave(repeats))
 
     def select(self, rows: Tensor) -> None:
-        """The memory keeps these rows: recurrent states follow."""
+        """The memory keeps these rows: recurrent states follow, and what is counted beside tokens."""
+        if self.behind is not None:
+            self.behind = self.behind[rows.to(self.behind.device)]
         for layer in self.layers:
             if isinstance(layer, LinearAttentionLayer):
                 # cast: transformers' name for a tensor of indices

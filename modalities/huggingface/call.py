@@ -52,6 +52,7 @@ class CacheInPlace:
         self.attached.begin_call(wants_no_cache=wants_none or through_a_wrapper)
         self._check_nothing_is_hidden(asked)
         self._check_documents_are_not_packed(asked)
+        self.attached.counter.before(self.attached.cache, asked, self.attached.memory.seen)
         if self.attached.memory.policy.reads_tokens:
             self._tell_tokens(module, asked)
         place = list(self.signature.parameters).index(self.name)

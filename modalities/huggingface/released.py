@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from modalities.huggingface.attach import attach
-from modalities.huggingface.rope import NTKRope, ntk_rope
+from modalities.huggingface.rope import NTKRope, scaled_rope
 from namm import NAMM, Memory
 from namm.policies import make_policy
 
@@ -42,5 +42,5 @@ def attach_released(
         AttachError: The model cannot be driven, or its rotary positions cannot be stretched.
     """
     policy = make_policy("namm:released", namm=namm, **options)
-    with nullcontext() if rope is None else ntk_rope(model, rope), attach(model, policy) as memory:
+    with nullcontext() if rope is None else scaled_rope(model, rope), attach(model, policy) as memory:
         yield memory

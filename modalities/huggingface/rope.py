@@ -1,4 +1,4 @@
-"""NTK-scaled rotary positions: a longer context window without training, by a larger base.
+"""Scaled rotary positions: a longer context window without training, by a larger base (NTK) or slower turning (linear).
 
 ``base' = base * (alpha * factor - (alpha - 1)) ** (d / (d - 2))`` for all lengths alike (static), as the released NAMM
 code reads 32k tokens with Llama-3-8B (factor 4, alpha 2). That code also casts the frequencies to bf16 with the rest of
@@ -53,8 +53,24 @@ class NTKRope:
         return frequencies.bfloat16().float() if rounded else frequencies
 
 
-def scale_rope(model: PreTrainedModel, rope: NTKRope) -> dict[nn.Module, Tensor]:
-    """Stretches the rotary positions of a model for good.
+@dataclass(frozen=True)
+class LinearRope:
+    """Positions turn slower by a factor (position interpolation, arXiv 2306.15595), as in transformers' "linear"."""
+
+    factor: float
+    """Context windows that should fit, in units of the model's own."""
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 1.0:
+            raise ConfigError(f"Linear scaling needs a factor of 1 or more, found {self.factor}.")
+
+    def frequencies(self, base: float, dim: int, rounded: bool) -> Float[Tensor, " half_dim"]:
+        """Radians per token of each pair, fp32; never rounded."""
+        return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)) / self.factor
+
+
+def scale_rope(model: PreTrainedModel, rope: NTKRope | LinearRope) -> dict[nn.Module, Tensor]:
+    """Stretches the rotary positions of a model's decoder for good; those of a vision tower are no text's.
 
     Returns:
         The frequencies that each rotary module had before.
@@ -62,7 +78,8 @@ def scale_rope(model: PreTrainedModel, rope: NTKRope) -> dict[nn.Module, Tensor]
     Raises:
         AttachError: The model has no rotary embedding of the plain kind, or one that is scaled already.
     """
-    rounded = model.dtype == torch.bfloat16 if rope.bf16_frequencies is None else rope.bf16_frequencies
+    told = getattr(rope, "bf16_frequencies", None)
+    rounded = model.dtype == torch.bfloat16 if told is None else told
     before = {}
     for module, old, base in _rotary_modules(model):
         before[module] = old
@@ -71,7 +88,7 @@ def scale_rope(model: PreTrainedModel, rope: NTKRope) -> dict[nn.Module, Tensor]
 
 
 @contextmanager
-def ntk_rope(model: PreTrainedModel, rope: NTKRope) -> Iterator[None]:
+def scaled_rope(model: PreTrainedModel, rope: NTKRope | LinearRope) -> Iterator[None]:
     """The same for the length of a ``with`` block."""
     before = scale_rope(model, rope)
     try:
@@ -83,10 +100,11 @@ def ntk_rope(model: PreTrainedModel, rope: NTKRope) -> Iterator[None]:
 
 def _rotary_modules(model: PreTrainedModel) -> list[tuple[nn.Module, Tensor, float]]:
     """Modules with their rotary frequencies and base; raises AttachError for what scaling would get wrong."""
-    holders = [(m, held) for m in model.modules() if isinstance(held := getattr(m, "inv_freq", None), Tensor)]
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    holders = [(m, held) for m in decoder.modules() if isinstance(held := getattr(m, "inv_freq", None), Tensor)]
     if not holders:
         raise AttachError(
-            f"{type(model).__name__} has no rotary embedding with one set of frequencies, so NTK scaling does not "
+            f"{type(model).__name__} has no rotary embedding with one set of frequencies, so scaling does not "
             "apply; attach the policy without it."
         )
     found = []
@@ -95,7 +113,7 @@ def _rotary_modules(model: PreTrainedModel) -> list[tuple[nn.Module, Tensor, flo
         parameters = getattr(getattr(module, "config", None), "rope_parameters", None) or {}
         if kind != "default" or "rope_theta" not in parameters:
             raise AttachError(
-                f"{type(model).__name__} scales its rotary positions itself (rope type {kind!r}); NTK scaling on top "
+                f"{type(model).__name__} scales its rotary positions itself (rope type {kind!r}); scaling on top "
                 "would be neither. Load the model with rope type 'default', or attach the policy without scaling."
             )
         found.append((module, frequencies, parameters["rope_theta"]))

@@ -41,8 +41,9 @@ class Scene:
     places: TokenPlaces
     key: str
     """A hash over the pictures: by it features are stored."""
-    positions: Int[Tensor, "dimensions tokens"] | None
-    """Where the model's own rule places the tokens, if it counts in several dimensions (M-RoPE)."""
+    positions: Int[Tensor, "dimensions tokens_and_next"] | None
+    """Where the model's own rule places the tokens and the first one behind them, if it counts in several dimensions
+    (M-RoPE)."""
     number: int
     """Of its sequences in a memory, by which a policy's random draws differ."""
     composer: Composer = field(repr=False)
@@ -259,12 +260,12 @@ class Composer:
         merged = self.model.config.vision_config.spatial_merge_size
         return [(times, rows // merged, columns // merged) for times, rows, columns in found.tolist()]
 
-    def _positions(self, inputs: Mapping[str, Any], end: int) -> Int[Tensor, "dimensions tokens"] | None:
+    def _positions(self, inputs: Mapping[str, Any], end: int) -> Int[Tensor, "dimensions tokens_and_next"] | None:
         """By the model's own rule, where it has one."""
         rule = getattr(self.model.base_model, "get_rope_index", None)
         if rule is None:
             return None
-        cut = {name: inputs[name][:, :end] for name in ("input_ids", "mm_token_type_ids") if name in inputs}
+        cut = {name: inputs[name][:, : end + 1] for name in ("input_ids", "mm_token_type_ids") if name in inputs}
         positions, _ = rule(**{**{name: inputs[name] for name in inputs if name not in TEXT}, **cut})
         return positions[:, 0]
 

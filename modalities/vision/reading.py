@@ -122,11 +122,18 @@ def _scene(prompt: Prompt) -> Scene:
     return prompt.scene
 
 
-def _continued(own: Int[Tensor, "dimensions tokens"], counted: Int[Tensor, " columns"]) -> Int[Tensor, "dims columns"]:
-    """Positions of a row's columns, from how many tokens came before each."""
-    known = own.shape[1]
-    behind = (counted - known + int(own.max()) + 1).expand(own.shape[0], -1)
-    return torch.where(counted < known, own[:, counted.clamp_max(known - 1)], behind)
+def _continued(
+    own: Int[Tensor, "dimensions tokens_and_next"], counted: Int[Tensor, " columns"]
+) -> Int[Tensor, "dimensions columns"]:
+    """Positions of a row's columns, from how many tokens came before each; text counts on, as in `generate`.
+
+    Args:
+        own: Of the scene's tokens, and of the first one behind them.
+        counted: Tokens before each column.
+    """
+    known = own.shape[1] - 1
+    behind = (counted - known + own[:1, known]).expand(own.shape[0], -1)
+    return torch.where(counted < known, own[:, counted.clamp_max(known)], behind)
 
 
 def batches_of(prompts: Sequence[ScenePrompt], rows: int) -> list[list[int]]:

@@ -69,6 +69,7 @@ def read_file(path: Path, choose: Callable[[int, float], Sequence[int]]) -> Deco
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         import av
+        import av.error
     except ImportError as error:
         raise MissingExtraError(f"Reading {path} needs PyAV: pip install 'namm-suite[video]'") from error
     if not path.is_file():

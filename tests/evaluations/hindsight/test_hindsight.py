@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evaluations.hindsight.recording import KEYS, Recording, Seen, seen_under, worths
 from evaluations.hindsight.training import (
     TrainingConfig,
+    _units,
     batch_of,
     caught,
     fresh,
@@ -60,7 +62,7 @@ def _toy(seed: int) -> Recording:
 def test_training_finds_what_foretells_worth_on_other_prompts() -> None:
     shelf, others = [_toy(seed) for seed in range(4)], [_toy(seed) for seed in range(10, 12)]
     first = fresh(CONFIG, spectrum_statistics([shelf]))
-    settings = TrainingConfig(steps=120, heads=4, rate=1e-2, thinned=(1.0, 0.5))
+    settings = TrainingConfig(steps=120, heads=4, rate=1e-2, thinned=(1.0, 0.5), cosine_unit=4.0)
     trained = train(first, [shelf], settings, seed=0)
     assert torch.equal(trained.flat, train(first, [shelf], settings, seed=0).flat)
     namm = NAMM(CONFIG, trained.flat, first.statistics)
@@ -74,6 +76,20 @@ def test_training_finds_what_foretells_worth_on_other_prompts() -> None:
     moved = shifted(namm, 0.5)
     before, after = scored(namm, others[0])[0][0], scored(moved, others[0])[0][0]
     torch.testing.assert_close(after, before - 0.5)
+
+
+def test_a_steps_unit_is_as_if_the_signal_were_larger() -> None:
+    """Numbers of a NAMM that sees a signal 8 times as large, times their units, score the same on the signal."""
+    for scorer in ("bam", "mlp"):
+        namm = NAMM(replace(CONFIG, scorer=scorer))
+        unit = _units(namm, 8.0)
+        features = torch.randn(1, 2, 9, CONFIG.features, generator=torch.Generator().manual_seed(3))
+        larger = features.clone()
+        larger[..., -1] *= 8.0
+        flat = torch.randn(namm.scorer.params, generator=torch.Generator().manual_seed(4))
+        rest = torch.ones(1, 2, 9, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+        expected = namm.scorer(flat[None], larger, *rest)
+        torch.testing.assert_close(namm.scorer((flat * unit)[None], features, *rest), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_features_of_a_recording_are_those_of_the_policy(model: LlamaForCausalLM, lesson: Lesson) -> None:

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from modalities import attach
 from modalities.huggingface.released import attach_released
-from modalities.huggingface.rope import NTKRope, ntk_rope
+from modalities.huggingface.rope import NTKRope, scaled_rope
 from namm import NAMM, Memory, NAMMConfig
 from namm.errors import AttachError, ConfigError, UnknownNameError
 from namm.features import FeatureStatistics
@@ -194,7 +194,7 @@ def test_rotary_frequencies_are_rounded_where_the_released_code_rounds_them() ->
     model = llama(SHAPES["mha"], random_weights(SHAPES["mha"], 0), torch.float32)
     used = {}
     for rounded in (None, False, True):
-        with ntk_rope(model, NTKRope(bf16_frequencies=rounded)):
+        with scaled_rope(model, NTKRope(bf16_frequencies=rounded)):
             used[rounded] = model.model.rotary_emb.inv_freq.clone()
     assert torch.equal(used[None], used[False])
     assert torch.equal(used[True], used[False].bfloat16().float())
