@@ -142,6 +142,8 @@ class Memory:
                 self.layers[layer].contents.sequences = self.identities.cpu()
             self.layers[layer].watchers = self.watchers
         held = self.layers[layer]
+        if layer == min(self.layers):
+            self.told.rankings.forget()
         if held.cache.batch != query.shape[0]:
             raise AttachError(
                 f"Layer {layer} holds {held.cache.batch} sequences and was called with {query.shape[0]}; "
@@ -208,6 +210,7 @@ class Memory:
     def judge(self) -> None:
         """Has the policy judge now what has come since the last update, though no interval is complete."""
         self._check_whole()
+        self.told.rankings.forget()
         for layer in self.layers.values():
             layer.judge()
 

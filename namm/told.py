@@ -20,11 +20,37 @@ if TYPE_CHECKING:
     from namm.foresight import Foresight
 
 
+class Rankings:
+    """What layers say of tokens to the layers above, within one call of the model.
+
+    A call is cut at updates layer by layer: all of a layer's updates come before any of the next one's.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has said anything."""
+        self._noted: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Float[Tensor, "batch positions"]]] = {}
+
+    def of(self, rows: Int[Tensor, " rows"], seen: Int[Tensor, " rows"]) -> list[Float[Tensor, "batch positions"]]:
+        """What was noted when these rows had seen so many tokens, the lowest layer's first."""
+        return self._noted.get((tuple(rows.tolist()), tuple(seen.tolist())), [])
+
+    def add(
+        self, rows: Int[Tensor, " rows"], seen: Int[Tensor, " rows"], ranking: Float[Tensor, "batch positions"]
+    ) -> None:
+        """Notes a value for each position."""
+        self._noted.setdefault((tuple(rows.tolist()), tuple(seen.tolist())), []).append(ranking)
+
+    def forget(self) -> None:
+        """The next call begins."""
+        self._noted.clear()
+
+
 class Told:
     """What is known of a batch of sequences beside their tensors.
 
     Attributes:
         tokens: Their ids.
+        rankings: What layers tell those above.
         rotations: Of each layer; None where nobody told. The same for every batch.
     """
 
@@ -34,6 +60,7 @@ class Told:
         self.rotations = rotations
         self._foresight: Foresight | None = None
         self._rows: Foresight | None = None  # of the present batch, whose rows may have moved
+        self.rankings = Rankings()
         self._grades: Grades | None = None
         self._graded_rows: Grades | None = None  # likewise
 

@@ -138,6 +138,8 @@ def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"
         rotation=lambda: case.told.rotation(case.layer),
         foreseen=lambda: case.told.foreseen(case.layer, slots.rows, positions, seen),
         grades=lambda name: case.told.grades(name, slots.rows, positions),
+        ranked_below=lambda: case.told.rankings.of(slots.rows, seen),
+        rank=lambda ranking: case.told.rankings.add(slots.rows, seen, ranking),
     )
 
 

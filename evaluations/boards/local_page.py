@@ -202,8 +202,11 @@ def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _video(folder: Path, rows: Sequence[Row]) -> str | None:
     keys = [row["key"] for row in rows if row.get("trace")]
-    found = [path for key in keys for path in (folder / "media").glob(f"*{key}.gif")]
-    return f"data:image/gif;base64,{base64.b64encode(found[0].read_bytes()).decode()}" if found else None
+    for kind in ("gif", "png"):  # what moves, where there is such a thing
+        found = [path for key in keys for path in (folder / "media").glob(f"*{key}.{kind}")]
+        if found:
+            return f"data:image/{kind};base64,{base64.b64encode(found[0].read_bytes()).decode()}"
+    return None
 
 
 def _rows(path: Path) -> list[Row]:

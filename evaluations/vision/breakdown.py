@@ -12,8 +12,8 @@ import numpy as np
 
 from evaluations.analysis.aggregates import aggregate
 from evaluations.analysis.clusters import clustered
-from evaluations.analysis.estimates import Estimate
-from evaluations.analysis.summary import BOOTSTRAP_SEED, PolicySummary
+from evaluations.analysis.estimates import Estimate, success_rate
+from evaluations.analysis.summary import BOOTSTRAP_SEED, PolicySummary, scaled
 from evaluations.rows.file import Trial
 
 AGES = ((0, 3), (4, 7), (8, 15), (16, 31), (32, None))
@@ -54,5 +54,16 @@ def _part(policy: PolicySummary, name: str, wanted: Callable[[Trial], bool]) -> 
     trials: Sequence[Trial] = [trial for trial in policy.played() if wanted(trial)]
     # a clip of another seed is another clip
     clips = [f"{row['seed']} {trial['clip']}" for row in policy.rows for trial in row["questions"] if wanted(trial)]
-    scores = np.array([[trial["score"] for trial in trials]])
-    return Part(name, len(trials), aggregate([clustered(scores, clips)], BOOTSTRAP_SEED))
+    return Part(name, len(trials), _estimate([trial["score"] for trial in trials], clips))
+
+
+def _estimate(scores: Sequence[float], clips: Sequence[str]) -> Estimate:
+    """The mean; Wilson's interval where questions are independent, or all answered alike, which no bootstrap knows.
+
+    In the second case clips count, for what is asked about one is answered alike also by chance.
+    """
+    if len(set(clips)) == len(clips):
+        return scaled(success_rate([score / 100.0 for score in scores]), 100.0)
+    if len(set(scores)) == 1:
+        return scaled(success_rate([scores[0] / 100.0] * len(set(clips))), 100.0)
+    return aggregate([clustered(np.array([scores]), clips)], BOOTSTRAP_SEED)

@@ -256,7 +256,12 @@ class VideoRunner:
             "questions": graded,
             "failed": [one.told() for one in failed],
             "words": journal.words,
-            "memory": {"asked_to_evict": not unit.spec.is_reference, "settings": settings, **unit.facts()},
+            "memory": {
+                # frames that are not read need not be evicted
+                "asked_to_evict": not unit.spec.is_reference and unit.spec.name.base != FRAME_SELECTION,
+                "settings": settings,
+                **unit.facts(),
+            },
             "protocol": {
                 **self.task.protocol(),
                 "updates": "once, after the video"

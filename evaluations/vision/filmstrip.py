@@ -21,7 +21,7 @@ from evaluations.report.sections.base import Report, row_class
 from evaluations.rows.file import Row
 from namm.files import write_atomically
 
-WIDE = 34
+WIDE = 24
 """Pixels of a frame in the report."""
 ACROSS = 20
 """Frames beside each other in the picture."""

@@ -26,10 +26,12 @@ def watchers() -> tuple[str, ...]:
     return tuple(name for name in rivals() if POLICIES[name].foresees != "repetition" and name not in UNKNOWN_HERE)
 
 
-NAMES = (FULL, *(name for name in NAMMS if name != "namm:target"), RELEASED, *watchers(), *NEED_CLIP,
+PICTURES = ("fastv",)
+"""Policies that must know which tokens are pictures."""
+NAMES = (FULL, *(name for name in NAMMS if name != "namm:target"), RELEASED, *watchers(), *PICTURES, *NEED_CLIP,
          *with_heads(watchers()))  # fmt: skip
 """What can be named."""
-DEFAULT = (FULL, NAMMS[0], "window", "sink_window", "random", "h2o", "tova", "l2_norm", "snapkv", "keydiff")
+DEFAULT = (FULL, NAMMS[0], "window", "sink_window", "random", "h2o", "tova", "l2_norm", "snapkv", "keydiff", "fastv")
 """What is compared where nothing is named; `NEED_CLIP` too, where there is a CLIP."""
 
 

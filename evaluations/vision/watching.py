@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from modalities.vision.frames import Clip, part_of
 from modalities.vision.judge import Judge, best_frames, novelty, relevance, token_grades
 from modalities.vision.prompts import Composer, Scene, ScenePrompt
 from namm.errors import DataError
+from namm.policies.fastv import PICTURES
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class Watching:
         self, item: VideoItem, clip: Clip, scene: Scene, pictures: Float[Tensor, "frames features"] | None
     ) -> Watched:
         prompt = scene.prompt(item.question, self.task.new_tokens)
+        grades = {PICTURES: token_grades(scene.places, torch.zeros(len(clip.seconds)))}
         judged = None
         if pictures is not None:
             assert self.judge is not None  # it has looked at them
@@ -148,7 +151,8 @@ class Watching:
             words = (pictures @ self._label_texts().T).argmax(-1)
             judged = Judged(relevance(pictures, question), novelty(pictures), tuple(words.tolist()))
             worth = {"relevance": judged.relevance, "redundancy": judged.novelty}
-            prompt = replace(prompt, grades={name: token_grades(scene.places, of) for name, of in worth.items()})
+            grades |= {name: token_grades(scene.places, of) for name, of in worth.items()}
+        prompt = replace(prompt, grades=grades)
         near = [int(np.abs(np.array(clip.indices) - frame).argmin()) for frame in item.evidence]
         return Watched(item, clip, prompt, tuple(sorted(set(near))), judged, tuple(range(len(clip.seconds))))
 

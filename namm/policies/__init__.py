@@ -12,6 +12,7 @@ from namm.policies.base import Places, Policy, Queries, Selection, State, TokenV
 from namm.policies.compactor import Compactor
 from namm.policies.expected_attention import ExpectedAttention
 from namm.policies.fastgen import FastGen
+from namm.policies.fastv import FastV
 from namm.policies.full import Full
 from namm.policies.graded import Graded
 from namm.policies.h2o import H2O, H2OByAge
@@ -55,6 +56,7 @@ POLICIES = Registry(
         KVzip,
         Oracle,
         Graded,
+        FastV,
         NAMMPolicy,
     )
 )

@@ -124,6 +124,12 @@ class TokenView:
     grades: Callable[[str], Float[Tensor, "batch kv_heads slots"]] = _not_supplied
     """What each token is worth by some judgement from outside (:mod:`namm.grades`)."""
 
+    ranked_below: Callable[[], list[Float[Tensor, "batch positions"]]] = _not_supplied
+    """What layers below have noted at this same update (:attr:`rank`), lowest first: a value for each position."""
+
+    rank: Callable[[Float[Tensor, "batch positions"]], None] = _not_supplied
+    """Notes a value for each position, for the layers above."""
+
     @property
     def age(self) -> Int[Tensor, "batch kv_heads slots"]:
         """Tokens since each token; the newest has age 0, and so have unused slots."""

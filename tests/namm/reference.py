@@ -99,6 +99,8 @@ def reference_attend(
             ),
             rotation=lambda: told.rotation(layer),
             foreseen=lambda at=(padded[None], seen): told.foreseen(layer, torch.tensor([sequence]), *at),
+            ranked_below=list,
+            rank=lambda ranking: None,
             grades=lambda name, at=padded[None]: told.grades(name, torch.tensor([sequence]), at),
         )
         scores = policy.score(view)

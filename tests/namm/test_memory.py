@@ -53,7 +53,8 @@ def telling(memory: Memory, rows: int, kv_heads: int, tokens: int = 128, width: 
     memory.tell_rotations([Rotation(100.0 ** -torch.linspace(0, 1, width // 2))] * layers)
     maxima = {layer: torch.rand(rows, kv_heads, tokens, 9, generator=generator) for layer in range(layers)}
     memory.tell_foresight(Foresight(maxima, torch.full((rows,), tokens), interval=16))
-    memory.tell_grades(Grades({"relevance": torch.rand(rows, tokens, generator=generator)}))
+    worth = torch.rand(rows, tokens, generator=generator)
+    memory.tell_grades(Grades({"relevance": worth, "pictures": torch.where(worth < 0.1, torch.inf, 0.0)}))
     return memory
 
 
