@@ -169,11 +169,7 @@ def search(config: ARSConfig | PPOConfig, snapshots_file: Path, episodes_file: P
     Raises:
         ConfigError: The search would end before its first snapshot.
     """
-    if config.total_steps <= config.snapshot_steps:
-        raise ConfigError(
-            f"expected a search longer than its snapshot_steps ({config.snapshot_steps:,}), found "
-            f"{config.total_steps:,} steps; search longer or take snapshots more often"
-        )
+    _check_long_enough(config)
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
@@ -219,3 +215,11 @@ def search(config: ARSConfig | PPOConfig, snapshots_file: Path, episodes_file: P
     env.close()
     write_hdf5(episodes_file, episodes)
     partial.replace(snapshots_file)
+
+
+def _check_long_enough(config: ARSConfig | PPOConfig) -> None:
+    if config.total_steps <= config.snapshot_steps:
+        raise ConfigError(
+            f"expected a search longer than its snapshot_steps ({config.snapshot_steps:,}), found "
+            f"{config.total_steps:,} steps; search longer or take snapshots more often"
+        )

@@ -232,6 +232,14 @@ def memory_length(recipe: MemoryRecipe, env_kwargs: dict[str, Any]) -> tuple[int
     return min(steps), float(np.mean(steps)), max(steps)
 
 
+def _times(lengths: Mapping[str, tuple[int, float, int]]) -> str:
+    """Lines of the table of memory lengths: fewest, mean and most steps, and tokens."""
+    return "\n".join(
+        f"| {name} | {low} / {mean:.0f} / {high} | {3 * low} / {3 * mean:.0f} / {3 * high} |"
+        for name, (low, mean, high) in lengths.items()
+    )
+
+
 def card(
     recipe: MemoryRecipe,
     facts: ControlFacts,
@@ -245,10 +253,7 @@ def card(
     training, data = made["training"], made["data"]
     columns = list(recipe.settings)
     rows = "\n".join(f"| {name} | " + " | ".join(show(one, 2) for one in row) + " |" for name, row in table.items())
-    times = "\n".join(
-        f"| {name} | {low} / {mean:.0f} / {high} | {3 * low} / {3 * mean:.0f} / {3 * high} |"
-        for name, (low, mean, high) in lengths.items()
-    )
+    times = _times(lengths)
     interval = "the bootstrap's" if recipe.answers else "Wilson's"
     what = "Share of right answers" if recipe.answers else "Success"
     order = ", shortest first" if recipe.longest is not None else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
@@ -211,13 +211,30 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         "test": list(table),
     }
     write_atomically(config.out / "card.json", json.dumps(facts, indent=1) + "\n")
-    overall = [row for row in table if row["task"] == "all"]
     lines = [
         "# NAMM text-v1",
         "",
         "4172 numbers, evolved on text alone (recall tasks on the shipped `checkpoints/text/recall-llama`); no other",
         "model, modality or reward was ever seen. Made again by `python checkpoints/recipes/text_v1.py`.",
         "",
+        *_how(config, runs, chosen, reached, seconds),
+        *_on_test_prompts(config, [row for row in table if row["task"] == "all"]),
+        f"sha256 of model.safetensors: `{sha}`",
+        "",
+        "Versions: " + ", ".join(f"{name} {value}" for name, value in facts["versions"].items()) + ".",
+    ]
+    write_atomically(config.out / "README.md", "\n".join(lines) + "\n")
+
+
+def _how(
+    config: TextV1Config,
+    runs: Mapping[str, EvolveConfig],
+    chosen: str,
+    reached: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> list[str]:
+    """What was evolved, and which of it was chosen."""
+    return [
         "## How it was made",
         "",
         "Isotropic CMA-ES, population 32, start sigma 0.2, the mean with the best validation deployed. Each",
@@ -245,6 +262,12 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
             for name, row in reached.items()
         ),
         "",
+    ]
+
+
+def _on_test_prompts(config: TextV1Config, overall: Sequence[dict[str, Any]]) -> list[str]:
+    """What the chosen one reaches where neither evolution nor choice has looked."""
+    return [
         "## On test prompts",
         "",
         f"{config.test_prompts} prompts a task and condition, from seeds and documents that neither evolution nor "
@@ -275,11 +298,7 @@ def write_card(config: TextV1Config, chosen: str, reached: dict[str, Any], table
         "",
         "Per task in `card.json`.",
         "",
-        f"sha256 of model.safetensors: `{sha}`",
-        "",
-        "Versions: " + ", ".join(f"{name} {value}" for name, value in facts["versions"].items()) + ".",
     ]
-    write_atomically(config.out / "README.md", "\n".join(lines) + "\n")
 
 
 def _table_line(row: dict[str, Any]) -> str:

@@ -68,9 +68,7 @@ def write_card(
         "seconds": seconds,
         "stages": {name: {**asdict(stage), "seed": runs[name].seed} for name, stage in stages.items()},
         "choice": {**asdict(choice), "least_score": least_score},
-        "judge": {name: value for name, value in asdict(judge).items() if not isinstance(value, Path | str)},
-        "test": list(table),
-        "control": [control_line(summary, policy) for summary in control for policy in summary.policies],
+        **_judged(judge, table, control),
         "versions": found,
     }
     write_atomically(out / "card.json", json.dumps(facts, indent=1) + "\n")
@@ -91,6 +89,15 @@ def write_card(
         "Versions: " + ", ".join(f"{name} {value}" for name, value in found.items()) + ".",
     ]
     write_atomically(out / "README.md", "\n".join(lines) + "\n")
+
+
+def _judged(judge: JudgeConfig, table: Sequence[Line], control: Sequence[TargetSummary]) -> dict[str, Any]:
+    """How it was judged, and what came of it."""
+    return {
+        "judge": {name: value for name, value in asdict(judge).items() if not isinstance(value, Path | str)},
+        "test": list(table),
+        "control": [control_line(summary, policy) for summary in control for policy in summary.policies],
+    }
 
 
 def _how(

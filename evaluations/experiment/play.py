@@ -12,6 +12,7 @@ from evaluations.commands.progress import Display
 from evaluations.experiment.claims import Claims
 from evaluations.experiment.contract import Media, Mirror, Plan, Runner, Setup, Unit
 from evaluations.experiment.session import Session
+from evaluations.experiment.telling import Telling
 from evaluations.experiment.workers import ThisProcess, Workers
 from evaluations.rows.provenance import made_with
 from evaluations.rows.results import Results, Row
@@ -58,7 +59,9 @@ def play(
         players = stack.enter_context(
             ThisProcess(runners) if workers == 1 else Workers(setup, workers, local * workers, say)
         )
-        session = Session(plans, runners, results, claims, players, mirror, display, made_with(setup.modality), media)
+        versions = made_with(setup.modality)
+        telling = Telling(display, mirror, media, claims, versions)
+        session = Session(plans, runners, results, claims, players, display, versions, telling)
         if session.lead():
             for remark in remarks:
                 say(remark)

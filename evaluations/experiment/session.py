@@ -9,51 +9,42 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluations.commands.progress import Display
 from evaluations.experiment.claims import Claims
-from evaluations.experiment.contract import Media, Mirror, Plan, Runner, Unit
+from evaluations.experiment.contract import Plan, Runner, Unit
+from evaluations.experiment.telling import Telling
 from evaluations.experiment.workers import Outcome, Players
 from evaluations.rows.file import UnfinishedError
-from evaluations.rows.provenance import versions_differ
 from evaluations.rows.results import Cell, Results, Row
-from evaluations.rows.trials import of
 
 LOOK_SECONDS = 0.5
 """Between two looks at what others have finished."""
 DEATHS = 2
 """Workers that a unit may cost before it is left alone."""
-MIRROR = hashlib.sha256(b"mirror").hexdigest()
-"""Whoever mirrors to Weights & Biases holds this claim meanwhile."""
 
 
 @dataclass
 class Session:
-    """One process's part in an experiment."""
+    """One process's part in an experiment: what it plays, and when it is done."""
 
     plans: Sequence[Plan]
     runners: Mapping[str, Runner]
     results: Results
     claims: Claims
     players: Players
-    mirror: Mirror
     display: Display
     versions: Mapping[str, str]
-    media: Callable[[Unit, Sequence[Row]], Media]
-    """What W&B shows of finished rows beside their numbers."""
+    telling: Telling
     leads: bool = False
     """Shows, mirrors and draws, for all that play the same plans."""
     _playing: dict[Unit, list[str]] = field(default_factory=dict)
     _deaths: dict[Unit, int] = field(default_factory=dict)
-    _announced: set[str] = field(default_factory=set)
     _played: set[str] = field(default_factory=set)
-    _kept: frozenset[str] = frozenset()
-    _mirrored: set[Unit] = field(default_factory=set)
     _cells_of: dict[Unit, list[Cell]] = field(default_factory=dict)
     _known: dict[int, list[Unit]] = field(default_factory=dict)
-    _differences: set[str] = field(default_factory=set)
     _error: Exception | None = None
 
     def run(self) -> list[Row]:
@@ -63,7 +54,7 @@ class Session:
             UnfinishedError: Workers were killed, and nobody is left to play what they were playing.
             Exception: What a unit raised, after the units that were being played beside it have been kept.
         """
-        self._kept = self.results.keys()
+        self.telling.earlier = self.results.keys()
         while True:
             self.results.refresh()
             self.lead()
@@ -83,7 +74,7 @@ class Session:
                 time.sleep(LOOK_SECONDS)
             else:
                 raise self._stuck(unfinished)
-        self._mirror(units, at_most=len(units))
+        self._mirror(units)
         return [row for unit in units for row in self.rows(unit) or ()]
 
     def rows(self, unit: Unit) -> list[Row] | None:
@@ -170,48 +161,11 @@ class Session:
         if all_known:
             self.display.expect(sum(len(unit.seeds) for unit in units))
         for unit in units:
-            for cell, row in zip(self._cells(unit), self.rows(unit) or (), strict=False):
-                if cell.key in self._announced:
-                    continue
-                self._announced.add(cell.key)
-                self._compare(cell, row)
-                how = f"{row['seconds']:.1f} s" if cell.key in self._played else "by another process"
-                how = "kept from an earlier run" if cell.key in self._kept else how
-                self.display.finished(cell.label, f"{_result(unit, row)} ({how})")
+            self.telling.announce(unit, self._cells(unit), self.rows(unit) or (), self._played)
 
-    def _mirror(self, units: Sequence[Unit], at_most: int) -> None:
-        for unit in units if self.leads else ():
-            rows = None if unit in self._mirrored else self.rows(unit)
-            if rows is None or not at_most:
-                continue
-            self._mirrored.add(unit)
-            if self.mirror.is_tracked(rows):
-                continue
-            at_most -= 1
-            self.display.working_on(f"{unit.label} · W&B")
-            with self.claims.held(MIRROR):
-                self.mirror.mirror(rows, self._drawn(unit, rows))
-            for line in self.mirror.unsaid():
-                self.display.say(line)
-
-    def _drawn(self, unit: Unit, rows: Sequence[Row]) -> Media:
-        """Pictures for the mirror; one that cannot be drawn costs a line."""
-        try:
-            return self.media(unit, rows)
-        except Exception as error:
-            told = (str(error).strip().splitlines() or [""])[0]
-            self.display.say(f"no pictures of {unit.label}: {type(error).__name__}: {told}")
-            return Media()
-
-    def _compare(self, cell: Cell, row: Row) -> None:
-        """Says what made the rows that are kept, where that is not what would make them now."""
-        difference = versions_differ(row["versions"], self.versions)
-        if difference and difference not in self._differences:
-            self._differences.add(difference)
-            self.display.say(
-                f"warning: rows made with other versions are kept ({cell.label}: {difference}); to measure again, pass "
-                "another --out"
-            )
+    def _mirror(self, units: Sequence[Unit], at_most: int | None = None) -> None:
+        if self.leads:
+            self.telling.show(units, self.rows, at_most)
 
     def _stuck(self, unfinished: Sequence[Unit]) -> UnfinishedError:
         lost = "; ".join(f"{unit.label} ({len(self._unfinished(unit))} seeds)" for unit in unfinished)
@@ -220,12 +174,3 @@ class Session:
             f"left?), and whatever follows from them: {lost}. Finished rows are kept and the same command continues; "
             "fewer --workers leave more memory for each."
         )
-
-
-def _result(unit: Unit, row: Row) -> str:
-    trials = of(row)
-    caveat = trials.caveat(row)
-    mark = f" ({caveat})" if caveat else ""
-    size = f", budget {unit.budget}" if unit.role == "curve" else ""
-    digits = trials.score(row["score_name"]).digits
-    return f"{row['score_name']} {row['score']:.{digits}f}{mark}, {row['metrics']['slots_mean']:.1f} slots{size}"

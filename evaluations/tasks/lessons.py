@@ -18,7 +18,7 @@ from torch import Tensor
 from evaluations.tasks.recall.corpus import Split, read_documents, split_of_document
 from evaluations.tasks.recall.tasks import get_task, test_seed, train_seed, validation_seed
 from evaluations.tasks.text import benchmark_tasks, make_benchmark
-from modalities.language.recall import IGNORED
+from modalities.language.prompts import IGNORED
 from namm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -61,6 +61,7 @@ class Batch:
         positions = self.positions((before + new.cumsum(1) - 1).clamp_min(0))
         self.mask = torch.cat([self.mask, new], dim=1) if self.mask.shape[1] else new
         done = self.mask.shape[1] - columns
+        padded = not bool(self.mask.all())  # without padding a model needs no mask, and saves making one
         step = columns if self.chunk is None else self.chunk
         device = self.model.device
         choices, likelihoods = torch.zeros_like(wanted), torch.zeros(rows, columns)
@@ -74,9 +75,9 @@ class Batch:
             place = wanted[:, start:stop] != IGNORED
             if self.keeps_logits:
                 named["logits_to_keep"] = stop - start if bool(place.any()) else 1
-            out = self.model(
-                input_ids=ids[:, start:stop].to(device), attention_mask=self.mask[:, : done + stop].to(device), **named
-            )
+            if padded:
+                named["attention_mask"] = self.mask[:, : done + stop].to(device)
+            out = self.model(input_ids=ids[:, start:stop].to(device), **named)
             self.cache, last = cache_of(out), out.logits[:, -1]
             if bool(place.any()):
                 choice, likelihood = _scores(out.logits[place.to(device)], wanted[:, start:stop][place].to(device))
@@ -108,12 +109,17 @@ class Batch:
         """
         return {}
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keeps these rows, in this order; one may appear more than once."""
-        if list(rows) == list(range(self.mask.shape[0])):
+    def select(self, rows: Sequence[int], identities: Int[Tensor, " rows"] | None = None) -> None:
+        """Keeps these rows, in this order; one may appear more than once.
+
+        Args:
+            rows: Places of today.
+            identities: What they are called from now on; as they were where None.
+        """
+        if identities is None and list(rows) == list(range(self.mask.shape[0])):
             return
         index = torch.tensor(rows)
-        self.memory.select_sequences(index)
+        self.memory.select_sequences(index, identities=identities)
         self.mask = self.mask[index]
 
 

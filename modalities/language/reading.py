@@ -118,9 +118,7 @@ def read(
         The answer of every member by place, and what the batch cost.
     """
     clock = _Clock(model.device)
-    if policy.foresees is not None or policy.reads_grades:  # what is told of a prompt is its own: nothing is shared
-        members = [(place, group.identity) for group in groups for place in group.members]
-        groups = [Group((place,), len(prompts[place].context), identity) for place, identity in members]
+    groups = _separate(policy, prompts, groups)
     places = [place for group in groups for place in group.members]
     asked = [prompts[place] for place in places]
     ahead = _ahead(model, policy, asked, finished, chunk, make_batch)
@@ -157,6 +155,14 @@ def read(
         **_room(then, now, ahead),
     )
     return answers, costs
+
+
+def _separate(policy: Policy, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Sequence[Group]:
+    """The groups; one for each prompt where what the policy is told of a prompt is its own, and nothing is shared."""
+    if policy.foresees is None and not policy.reads_grades:
+        return groups
+    members = [(place, group.identity) for group in groups for place in group.members]
+    return [Group((place,), len(prompts[place].context), identity) for place, identity in members]
 
 
 def _feed_contexts(batch: Batch, prompts: Sequence[Prompt], groups: Sequence[Group]) -> None:

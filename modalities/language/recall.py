@@ -1,22 +1,21 @@
-"""Text models: reads a context under a memory, then asks about it.
+"""Prompts of one length, which a whole population of policies may answer side by side: what an evolution scores by.
 
 The question is fed after the context and teacher forced, so that one forward pass asks everything; the memory has
-judged the context's tokens before it knows any question.
+judged the context's tokens before it knows any question. Prompts of any lengths, and answers in words:
+`modalities.language.reading`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.huggingface.attach import attach, cache_argument, cache_of
-from modalities.language.prompts import IGNORED
-from namm.errors import ConfigError
+from modalities.huggingface.attach import attach
+from modalities.language.batch import Batch
 from namm.policies import Policy
 
 
@@ -68,32 +67,20 @@ def recall(
         copies: The rows are so many copies of the same prompts, block by block, which the policy judges differently (a
             population). What comes before the first update is the same for all and is then read only once.
     """
-    body = cast("PreTrainedModel", model.base_model)  # typed as any module
-    name = cache_argument(body)
-    interval = policy.selection.interval
     rows, tokens = context.shape
+    interval = policy.selection.interval
     shared = min(tokens, interval) - 1 if copies > 1 and interval else 0
-    with attach(body, policy) as memory:
-        given: dict[str, Any] = {name: None}
+    with attach(model, policy) as memory:
+        batch = Batch(model, memory, None)
         if shared:
             prompts = rows // copies
-            given[name] = cache_of(body(input_ids=context[:prompts, :shared], use_cache=True))
-            memory.select_sequences(torch.arange(prompts).repeat(copies), identities=torch.arange(rows))
-        read = body(input_ids=context[:, shared:], **given, use_cache=True)
+            batch.feed(context[:prompts, :shared].tolist())
+            batch.select(list(range(prompts)) * copies, identities=torch.arange(rows))
+        batch.feed(context[:, shared:].tolist())
         held = memory.slots().float()  # [prompts, layers, kv_heads]
         cache_bytes = memory.cache_bytes()
-        given[name] = cache_of(read)
-        asked = body(input_ids=question, **given, use_cache=True).last_hidden_state
-    wanted = target != IGNORED
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ConfigError(f"Expected a causal language model, found {type(model).__name__}, which predicts no tokens.")
-    logits = head(asked[wanted])
-    right = torch.zeros(target.shape)
-    right[wanted.cpu()] = (logits.argmax(-1) == target[wanted]).float().cpu()
-    likely = torch.zeros(target.shape)
-    likely[wanted.cpu()] = logits.float().log_softmax(-1).gather(1, target[wanted][:, None]).squeeze(1).cpu()
-    asked_for = wanted.sum(1).cpu()
-    accuracy, log_likelihood = right.sum(1) / asked_for, likely.sum(1) / asked_for
+        _, scores = batch.ask(question.tolist(), target.tolist())
+    accuracy = torch.stack([torch.tensor(hits, dtype=torch.float32).mean() for _, hits, _ in scores])
+    log_likelihood = torch.stack([torch.tensor(likelihoods).mean() for _, _, likelihoods in scores])
     head_slots = tuple(tuple(heads) for heads in held.mean(0).tolist())
     return Recall(accuracy, log_likelihood, held.mean(dim=(1, 2)), head_slots, cache_bytes, tokens)

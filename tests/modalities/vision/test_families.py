@@ -42,7 +42,7 @@ def test_families_conform_or_are_refused(family: str) -> None:
         assert verdict.conforms, str(verdict)
 
 
-@pytest.mark.parametrize("family", ["llava_next_video", "qwen2_vl"])
+@pytest.mark.parametrize("family", ["llava_next_video", pytest.param("qwen2_vl", marks=pytest.mark.slow)])
 def test_what_is_examined_depends_on_the_pictures(family: str) -> None:
     """Without them the verdict would be one on text; each row shows its own."""
     model = tiny_model(family)
@@ -128,7 +128,7 @@ def test_in_bf16_too(family: str) -> None:
     assert verdict.conforms, str(verdict)
 
 
-@pytest.mark.parametrize("family", ["llava_next_video", "qwen2_vl"])
+@pytest.mark.parametrize("family", [pytest.param("llava_next_video", marks=pytest.mark.slow), "qwen2_vl"])
 def test_generate_goes_on_after_several_turns_as_stock_does(family: str) -> None:
     model = tiny_model(family)
     pictures = pictures_of(model)

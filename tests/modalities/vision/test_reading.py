@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modalities import attach
 from modalities.vision.features import FeatureStore
 from modalities.vision.places import TEXT, places_of
 from modalities.vision.prompts import Composer, ScenePrompt
 from modalities.vision.reading import batches_of, read
+from namm import NAMM, NAMMConfig
 from namm.errors import AttachError, ConfigError, DataError, NammError
 from namm.policies import make_policy
 from tests.modalities.vision.tiny_video import TOKENS, noise, tiny_processor, tiny_video_model
@@ -75,7 +77,7 @@ def test_a_store_lets_go_of_what_was_used_longest_ago(model, prompts) -> None:
     assert not torch.equal(wanted[0][:4], wanted[1][:4])
 
 
-@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.slow), 5])
 def test_a_policy_that_forgets_answers_in_a_batch_as_alone(model, prompts, chunk) -> None:
     policy = make_policy("h2o", interval=16, budget=10)
     store = FeatureStore(model)
@@ -84,6 +86,22 @@ def test_a_policy_that_forgets_answers_in_a_batch_as_alone(model, prompts, chunk
         alone = read(model, policy, [prompt], store, traced=True).answers[0]
         assert (alone.tokens, alone.kept) == (answer.tokens, answer.kept)
     assert together.costs.evicted > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("namm:released", {"eager_chunk": 32, "statistics": "sequence", "budget": 40}), ("snapkv", {"budget": 40})],
+)
+def test_generate_on_an_attached_model_answers_what_reading_does(model, composer, name, options) -> None:
+    """Where a policy attends in chunks, too: `generate` then cuts the video."""
+    namm = {"namm": NAMM(NAMMConfig())} if "namm" in name else {}
+    policy = make_policy(name, interval=64, **options, **namm)
+    scene = composer.scene(noise(30, 1))
+    asked = [scene.prompt(text, 6) for text in QUESTIONS]
+    reading = read(model, policy, asked, FeatureStore(model))
+    assert reading.costs.evicted > 0
+    with attach(model, policy):
+        assert generated(model, asked[0]) == reading.answers[0].tokens
 
 
 def test_what_is_kept_is_counted_by_frame(model, prompts) -> None:
