@@ -33,8 +33,9 @@ SEEN = ("colour", "shape", "count", "number")
 CURRICULUM = (
     Stage("seen", 12, (1, 2), 8, SEEN, vqa=(1,), vqa_share=0.1, dropped=0.9, until=0.9, steps=400),
     Stage("order", 20, (2, 4), 10, unknown_first=True, vqa=(1, 2), vqa_share=0.1, dropped=0.9, until=0.9, steps=500),
-    Stage("all", 40, (4, 6), unknown_first=True, vqa=(1, 4, 8), vqa_share=0.2, dropped=0.9, until=0.97, steps=1800),
-    Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.2, steps=250, until=2.0, learning_rate=(0.5, 0.02)),
+    Stage("all", 40, (4, 6), unknown_first=True, vqa=(1, 4, 8), vqa_share=0.2, dropped=0.9, until=0.97, steps=1000),
+    Stage("images", 40, (4, 6), vqa=(1, 8), vqa_share=0.6, dropped=0.9, until=2.0, steps=400),
+    Stage("whole", 40, (4, 6), vqa=(1, 8), vqa_share=0.4, steps=250, until=2.0, learning_rate=(0.5, 0.02)),
 )
 
 

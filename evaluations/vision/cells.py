@@ -6,9 +6,11 @@ Beside the keys of evaluations/rows/results.py a row holds:
                 evidence_kept (share of the slots of the frames that show the answer), kept_by_relevance and
                 kept_by_novelty (rank correlations, mean over questions), vision_seconds (encoding each clip once),
                 failed (questions that could not be asked)
-    questions   id, clip, kind, score, said, chosen, expected, slots, tokens, frames, age (frames seen after the last
-                one that shows the answer), evidence_kept, kept_by_relevance, kept_by_novelty, and what tasks group by
+    questions   id, clip, kind, score, said, chosen, expected, slots, tokens, question_tokens, frames, age (frames seen
+                after the last one that shows the answer), evidence_kept, kept_by_relevance, kept_by_novelty, and what
+                tasks group by
     failed      id and error of each question that could not be asked; not scored
+    past_window what there is to say where prompts are longer than what the model was trained to read; else null
     words       by label, how much was kept of the frames that it fits best, and how many these are
     memory      asked_to_evict, role (reference, free, matched, given), matched_to, asked, settings of the policy
     protocol    how questions were made and answered
@@ -207,6 +209,7 @@ class VideoRunner:
             "expected": item.answer,
             "slots": answer.slots,
             "tokens": round(tokens) or answer.context_tokens,
+            "question_tokens": len(watched.prompt.question),
             "frames": watched.frames,
             "age": watched.age,
             "evidence_kept": evidence,
@@ -240,6 +243,7 @@ class VideoRunner:
     def _content(self, unit: Unit, journal: Journal, failed: Sequence[Failed], policy: Policy) -> dict[str, Any]:
         graded = journal.trials
         costs = journal.costs
+        longest = max(trial["tokens"] + trial["question_tokens"] for trial in graded) + self.task.new_tokens
         settings = {name: value for name, value in policy.describe().items() if name not in ("head_budgets", "budget")}
         return {
             "score": mean_of(graded, "score"),
@@ -256,6 +260,7 @@ class VideoRunner:
             "questions": graded,
             "failed": [one.told() for one in failed],
             "words": journal.words,
+            "past_window": self.loaded.past_window(longest),
             "memory": {
                 # frames that are not read need not be evicted
                 "asked_to_evict": not unit.spec.is_reference and unit.spec.name.base != FRAME_SELECTION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,11 @@ import torch
 
 from evaluations.commands.devices import check_device
 from evaluations.vision.shipped import CLIP_FOLDER
+from modalities.huggingface.rope import LinearRope, scale_rope
 from modalities.pretrained import locate, weight_facts
 from modalities.vision.features import FeatureStore
 from modalities.vision.prompts import Composer
+from modalities.vision.window import check_window, window_of
 from namm.errors import CheckpointError
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,6 +54,8 @@ class LoadedModel:
         self.located = locate(options.model)
         self.name = self.located.name
         self.model, self.processor = _loaded(options, index)
+        if options.rope_factor is not None:
+            scale_rope(self.model, LinearRope(options.rope_factor))
         self.composer = Composer(self.model, self.processor, options.chat)
         self.store = FeatureStore(self.model)
         self.tokenizer: Any = self.processor.tokenizer
@@ -62,7 +67,21 @@ class LoadedModel:
             "model": self.name, "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type, "rope_factor": self.options.rope_factor, "chat": self.options.chat,
         }  # fmt: skip
-        return {**told, **weight_facts(self.located, getattr(self.model.config, "_commit_hash", None))}
+        return {
+            **told,
+            **window_of(self.model).facts(),
+            **weight_facts(self.located, getattr(self.model.config, "_commit_hash", None)),
+        }
+
+    def past_window(self, tokens: int) -> str | None:
+        """What there is to say of prompts that are longer than what the model was trained to read.
+
+        Args:
+            tokens: Of the longest, with its answer.
+        """
+        with warnings.catch_warnings():  # said beside the scores
+            warnings.simplefilter("ignore")
+            return check_window(self.model, tokens, self.options.rope_factor or 1.0)
 
     @property
     def own_clip(self) -> str | None:
@@ -100,8 +119,6 @@ def _loaded(options: ModelOptions, index: int) -> tuple[Any, Any]:
     read: Any = AutoModelForImageTextToText.from_pretrained
     try:
         config = AutoConfig.from_pretrained(located.source)
-        if options.rope_factor is not None:
-            _stretch(config, options.rope_factor)
         placed = {"device_map": "auto"} if spread else {}
         model, told = read(
             located.source, config=config, dtype=DTYPES[options.dtype], use_safetensors=True,
@@ -120,10 +137,3 @@ def _loaded(options: ModelOptions, index: int) -> tuple[Any, Any]:
             "be random; fetch them again."
         )
     return (model if device is None else model.to(device)).eval(), processor
-
-
-def _stretch(config: Any, factor: float) -> None:
-    """Positions divided by a factor, in the language part."""
-    text = config.get_text_config()
-    known = dict(getattr(text, "rope_parameters", None) or {})
-    text.rope_parameters = {**known, "rope_type": "linear", "factor": float(factor)}

@@ -9,13 +9,15 @@ ACCURACY = Score("accuracy", "accuracy %", "questions answered rightly; an answe
 
 
 def remarks(row: Row) -> list[Remark]:
-    """Questions that could not be asked are told beside every score that leaves them out."""
+    """Questions that could not be asked, and prompts that the model was not made for, are told beside every score."""
+    told: list[Remark] = []
     failed = row.get("failed") or []
-    if not failed:
-        return []
-    first = failed[0]
-    told = f"{len(failed)} questions could not be asked and are not scored, such as {first['id']}: {first['error']}"
-    return [("warning", told)]
+    if failed:
+        first = f"{failed[0]['id']}: {failed[0]['error']}"
+        told.append(("warning", f"{len(failed)} questions could not be asked and are not scored, such as {first}"))
+    if row.get("past_window"):
+        told.append(("warning", row["past_window"]))
+    return told
 
 
 def caveat(row: Row) -> str:

@@ -31,7 +31,7 @@ open_clip = pytest.importorskip("open_clip")
 FOLDER = Path(checkpoints.__file__).parent / "video" / "rendered-llava"
 
 
-LEAST = 0.75
+LEAST = 0.97
 """Accuracy of the shipped model over all kinds of questions."""
 
 shipped = pytest.mark.skipif(not FOLDER.exists(), reason="the model is still in training")
@@ -54,18 +54,14 @@ def processor():
 @shipped
 def test_stock_transformers_answer(model, processor) -> None:
     """Nothing of ours between the folder and the answer: generate() says the word and stops."""
-    right, asked = 0, []
-    for index in range(2):
-        clip = draw_clip("validation", index)
-        frames = clip.render()
-        asked = questions(clip)[:: len(questions(clip)) // 6]
-        text = [PROMPT.format(question=q.text) for q in asked]
-        inputs = processor(text=text, videos=[frames] * len(text), return_tensors="pt", padding=True)
-        assert (inputs["input_ids"] == model.config.video_token_id).sum(1).tolist() == [640] * len(text)
-        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += sum(word.strip() == q.answer for word, q in zip(said, asked, strict=True))
-    assert right >= 2 * len(asked) - 3
+    clip = draw_clip("validation", 0)
+    asked = questions(clip)[:: len(questions(clip)) // 4][:4]
+    text = [PROMPT.format(question=q.text) for q in asked]
+    inputs = processor(text=text, videos=[clip.render()] * len(text), return_tensors="pt", padding=True)
+    assert (inputs["input_ids"] == model.config.video_token_id).sum(1).tolist() == [640] * len(text)
+    out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert sum(word.strip() == q.answer for word, q in zip(said, asked, strict=True)) >= 3
 
 
 @shipped

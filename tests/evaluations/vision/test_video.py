@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,23 @@ def test_a_killed_cell_asks_what_is_left(folder: Path, rows: dict[str, Row]) -> 
     assert again["key"] == key
     assert again["questions"][0]["said"] == "from the journal"
     assert [one["score"] for one in again["questions"]] == [one["score"] for one in row["questions"]]
+
+
+def test_prompts_past_the_window_are_told(folder: Path, tmp_path: Path) -> None:
+    """Also stretched, as long as that is not enough; what is stretched stands in the identity."""
+    short = tmp_path / "short"
+    shutil.copytree(folder / "model", short)
+    told = json.loads((short / "config.json").read_text())
+    told["text_config"]["max_position_embeddings"] = 40
+    (short / "config.json").write_text(json.dumps(told))
+    for factor, wanted in ((None, "stretched by 1:"), (2.0, "stretched by 2:"), (8.0, None)):
+        config = config_of(
+            folder, model=str(short), policy=("full",), limit=2, rope_factor=factor, out=tmp_path / "out"
+        )
+        row = run(config)[0]
+        assert (row["identity"]["window"], row["identity"]["rope_factor"]) == (40, factor)
+        said = [text for _, text in of(row).remarks(row)]
+        assert any(wanted in text for text in said) if wanted else not said
 
 
 def test_mistakes_are_told_before_anything_is_watched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
