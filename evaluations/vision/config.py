@@ -72,6 +72,10 @@ class VideoConfig:
     budget: int | None = None
     """Slots per KV head after an update, for every policy that forgets, NAMM included; nothing is matched then."""
 
+    curve: int = 0
+    """Budgets at which every policy that forgets is tried besides, for the picture of score against memory; there the
+    budget alone decides, for the NAMM too."""
+
     protect_last: int = 1
     """Newest tokens that no policy evicts, as released."""
 

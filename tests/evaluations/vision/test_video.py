@@ -142,6 +142,26 @@ def test_a_killed_cell_asks_what_is_left(folder: Path, rows: dict[str, Row]) -> 
     assert [one["score"] for one in again["questions"]] == [one["score"] for one in row["questions"]]
 
 
+def test_curves_try_every_policy_at_the_same_budgets(folder: Path) -> None:
+    """The NAMM's threshold is off: it holds what its rivals hold."""
+    config = config_of(folder, "curve", policy=("full", "namm", "window"), curve=2, limit=2)
+    found = run(config)
+    points = [row for row in found if row["memory"]["role"] == "curve"]
+    slots = {
+        name: [row["metrics"]["slots_mean"] for row in points if row["policy"] == name] for name in rows_of(points)
+    }
+    assert len(points) == 4
+    assert slots["namm:source"] == pytest.approx(slots["window"])
+    assert 0 < slots["window"][0] < slots["window"][1] < found[0]["metrics"]["tokens_seen"]
+    assert "Score against cache size" in (config.out / "report.html").read_text()
+    with pytest.raises(ConfigError, match="needs full"):
+        run(config_of(folder, "wrong", policy=("namm",), curve=2))
+
+
+def rows_of(points: list[Row]) -> set[str]:
+    return {row["policy"] for row in points}
+
+
 def test_prompts_past_the_window_are_told(folder: Path, tmp_path: Path) -> None:
     """Also stretched, as long as that is not enough; what is stretched stands in the identity."""
     short = tmp_path / "short"
