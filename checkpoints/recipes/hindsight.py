@@ -24,11 +24,12 @@ from evaluations.hindsight.training import TrainingConfig, fresh, shifted, spect
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
-from modalities.language.sizing import Sized, threshold_for
+from modalities.language.sizing import threshold_for
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.files import write_atomically
 from namm.policies import Policy, make_policy
+from namm.sizing import Sized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

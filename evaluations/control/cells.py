@@ -35,14 +35,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluations.analysis.survival import held_when_asked
 from evaluations.control.holdings import MemoryHoldings, WindowHoldings
 from evaluations.control.plan import PROTECTED_LAST, threshold
 from evaluations.control.replay import ActionRecorder, encode_actions
 from evaluations.control.retention import BatchObserver, RetentionBook
+from evaluations.control.sizes import tokens_seen
 from evaluations.control.trials import TRIALS
 from evaluations.experiment.contract import Unit
+from evaluations.experiment.names import NamedPolicy
 from evaluations.rows.policy_names import NATIVE, former
 from evaluations.rows.results import Cell
 from evaluations.rows.score_kinds import ScoreKind, as_success_rate
@@ -55,6 +58,7 @@ from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
 from namm.policies import Policy
+from namm.sizing import Sized, search_threshold, watched
 from namm.stores import StoreName
 
 RESET_SEEDS = 10_000
@@ -62,6 +66,8 @@ RESET_SEEDS = 10_000
 CALIBRATION_SEEDS = 5_000_000
 """First reset seed of the episodes that target statistics are estimated on: never one that is scored."""
 CALIBRATION_EPISODES = 4
+SIZING_STEPS = 8
+"""Thresholds that are tried for a wanted size, on the same episodes."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class ControlRunner:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
         self.trace_seed, self.simulators, self.lanes, self.store = trace_seed, simulators, lanes, store
         self._target_statistics: FeatureStatistics | None = None
+        self._sized: dict[str, Sized] = {}
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result.
@@ -133,6 +140,8 @@ class ControlRunner:
             acts |= {"statistics": spec.statistics, "namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
+        if spec.keep is not None:
+            acts |= {"sizing": [CALIBRATION_SEEDS, CALIBRATION_EPISODES, SIZING_STEPS]}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
         if self.store != "packed" and uses_cache:
@@ -203,9 +212,10 @@ class ControlRunner:
                 "asked_to_evict": not spec.is_reference,
                 "recomputed": spec.label == NATIVE,
                 **unit.facts(),
+                **({} if spec.keep is None else {"sized": self._sized[spec.label]._asdict()}),
             }
-            watched = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
-            contents.append({**content, "memory": memory_facts, **watched})
+            seen = {"retention": book.retention(), "cue": cue, "trace": trace, "seconds": seconds}
+            contents.append({**content, "memory": memory_facts, **seen})
         return contents
 
     def _play(self, agent: Agent, seeds: Sequence[int], observer: BatchObserver | None = None) -> Rollout:
@@ -241,7 +251,39 @@ class ControlRunner:
             options |= {"namm": self.namm, "threshold": threshold(unit)}
         if spec.statistics == "target":
             options["target_statistics"] = self.target_statistics()
+        if spec.keep is not None:
+            options["threshold"] = self._threshold(spec, options)
         return spec.make(**options)
+
+    def _threshold(self, spec: NamedPolicy, options: Mapping[str, Any]) -> float:
+        """That of a NAMM that is to keep a part of the tokens: found on episodes that are never scored, without labels.
+
+        Args:
+            spec: The NAMM.
+            options: What else it is made of.
+        """
+        assert spec.keep is not None  # asked of such a NAMM alone
+
+        def under(threshold: float) -> Policy:
+            return spec.make(**{**options, "budget": None, "threshold": threshold})
+
+        if spec.label not in self._sized:
+            everything = under(-torch.finfo(torch.float32).max)
+            scores = watched(everything)
+            self._held(everything)
+            found = search_threshold(scores, lambda threshold: self._held(under(threshold)), spec.keep, SIZING_STEPS)
+            self._sized[spec.label] = found
+        return self._sized[spec.label].threshold
+
+    def _held(self, policy: Policy) -> float:
+        """Slots held / tokens seen, each meaned over an episode's steps, then over the episodes of calibration."""
+        seeds = [CALIBRATION_SEEDS + index for index in range(CALIBRATION_EPISODES)]
+        with attach(self.control.model.encoder, policy, store=self.store) as memory:
+            observer = BatchObserver(MemoryHoldings(memory), [len(seeds)], None)
+            played = self._play(IncrementalAgent(self.control, memory=memory), seeds, observer)
+        held = [observer.books[0].episode(index)["slots_mean"] for index in range(len(seeds))]
+        seen = [tokens_seen(episode.length).mean() for episode in played.episodes]
+        return float(np.mean(held) / np.mean(seen))
 
     def target_statistics(self) -> FeatureStatistics | None:
         """The target's own feature statistics: a full-cache pass without labels over episodes that are never scored."""

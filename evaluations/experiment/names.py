@@ -24,6 +24,8 @@ from namm.policies import POLICIES, PRESETS, Policy, Selection, make_policy
 SHIPPED = Path(checkpoints.__file__).parent / "namm" / "text-v2"
 """The NAMM that is attached where none is named."""
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
+KEEP = "keep"
+"""Option of a NAMM: the part of the tokens that it is to keep; a pass without labels moves the threshold there."""
 NAMMS = tuple(f"{NAMM}:{mode}" for mode in STATISTICS)
 """A NAMM by whose feature statistics it reads."""
 RELEASED = f"{NAMM}:released"
@@ -87,6 +89,11 @@ class NamedPolicy:
         """One of its own options, or what the experiment has for all."""
         return dict(self.name.options).get(key, otherwise)
 
+    @property
+    def keep(self) -> float | None:
+        """The part of the tokens that it is sized to keep; None leaves its threshold where it is."""
+        return self.option(KEEP, None)
+
     def takes(self, option: str) -> bool:
         """Whether it has an option, such as a seed."""
         return option in _options_of(self.name.base)
@@ -100,7 +107,9 @@ class NamedPolicy:
         Raises:
             ConfigError: An option is impossible.
         """
-        options = {**told, **dict(self.name.options)}
+        options = {**told, **{key: value for key, value in self.name.options if key != KEEP}}
+        if self.keep is not None and options.get("threshold") is None:
+            raise ConfigError(f"{self.label}: sizes are found in text and in control alone; leave {KEEP} out.")
         if self.label == FULL:
             return make_policy(FULL)
         if self.statistics is not None:
@@ -211,6 +220,13 @@ def _check_options(name: PolicyName, streams: bool) -> None:
     own = _options_of(name.base) - GIVEN_APART - DECIDED
     told: Mapping[str, Option] = dict(name.options)
     for key, value in told.items():
+        if key == KEEP and name.base == NAMM and name.variant in STATISTICS:
+            if not isinstance(value, float) or not 0.0 < value < 1.0 or "threshold" in told:
+                raise ConfigError(
+                    f"{KEEP} is a part of the tokens between 0 and 1 and moves the threshold, found {str(name)!r}; "
+                    f"write namm:sequence({KEEP}=0.25), without a threshold."
+                )
+            continue
         if key in DECIDED:
             raise ConfigError(
                 f"{key!r} is the same for all policies of an experiment, found it in {str(name)!r}; drop it."

@@ -1,4 +1,4 @@
-"""The target's own feature statistics, for `namm:target`: from a full-cache pass over text that nobody is asked about.
+"""The target's own feature statistics, for `namm:target`, and a NAMM's size, for `namm:sequence(keep=0.25)`.
 
 No labels are used. The text is the validation part of Python's library (evaluations/tasks/recall/corpus.py), in the
 target's tokens.
@@ -6,6 +6,7 @@ target's tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluations.tasks.recall.corpus import read_documents, split_of_document
 from modalities.huggingface.attach import attach
+from modalities.language.sizing import threshold_for
 from namm import NAMM
 from namm.calibration import Calibration
 from namm.errors import ConfigError
 from namm.features import FeatureStatistics
+from namm.policies import Policy
+from namm.sizing import Sized
 
 ROWS, TOKENS = 8, 1024
 """Stretches of text that are read, and their length, where the model can place so many tokens."""
+
+SIZING_ROWS, SIZING_STEPS = 2, 8
+"""Of these, stretches that are read to find a size, and how often."""
 
 
 @dataclass
@@ -29,6 +36,7 @@ class TargetStatistics:
 
     tokenizer: PreTrainedTokenizerBase | None
     _found: FeatureStatistics | None = field(default=None, repr=False)
+    _sized: dict[str, Sized] = field(default_factory=dict, repr=False)
 
     def described(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
         """What they are measured on, for a row."""
@@ -51,6 +59,37 @@ class TargetStatistics:
                     model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
             self._found = calibration.statistics()
         return self._found
+
+    def described_sizing(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
+        """What sizes are found on, for a row."""
+        return {**self.described(model, interval), "rows": SIZING_ROWS, "steps": SIZING_STEPS}
+
+    def sized(
+        self, model: PreTrainedModel, name: str, make: Callable[[float], Policy], keep: float, interval: int
+    ) -> Sized:
+        """The threshold under which a policy keeps a part of the same text's tokens; found when it is first asked for.
+
+        Args:
+            model: Reads.
+            name: Of the policy.
+            make: The policy under a threshold.
+            keep: Slots held / tokens seen that is wanted.
+            interval: Tokens between two updates.
+
+        Raises:
+            ConfigError: The model has no tokenizer.
+        """
+        if name not in self._sized:
+            if self.tokenizer is None:
+                raise ConfigError(f"{name} reads text to find its size: it needs a tokenizer.")
+            tokens = (_stretch(model, interval) - 1) // interval * interval + 1  # an update, then the text ends
+            texts = self._rows(tokens)[:SIZING_ROWS]
+            self._sized[name] = threshold_for(model, make, texts, keep, SIZING_STEPS)
+        return self._sized[name]
+
+    def found(self, name: str) -> dict[str, float]:
+        """A size that has been found, for a row."""
+        return self._sized[name]._asdict()
 
     def _rows(self, tokens: int) -> list[list[int]]:
         """Beginnings of documents, joined where one is too short."""

@@ -38,6 +38,7 @@ from modalities.language.reading import Answer, Costs, read
 from modalities.language.token_kinds import token_kinds
 from namm import NAMM, NAMMConfig
 from namm.policies import Policy
+from namm.sizing import Sized
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
@@ -100,6 +101,8 @@ class TextRunner:
             acts |= {"namm_sha256": self.namm.sha256()}
         if spec.statistics == "target":
             acts |= {"calibration": self.statistics.described(self.model, self.options.interval)}
+        if spec.keep is not None:
+            acts |= {"sizing": self.statistics.described_sizing(self.model, self.options.interval)}
         identity = {
             "modality": "text",
             **self.facts,
@@ -163,7 +166,18 @@ class TextRunner:
             told["namm"] = self.namm
         if spec.statistics == "target":
             told["target_statistics"] = self.statistics.of(self.model, self.namm, options.interval)
+        if spec.keep is not None:
+            told["threshold"] = self._sized(unit, told).threshold
         return spec.make(**told)
+
+    def _sized(self, unit: Unit, told: Mapping[str, Any]) -> Sized:
+        """The threshold of a NAMM that is to keep a part of the tokens, and what it kept where that was found."""
+        spec, interval = unit.spec, self.options.interval
+        assert spec.keep is not None  # asked of such a NAMM alone
+        free = {**told, "budget": None, "head_budgets": None, "schedule": "interval"}
+        return self.statistics.sized(
+            self.model, spec.label, lambda threshold: spec.make(**{**free, "threshold": threshold}), spec.keep, interval
+        )
 
     def _schedule(self, unit: Unit) -> str:
         """When a unit's policy judges: as it says itself, else as all do."""
@@ -190,6 +204,7 @@ class TextRunner:
                 "asked_to_evict": not unit.spec.is_reference,
                 "kept_fraction_asked": unit.size.kept_fraction,
                 "settings": _without_sizes(policy.describe()),
+                **({} if unit.spec.keep is None else {"sized": self.statistics.found(unit.spec.label)}),
                 **unit.facts(),
             },
             "protocol": {

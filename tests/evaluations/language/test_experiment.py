@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from evaluations import text
 from evaluations.analysis.summary import summarise
 from evaluations.experiment.names import rivals
+from evaluations.language import calibration
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.experiment import play_experiment
 from evaluations.language.plan import NAMES, chosen
@@ -192,6 +193,19 @@ def test_the_targets_own_statistics_are_measured_on_as_much_as_it_can_place(mode
     assert statistics.described(model, 32)["tokens"] == 150
     found = statistics.of(model, NAMM(), 32)
     assert bool((found.of_layer(0)[1] > 0).any())
+
+
+@pytest.mark.slow
+def test_a_namm_is_sized_by_text_that_nobody_is_asked_about(
+    config: TextConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "TOKENS", 161)
+    policies = ("namm:sequence(keep=0.3)", "namm:sequence(keep=0.7)")
+    rows = {row["policy"]: row for row in played(replace(config, policy=("full", *policies)))}
+    found = [rows[written]["memory"]["sized"] for written in policies]
+    assert [each["kept_fraction"] for each in found] == pytest.approx([0.3, 0.7], abs=0.1)
+    assert found[0]["threshold"] > found[1]["threshold"]
+    assert rows[policies[0]]["metrics"]["kept_fraction"] < rows[policies[1]]["metrics"]["kept_fraction"]
 
 
 def test_the_released_arithmetic_needs_its_own_interval(config: TextConfig) -> None:
