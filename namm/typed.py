@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -166,6 +166,20 @@ def check_fields(instance: Any, origin: Origin = OPTIONS, before: str = "") -> N
         typed(getattr(instance, name), kind, f"{before}{name}", origin)
 
 
+def check_arguments(call: Callable[..., Any], given: Mapping[str, Any], origin: Origin = OPTIONS) -> None:
+    """Raises unless numbers, words and choices that a function is given are what its annotations say.
+
+    Args:
+        call: The function, or a constructor.
+        given: Some of its arguments; those of other kinds (tensors, models) are its own business.
+        origin: Where they come from.
+    """
+    kinds = get_type_hints(call, include_extras=True)
+    for name, value in given.items():
+        if name in kinds and _is_plain(kinds[name]):
+            typed(value, kinds[name], name, origin)
+
+
 def typed(value: Any, kind: Any, field: str, origin: Origin) -> Any:
     """A value that fits an annotation, in the annotation's type.
 
@@ -201,6 +215,14 @@ def described(kind: Any) -> str:
         type(None): "null", dict: "an object", tuple: "a list",
     }  # fmt: skip
     return words.get(form or kind) or getattr(kind, "__name__", str(kind))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether an annotation speaks of numbers, words, choices or None alone."""
+    form, parts = get_origin(kind), get_args(kind)
+    if form in (Union, types.UnionType):
+        return all(_is_plain(part) for part in parts)
+    return form is Literal or (parts[0] if form is Annotated else kind) in (bool, int, float, str, type(None))
 
 
 def _has_default(entry: dataclasses.Field[Any]) -> bool:

@@ -232,7 +232,9 @@ def _check_options(name: PolicyName, streams: bool) -> None:
                 f"{key!r} is the same for all policies of an experiment, found it in {str(name)!r}; drop it."
             )
         if key not in own or name.base in (FULL, NATIVE):
-            raise ConfigError(f"Policy {name.base!r} has no option {key!r}. {did_you_mean(key, own)}")
+            raise ConfigError(
+                f"Policy {name.base!r} has no option {key!r}. {did_you_mean(key, own) if own else 'It has none.'}"
+            )
         if streams and key == "schedule" and value != "interval":
             raise ConfigError(f"A stream has no prompt to be judged once, found {str(name)!r}; drop its schedule.")
 

@@ -31,6 +31,7 @@ from namm.policies.scissorhands import Scissorhands
 from namm.policies.snapkv import SnapKV
 from namm.policies.tova import TOVA
 from namm.policies.window import SinkWindow, Window
+from namm.typed import Origin, check_arguments
 
 POLICIES = Registry(
     (
@@ -86,7 +87,8 @@ def make_policy(name: str, **options: Any) -> Policy:
 
     Raises:
         UnknownNameError: No such policy.
-        ConfigError: An option that this policy does not have, or a policy that evicts but has no rule to do so.
+        ConfigError: An option that this policy does not have, lacks, or that is of another kind than it says, or a
+            policy that evicts but has no rule to do so.
     """
     if name not in POLICIES and name not in PRESETS:
         raise UnknownNameError(f"Unknown policy {name!r}. {did_you_mean(name, (*POLICIES, *PRESETS))}")
@@ -107,4 +109,10 @@ def make_policy(name: str, **options: Any) -> Policy:
     limits = (selection.budget, selection.head_budgets, selection.threshold)
     if name != "full" and limits == (None, None, None):
         raise ConfigError(f"Policy {name!r} needs a budget (slots per KV head); without one it would keep everything.")
-    return policy(selection, **{key: value for key, value in given.items() if key in own_names})
+    own = {key: value for key, value in given.items() if key in own_names}
+    for argument in inspect.signature(policy.__init__).parameters.values():
+        needed = argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD
+        if needed and argument.name not in ("self", "selection", *own):
+            raise ConfigError(f"Policy {name!r} needs the option {argument.name!r}, found none; give it one.")
+    check_arguments(policy.__init__, own, Origin(f"policy {name!r}"))
+    return policy(selection, **own)

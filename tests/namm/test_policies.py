@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from namm import Memory
+from namm.errors import ConfigError
 from namm.policies import POLICIES, make_policy
 
 
@@ -30,3 +31,21 @@ def test_survivors_of_the_second_update(name: str, survivors: list[int]) -> None
 def test_every_policy_has_its_line_in_the_docs(name: str) -> None:
     table = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
     assert table.count(f"\n| `{name}` | ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("snapkv", {"window": 2.5}, "a whole number or null in window"),
+        ("snapkv", {"window": True}, "found true"),
+        ("random", {"seed": "3"}, "a whole number in seed"),
+        ("compactor", {"blend": float("nan")}, "a finite number or null in blend"),
+        ("graded", {"by": 3}, "text in by"),
+        ("adakv", {"safeguard": "0.2"}, "safeguard must be a number"),
+        ("h2o", {"threshold": True}, "threshold must be a number"),
+        ("namm", {}, "needs the option 'namm'"),
+    ],
+)
+def test_an_option_of_another_kind_than_a_policy_says_is_refused(name: str, options: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_policy(name, interval=64, budget=32, **options)
