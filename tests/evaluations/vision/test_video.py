@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
+import checkpoints
 from evaluations.boards.run_content import run_content
 from evaluations.rows.file import Row
 from evaluations.rows.trials import of
@@ -27,6 +28,7 @@ from tests.evaluations.vision.tiny_models import clip_folder, model_folder
 
 POLICIES = ("full", "namm", "window", "random", "relevance", "redundancy", "frame_selection")
 FRAMES = 8
+NAMM = Path(checkpoints.__file__).parent / "namm" / "text-v2"
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(folder: Path, out: str = "out", **changes: Any) -> VideoConfig:
     config = VideoConfig(
         model=str(folder / "model"),
+        namm=NAMM,
         policy=POLICIES,
         benchmark=("longvideobench",),
         data=folder / "data",
