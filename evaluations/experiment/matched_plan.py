@@ -39,6 +39,8 @@ class MatchedPlan:
     """Of all policies that forget, where it is given."""
     cap: float | None = None
     """Most that a NAMM may keep of each prompt, where it is free."""
+    curve: int = 0
+    """Budgets at which every policy that forgets is tried besides."""
 
     def main(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """The units that can be known so far, and whether these are all."""
@@ -54,12 +56,28 @@ class MatchedPlan:
         return [*first, *(self._matched(spec, found) for spec in rivals)], True
 
     def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
-        """There are no curves."""
-        return [], True
+        """Every policy at budgets in equal ratios, below that at which nothing would be evicted; and whether known."""
+        forget = [spec for spec in self.policies if not spec.is_reference and not spec.by_head]
+        if not self.curve or not forget:
+            return [], True
+        full = next((spec for spec in self.policies if spec.label == FULL), None)
+        found = None if full is None else rows(self._first(full))
+        if found is None:
+            return [], full is None
+        seen = float(np.mean([prompt["tokens"] for row in found for prompt in trials(row)]))
+        smallest = max(spec.protected_first for spec in forget) + self.protected_last + 1
+        if smallest >= seen:
+            return [], True
+        sizes = smallest * (seen / smallest) ** ((1 + np.arange(self.curve)) / (1 + self.curve))
+        budgets = dict.fromkeys(round(size) for size in sizes.tolist())
+        return [
+            Unit(self.target, spec, self.seeds, "curve", Size(budget=budget)) for budget in budgets for spec in forget
+        ], True
 
     def most_cells(self) -> int:
         """Cells of the whole plan."""
-        return len(self.policies) * len(self.seeds)
+        forget = sum(not spec.is_reference and not spec.by_head for spec in self.policies)
+        return (len(self.policies) + forget * self.curve) * len(self.seeds)
 
     def _first(self, spec: NamedPolicy) -> Unit:
         if spec.label == FULL:

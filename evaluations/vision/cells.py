@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +89,8 @@ class VideoRunner:
             acts |= {"options": dict(spec.name.options)}
         if spec.is_namm and self.namm is not None:
             acts |= {"namm_sha256": self.namm.sha256()}
+        if unit.role == "curve":
+            acts |= {"role": unit.role}  # its NAMM ignores the threshold
         judge = self.watching.judge
         if judge is not None:  # what is told of every policy depends on it, too
             acts |= {"clip": judge.name, "clip_sha256": judge.sha256, "labels": list(self.watching.labels)}
@@ -114,7 +116,7 @@ class VideoRunner:
         for batch in self._batches(unit, cell.seed, failed):
             left = [watched for watched in batch if watched.item.id not in done]
             if left:
-                traced = cell.seed == self.options.trace_seed and journal.trace is None
+                traced = cell.seed == self.options.trace_seed and unit.role != "curve" and journal.trace is None
                 self._ask(unit, policy, left, journal, traced)
         if not journal.trials:
             first = f"; the first of them: {failed[0].error}" if failed else ""
@@ -238,6 +240,8 @@ class VideoRunner:
             told |= requests(self.loaded.tokenizer)
         if spec.is_namm:
             told["namm"] = self.namm
+            if unit.role == "curve":  # the budget alone decides, as for its rivals
+                told["threshold"] = -inf
         return spec.make(**told)
 
     def _content(self, unit: Unit, journal: Journal, failed: Sequence[Failed], policy: Policy) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from evaluations.boards.wandb_runs import Mode
-from evaluations.experiment.names import SHIPPED as SHIPPED_NAMM
 from evaluations.tasks.video.tasks import OWN
-from evaluations.vision.shipped import SHIPPED_MODEL
+from evaluations.vision.shipped import SHIPPED_MODEL, SHIPPED_NAMM
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class VideoConfig:
     """A video-language model: a folder, or a Hub id such as llava-hf/LLaVA-NeXT-Video-7B-hf."""
 
     namm: Path = SHIPPED_NAMM
-    """Folder of the NAMM."""
+    """Folder of the NAMM; others lie beside it, such as text-v2."""
 
     policy: tuple[str, ...] | None = None
     """Policies to compare: namm:source (also `namm`), namm:sequence, namm:released; rivals, also POLICY@heads and
@@ -71,6 +70,10 @@ class VideoConfig:
 
     budget: int | None = None
     """Slots per KV head after an update, for every policy that forgets, NAMM included; nothing is matched then."""
+
+    curve: int = 0
+    """Budgets at which every policy that forgets is tried besides, for the picture of score against memory; there the
+    budget alone decides, for the NAMM too."""
 
     protect_last: int = 1
     """Newest tokens that no policy evicts, as released."""

@@ -18,6 +18,7 @@ from evaluations.experiment.names import RELEASED, NamedPolicy
 from evaluations.experiment.play import play
 from evaluations.report import markdown
 from evaluations.rows.file import Row
+from evaluations.rows.policy_names import FULL
 from evaluations.tasks.video.base import VideoOptions
 from evaluations.tasks.video.tasks import task_names
 from evaluations.vision.cells import VideoRunner, WatchingOptions
@@ -86,7 +87,7 @@ def check(config: VideoConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
     if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
     least = {"budget": 1, "batch": 1, "chunk": 1, "workers": 1, "threads": 1, "limit": 1, "clips": 1, "frames": 1}
-    for name, smallest in {**least, "protect_last": 0}.items():
+    for name, smallest in {**least, "protect_last": 0, "curve": 0}.items():
         value = getattr(config, name)
         if value is not None and value < smallest:
             raise ConfigError(f"--{name.replace('_', '-')} must be {smallest} or more, found {value}.")
@@ -101,6 +102,8 @@ def check(config: VideoConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
             f"namm:released reads in chunks of {chunk} and updates in between, found --schedule {config.schedule} and "
             f"--interval {config.interval}; pass --interval 512 as released, or namm:source."
         )
+    if config.curve and FULL not in [spec.label for spec in policies]:
+        raise ConfigError("--curve needs full among --policy: it is where every curve ends.")
     for spec in policies:
         most = spec.protected_first + config.protect_last
         if config.budget is not None and not spec.is_reference and config.budget < max(1, most):
@@ -167,6 +170,7 @@ def _plan(
         protected_last=config.protect_last,
         match=match,
         size=Size(budget=config.budget),
+        curve=config.curve,
     )
 
 

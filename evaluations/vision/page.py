@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.report.page import targets, write_report
-from evaluations.report.sections import comparison, frame, target
+from evaluations.report.sections import comparison, curves, frame, target
 from evaluations.report.sections.base import Page, Report, head, interval, row_class, table
 from evaluations.report.tables import KEPT, MEMORY
 from evaluations.rows.file import Row
@@ -53,11 +53,12 @@ def opening(report: Report) -> str:
     """Title, what is shown, and how much of it."""
     rows = report.rows
     policies = len({row["policy"] for row in rows})
+    compared = [row for row in rows if row["policy"] == rows[0]["policy"] and row["memory"]["role"] != "curve"]
     facts = (
         ("model", ", ".join(sorted({row["identity"]["model"] for row in rows}))),
         ("tasks", len({row["task"] for row in rows})),
         ("policies", policies),
-        ("questions a policy", sum(len(trials(row)) for row in rows) // max(1, policies)),
+        ("questions a policy", sum(len(trials(row)) for row in compared)),
         ("update interval", ", ".join(sorted({f"{row['identity']['interval']} tokens" for row in rows}))),
     )
     return frame.header(report, LEAD, facts)
@@ -130,8 +131,8 @@ def _count(found: Sequence[tuple[PolicySummary, Mapping[str, Part]]], name: str)
 
 def tasks(report: Report) -> str:
     """Every task with all its parts, foldable."""
-    return targets(report, (target.scores, ages, kinds, memory, words, failed))
+    return targets(report, (target.scores, curves.numbers, ages, kinds, memory, words, failed))
 
 
-SECTIONS = (opening, comparison.overview, comparison.aggregate, filmstrip.section, tasks, frame.making)
+SECTIONS = (opening, comparison.overview, comparison.aggregate, curves.curves, filmstrip.section, tasks, frame.making)
 """The page, from top to bottom."""

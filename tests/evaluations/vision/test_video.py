@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
+import checkpoints
 from evaluations.boards.run_content import run_content
 from evaluations.rows.file import Row
 from evaluations.rows.trials import of
@@ -27,6 +28,7 @@ from tests.evaluations.vision.tiny_models import clip_folder, model_folder
 
 POLICIES = ("full", "namm", "window", "random", "relevance", "redundancy", "frame_selection")
 FRAMES = 8
+NAMM = Path(checkpoints.__file__).parent / "namm" / "text-v2"
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(folder: Path, out: str = "out", **changes: Any) -> VideoConfig:
     config = VideoConfig(
         model=str(folder / "model"),
+        namm=NAMM,
         policy=POLICIES,
         benchmark=("longvideobench",),
         data=folder / "data",
@@ -140,6 +143,26 @@ def test_a_killed_cell_asks_what_is_left(folder: Path, rows: dict[str, Row]) -> 
     assert again["key"] == key
     assert again["questions"][0]["said"] == "from the journal"
     assert [one["score"] for one in again["questions"]] == [one["score"] for one in row["questions"]]
+
+
+def test_curves_try_every_policy_at_the_same_budgets(folder: Path) -> None:
+    """The NAMM's threshold is off: it holds what its rivals hold."""
+    config = config_of(folder, "curve", policy=("full", "namm", "window"), curve=2, limit=2)
+    found = run(config)
+    points = [row for row in found if row["memory"]["role"] == "curve"]
+    slots = {
+        name: [row["metrics"]["slots_mean"] for row in points if row["policy"] == name] for name in rows_of(points)
+    }
+    assert len(points) == 4
+    assert slots["namm:source"] == pytest.approx(slots["window"])
+    assert 0 < slots["window"][0] < slots["window"][1] < found[0]["metrics"]["tokens_seen"]
+    assert "Score against cache size" in (config.out / "report.html").read_text()
+    with pytest.raises(ConfigError, match="needs full"):
+        run(config_of(folder, "wrong", policy=("namm",), curve=2))
+
+
+def rows_of(points: list[Row]) -> set[str]:
+    return {row["policy"] for row in points}
 
 
 def test_prompts_past_the_window_are_told(folder: Path, tmp_path: Path) -> None:
