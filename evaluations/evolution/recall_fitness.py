@@ -275,5 +275,6 @@ class RecallFitness:
 
 
 def _full(source: _Source, prompts: TextPrompts) -> Recall:
-    rows = (part.to(source.model.device) for part in (prompts.context, prompts.question, prompts.target))
-    return recall(source.model, make_policy("full"), *rows)
+    device = source.model.device
+    context, question, target = prompts.context.to(device), prompts.question.to(device), prompts.target.to(device)
+    return recall(source.model, make_policy("full"), context, question, target)

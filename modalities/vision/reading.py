@@ -104,9 +104,9 @@ class SceneBatch(Batch):
             )
         return {"mm_encoder_outputs": joined(parts, self.model)}
 
-    def select(self, rows: Sequence[int]) -> None:
+    def select(self, rows: Sequence[int], identities: Int[Tensor, " rows"] | None = None) -> None:
         """See Batch."""
-        super().select(rows)
+        super().select(rows, identities)
         self.scenes = [self.scenes[row] for row in rows]
         self.used = [self.used[row] for row in rows]
 

@@ -28,6 +28,7 @@ from namm.policies.pyramidkv import PyramidKV
 from namm.policies.random import Random
 from namm.policies.registry import Registry
 from namm.policies.scissorhands import Scissorhands
+from namm.policies.selection import check_number
 from namm.policies.snapkv import SnapKV
 from namm.policies.tova import TOVA
 from namm.policies.window import SinkWindow, Window
@@ -105,6 +106,8 @@ def make_policy(name: str, **options: Any) -> Policy:
         raise ConfigError(
             f"Policy {name!r} has no option {wrong!r}. {did_you_mean(wrong, selection_names | own_names)}"
         )
+    for limit in ("threshold", "steepness", "safeguard"):
+        check_number(limit, given.get(limit))
     selection = policy.make_selection({key: value for key, value in given.items() if key in selection_names})
     limits = (selection.budget, selection.head_budgets, selection.threshold)
     if name != "full" and limits == (None, None, None):

@@ -66,7 +66,7 @@ class Selection:
         for name in ("interval", "budget", "protected_first", "protected_last"):
             _check_whole(name, getattr(self, name))
         for name in ("threshold", "steepness", "safeguard"):
-            _check_number(name, getattr(self, name))
+            check_number(name, getattr(self, name))
         if self.interval is not None:
             check_interval(self.interval)
         if self.protected_first < 0 or self.protected_last < 0:
@@ -204,7 +204,7 @@ def _check_whole(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a whole number, found {value!r}.")
 
 
-def _check_number(name: str, value: object) -> None:
+def check_number(name: str, value: object) -> None:
     """Raises ConfigError for what is no number; which numbers fit is a matter of the field."""
     if value is not None and (isinstance(value, bool) or not hasattr(value, "__float__")):
         raise ConfigError(f"{name} must be a number, found {value!r}.")

@@ -115,10 +115,10 @@ def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_
     rivals = (
         policy("window", 50.0, paired(40.0, 0.001)),
         policy("h2o_age", 90.0, paired(0.0, 1.0)),
-        policy("oracle", 99.0, paired(-9.0, 0.001)),
+        policy("keydiff", 99.0, paired(-9.0, 0.001)),
     )
     verdict = control_verdict(TargetSummary("maze", "maze", (ours, *rivals), ours, None))
-    assert verdict == "namm:source 90.0, ahead of window; not told apart from h2o_age; BEHIND oracle"
+    assert verdict == "namm:source 90.0, ahead of window; not told apart from h2o_age; BEHIND keydiff"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from namm.policies import POLICIES, make_policy
 from tests.namm.test_memory import any_policy, kept_sets, random_qkv, telling
 
 
-@pytest.mark.parametrize("store", ["packed", "padded"])
+@pytest.mark.parametrize("store", ["packed", pytest.param("padded", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_prefix_read_once_is_as_good_as_one_read_for_each_question(name: str, store: str) -> None:
     """Bit for bit, the questions asked in turn, uneven rows in mid-interval, heads of uneven length."""

@@ -84,6 +84,7 @@ def test_fitness_prices_what_is_kept_and_depends_on_its_seed_alone() -> None:
     assert not torch.equal(RecallFitness(model, namm, SMALL)(candidates, 1, 8).fitness, priced.fitness)
 
 
+@pytest.mark.slow
 def test_an_evolution_that_was_stopped_equals_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     config = EvolveConfig(model=str(folder), out=tmp_path / "whole", generations=3, fitness=SMALL, threads=1)
     whole = evolve.run(config)

@@ -70,6 +70,7 @@ def test_rescaled_statistics_are_those_of_a_model_that_attends_more_strongly() -
     torch.testing.assert_close((spectrum * factors[1] - mean) / deviation, (spectrum - own.mean) / own.deviation)
 
 
+@pytest.mark.slow
 def test_random_factors_change_what_is_kept_and_come_from_the_generations_seed(
     model: LlamaForCausalLM, namm: NAMM, candidates: torch.Tensor
 ) -> None:

@@ -16,6 +16,7 @@ from evaluations.evolution.source import Source
 from evaluations.language.lm_eval_model import NammLM
 from modalities.conformance.examine import Arguments, load
 from modalities.pretrained import load_model, load_tokenizer
+from modalities.pretrained.precision import quick_dtype
 from tests.modalities.pretrained.tiny_gguf import tiny_llama, write_gguf
 
 
@@ -33,7 +34,7 @@ def test_a_text_experiment_says_what_its_weights_were(file: str, tmp_path: Path)
     assert [row["policy"] for row in rows] == ["full", "window"]
     for row in rows:
         assert row["identity"]["model"] == "tiny.Q8_0"
-        assert row["identity"]["dtype"] == "bfloat16"
+        assert f"torch.{row['identity']['dtype']}" == str(quick_dtype(torch.bfloat16, "cpu"))
         assert row["identity"]["weights_from"]["quantization"] == {"F32": 5, "Q8_0": 15}
         assert len(row["identity"]["model_sha256"]) == 64
 
@@ -58,5 +59,6 @@ def test_an_evolution_and_the_conformance_check_read_it(file: str, tmp_path: Pat
     source = Source.load(config, config.course())
     assert source.weights[0]["weights_from"]["format"] == "GGUF"
     evolve.check_before_ranks(config, 1)
-    checked = load(Arguments(file, dtype="bfloat16")).state_dict()
+    dtype = str(quick_dtype(torch.bfloat16, "cpu")).removeprefix("torch.")
+    checked = load(Arguments(file, dtype=dtype)).state_dict()  # type: ignore[arg-type]
     assert all(torch.equal(checked[name], weight) for name, weight in source.model.state_dict().items())

@@ -125,6 +125,7 @@ def test_what_is_given_beside_the_suite_wins_over_it() -> None:
     assert sum(task.startswith("ruler/") for task in SUITES["real"]["tasks"]) == 11
 
 
+@pytest.mark.slow
 def test_a_run_has_a_row_for_every_length_and_question(tmp_path: Path) -> None:
     run = ["--suite", "real", "--quick", "--model", str(TOKENIZER_FOLDER), "--dtype", "float32", "--budget", "48"]
     tasks = ["--tasks", "ruler/niah_single_1", "corpus/perplexity", "--lengths", "700", "800"]

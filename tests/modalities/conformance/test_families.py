@@ -115,7 +115,7 @@ def test_turns_of_a_conversation_reuse_the_cache(family: str) -> None:
         assert memory.seen.tolist() == [20 + 3 * 6 + 2 - 1]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_a_model_spread_over_devices_and_disk_is_exact(family: str, tmp_path: Path) -> None:
     """As ``device_map="auto"`` spreads it: hooks move weights, inputs and masks layer by layer."""
     second = "cuda:0" if torch.cuda.is_available() else "disk"

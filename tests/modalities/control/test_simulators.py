@@ -79,7 +79,8 @@ def play(control: ControlModel, kind: str, **how) -> tuple[Rollout, list, object
         return played, seen, memory.report()
 
 
-@pytest.mark.parametrize("kind", ["memory", pytest.param("window", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["memory", "window"])
 def test_workers_and_overlap_change_nothing(control, pool, kind):  # noqa: F811
     """Every return, every slot kept at every step, and the report are those of stepping in this process."""
     alone, seen, report = play(control, kind)

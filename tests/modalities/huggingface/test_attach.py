@@ -152,7 +152,7 @@ def test_beam_search_carries_the_memory_along() -> None:
         assert torch.equal(model.generate(**inputs, max_new_tokens=10, num_beams=3, do_sample=False), stock)
 
 
-@pytest.mark.parametrize("build", [llama, gpt2])
+@pytest.mark.parametrize("build", [llama, pytest.param(gpt2, marks=pytest.mark.slow)])
 def test_a_padded_store_generates_what_a_packed_one_does(build: type) -> None:
     """Left-padded prompts whose updates fall on different steps, and beams that copy and drop rows."""
     model = build()
