@@ -52,6 +52,7 @@ def success(agent, corridor: int, episodes: int) -> float:
     return float(np.mean([episode.success for episode in played.episodes]))
 
 
+@pytest.mark.slow
 def test_the_t_maze_is_solved_with_the_full_history_and_not_by_recency():
     control = ControlModel.load(SHIPPED / "tmaze")
     assert success(IncrementalAgent(control), 150, 24) >= 0.95

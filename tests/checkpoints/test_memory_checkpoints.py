@@ -82,7 +82,9 @@ def test_the_card_shows_a_task_that_needs_memory(folder):
     assert {len(row) for row in rows.values()} == {len(recipe.settings)}
 
 
-@pytest.mark.parametrize("folder", RECIPES)
+@pytest.mark.parametrize(
+    "folder", [pytest.param(each, marks=() if each == "tmaze" else pytest.mark.slow) for each in RECIPES]
+)
 def test_the_model_is_held_to_its_card(folder):
     """On episodes that the card did not see; the allowance is four standard errors of so few of them."""
     recipe, rows = RECIPES[folder], card_rows(RECIPES[folder])

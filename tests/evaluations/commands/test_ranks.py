@@ -56,6 +56,7 @@ def test_asked_to_stop_the_ranks_finish_the_generation_and_one_process_continues
     assert_undisturbed(tmp_path / "two", tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_mistake_that_one_rank_finds_is_told_once_and_not_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

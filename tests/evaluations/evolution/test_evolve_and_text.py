@@ -101,6 +101,7 @@ def test_an_evolution_that_was_stopped_equals_one_that_was_not(folder: Path, tmp
     assert rows[-1]["validation"]["extras"]["kept_fraction"] <= 1
 
 
+@pytest.mark.slow
 def test_a_start_brings_what_it_reads(folder: Path, tmp_path: Path) -> None:
     """Signals, network and statistics are those of the NAMM to start from; other ones are refused."""
     first = NAMM(NAMMConfig(signals=("spectrogram", "key_difference", "value_norm"), hidden=8))

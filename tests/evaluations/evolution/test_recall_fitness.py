@@ -95,6 +95,7 @@ def test_the_source_may_be_seen_as_a_target_with_statistics_of_its_own_layers(
     assert as_target(candidates, 1, 5).extras["statistics"] == "target"
 
 
+@pytest.mark.slow
 def test_with_several_sources_the_fitness_is_their_mean_each_with_its_own_statistics(
     model: LlamaForCausalLM, namm: NAMM, candidates: torch.Tensor
 ) -> None:

@@ -63,6 +63,7 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen | None = None) ->
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_curve_has_every_policy_at_the_same_sizes(alone):
     points = [row for row in alone.values() if row["memory"]["role"] == "curve"]
     assert len(points) == 2 * 4 * 2

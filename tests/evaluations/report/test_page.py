@@ -143,8 +143,11 @@ def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
 
 @pytest.mark.parametrize(
     "played",
-    [("namm:source",), ("full",), ("window",), ("namm:source", "namm:target"), ("full", "native_window"),
-     ("namm:target", "full"), ("random", "window")],
+    [
+        ("namm:source",), ("window",), ("full", "native_window"),
+        *(pytest.param(played, marks=pytest.mark.slow)
+          for played in (("full",), ("namm:source", "namm:target"), ("namm:target", "full"), ("random", "window"))),
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize(("seeds", "episodes"), [(1, 1), pytest.param(3, 4, marks=pytest.mark.slow)])
 def test_any_choice_of_policies_makes_a_page(played: tuple[str, ...], seeds: int, episodes: int, tmp_path) -> None:

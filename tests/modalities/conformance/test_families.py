@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 MAIN = ("deepseek_v3", "gemma2", "gpt_oss", "jamba", "llama4_text", "opt", "qwen3")
 """One of each kind: latent attention, capped logits and windows, sinks, recurrent layers, chunks, learned positions."""
 
-QUICK = ("gemma2", "gpt_oss", "jamba", "llama4_text")
+QUICK = ("gpt_oss", "jamba")
 
 WIDESPREAD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "opt")
 """Those that most users attach to."""

@@ -130,6 +130,7 @@ def test_shards_are_joined(stock, folder):
         load_decision_transformer(folder)
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_never_opened_and_the_command_in_the_message_converts_them(stock, folder, tmp_path):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()

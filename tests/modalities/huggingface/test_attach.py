@@ -89,7 +89,7 @@ def test_the_model_is_untouched_after_an_exception() -> None:
     assert not model._forward_pre_hooks
 
 
-@pytest.mark.parametrize("build", [llama, gpt2])
+@pytest.mark.parametrize("build", [llama, pytest.param(gpt2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["window", "random", "h2o", "namm"])
 def test_batched_generation_under_eviction_equals_each_prompt_alone(build: type, name: str) -> None:
     model = build()
@@ -152,6 +152,7 @@ def test_beam_search_carries_the_memory_along() -> None:
         assert torch.equal(model.generate(**inputs, max_new_tokens=10, num_beams=3, do_sample=False), stock)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [llama, pytest.param(gpt2, marks=pytest.mark.slow)])
 def test_a_padded_store_generates_what_a_packed_one_does(build: type) -> None:
     """Left-padded prompts whose updates fall on different steps, and beams that copy and drop rows."""

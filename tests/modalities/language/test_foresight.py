@@ -31,7 +31,7 @@ def likelihoods(policy: Policy, asked: list[Prompt]) -> np.ndarray:
     return np.concatenate([answers[place].log_likelihoods for place in range(len(asked))])
 
 
-@pytest.mark.parametrize("schedule", ["interval", "prompt"])
+@pytest.mark.parametrize("schedule", ["prompt", pytest.param("interval", marks=pytest.mark.slow)])
 def test_the_oracle_answers_as_the_full_cache_does_from_less_than_others_need(schedule: str) -> None:
     asked = scored()
     whole = likelihoods(make_policy("full"), asked)

@@ -29,7 +29,7 @@ QUICK = ("full", "window", "h2o", "snapkv", "namm")
 """One of every kind: keeps all, judges nothing, by attention, by the last queries, by a network."""
 CASES = [
     *(pytest.param("llama", name, marks=() if name in QUICK else pytest.mark.slow) for name in UNGRADED),
-    *((kind, "namm") for kind in ("gpt2", "opt")),
+    *(pytest.param(kind, "namm", marks=pytest.mark.slow) for kind in ("gpt2", "opt")),
 ]
 
 
