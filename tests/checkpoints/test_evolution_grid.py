@@ -15,6 +15,7 @@ from evaluations.evolution.searches import OPTIMIZERS, make_optimizer
 from namm import NAMMConfig
 
 
+@pytest.mark.slow
 def test_a_finished_cell_is_not_evolved_again_and_arms_share_their_prompts(tmp_path: Path) -> None:
     fitness = replace(SMALL, prompts=1, context_tokens=(64,), intervals=(32,), validation_prompts=1)
     search = make_optimizer("cmaes-isotropic", 4, 0.2)

@@ -71,6 +71,7 @@ def test_card_belongs_to_the_weights():
     assert min(at_1024.values()) >= 0.95
 
 
+@pytest.mark.slow
 def test_resume_equals_uninterrupted(tmp_path: Path):
     """A state that forgot a moment, a counter or the stage would train other weights."""
     whole = train(replace(TINY, work=tmp_path / "whole"), CURRICULUM, default_vocabulary())

@@ -39,6 +39,7 @@ def test_signs_that_a_terminal_lacks_are_written_with_those_it_has(encoding: str
         assert told.splitlines() == ["a - b * 3 x 4 >= 5 ??", "score +- 1 -> 2"]
 
 
+@pytest.mark.slow
 def test_utf_8_is_left_as_it_is() -> None:
     done = ran(COMMAND, PYTHONIOENCODING="utf-8")
     assert done.stdout.decode().splitlines() == ["a – b · 3 × 4 ≥ 5 日?", "score ± 1 → 2"]
@@ -75,6 +76,7 @@ def test_a_reader_that_leaves_is_no_traceback(work: str, code: int) -> None:
     assert running.returncode == code
 
 
+@pytest.mark.slow
 def test_the_broken_pipe_of_somebody_else_is_not_swallowed() -> None:
     done = ran(LONG.format(work="raise BrokenPipeError(32, 'a worker died')"))
     assert done.returncode == 1

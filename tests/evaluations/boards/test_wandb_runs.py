@@ -73,6 +73,7 @@ def mirrored(tmp_path_factory) -> tuple[list[dict], dict[str, str], Path]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_read_back_says_of_its_row_what_the_row_says(mirrored):
     rows, folders, _ = mirrored
     assert len(set(folders.values())) == len(rows)

@@ -30,6 +30,7 @@ def assert_undisturbed(folder: Path, alone: Path) -> None:
     assert all(torch.equal(value, tensors[name]) for name, value in load_state(folder)[0].items())
 
 
+@pytest.mark.slow
 def test_asked_to_stop_the_ranks_finish_the_generation_and_one_process_continues(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

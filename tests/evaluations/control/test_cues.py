@@ -122,6 +122,7 @@ def test_a_cue_counts_as_held_if_it_was_not_gone_before_the_action_that_needs_it
     assert held_when_asked(episode).tolist() == [[held, False]]
 
 
+@pytest.mark.slow
 def test_rows_of_a_real_memory_agree_with_a_look_at_every_step(tmp_path, monkeypatch):
     """A window forgets the cue of the maze after a known time; whatever a NAMM does, each step is looked at here."""
     seen: dict[str, list] = {}

@@ -111,6 +111,7 @@ def test_rows_hold_what_was_measured(command, tmp_path):
     assert kinds == pytest.approx(kept, rel=0.1)  # sampled every few steps, the whole is read at every step
 
 
+@pytest.mark.slow
 def test_rivals_hold_the_size_of_the_best_namm_and_never_less(command, tmp_path):
     options = ("--policy", "namm:source", "namm:target", "window", "random", "--max-steps", 60)
     assert main(command(*options, checkpoint="maze")) == 0
@@ -248,7 +249,7 @@ def test_simulator_processes_change_no_row(command, tmp_path):
         assert row["metrics"] | {"ms_per_env_step": 0} == other["metrics"] | {"ms_per_env_step": 0}
 
 
-@pytest.mark.parametrize("other", [("--lanes", 1), ("--store", "padded")])
+@pytest.mark.parametrize("other", [("--store", "padded"), pytest.param(("--lanes", 1), marks=pytest.mark.slow)])
 def test_what_rounds_otherwise_is_another_row_with_the_same_memory(command, tmp_path, other):
     """Sixteen episodes at once in place of eight twice, kept and newest tokens in one product: the same is kept."""
     for name, more in (("usual", ()), ("other", other)):

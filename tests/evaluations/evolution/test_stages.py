@@ -77,6 +77,7 @@ def test_stages_are_one_search_and_each_leaves_its_namm(run: tuple[EvolveConfig,
     assert torch.equal(first.statistics_mean, last.statistics_mean), "measured once, then frozen"
 
 
+@pytest.mark.slow
 def test_stopped_in_the_first_stage_and_continued_is_the_same(run: tuple[EvolveConfig, EvolutionResult]) -> None:
     config, result = run
     parts = dataclasses.replace(config, out=config.out.parent / "parts", stages=("pairs:2", "pairs,copy:1"))
@@ -124,6 +125,7 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(text) for text in out.splitlines()]
 
 
+@pytest.mark.slow
 def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[EvolveConfig, EvolutionResult]) -> None:
     config, _ = run
     rows = read_rows(config.out)

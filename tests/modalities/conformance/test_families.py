@@ -48,6 +48,7 @@ def test_the_page_lists_every_family_and_the_main_ones_fit() -> None:
     assert {page[family] for family in MAIN} == {"fits"}
 
 
+@pytest.mark.slow
 def test_a_verdict_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A memory that attends to one token too few must be caught, by more than one clause."""
     attend = Memory.attend

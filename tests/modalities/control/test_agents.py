@@ -146,6 +146,7 @@ def evicting(control: ControlModel, steps: int, through_transformers: bool = Fal
         return play(agent, steps, batch)["actions"], memory
 
 
+@pytest.mark.slow
 def test_the_stepped_encoder_equals_the_attached_one(control):
     """Batches on both sides of the number of rows from which products go another way, with tokens forgotten."""
     for batch in (2, 8):
