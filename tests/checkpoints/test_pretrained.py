@@ -25,6 +25,8 @@ from modalities.pretrained.published import CACHE_VARIABLE, PUBLISHED, Published
 from namm.errors import CheckpointError, UnknownNameError
 from tests.modalities.pretrained.tiny_gguf import tiny_llama, write_gguf
 
+pytestmark = pytest.mark.slow
+
 
 def wheel(folder: Path, project: str, files: dict[str, bytes]) -> str:
     """Writes a real wheel; returns its digest."""

@@ -15,6 +15,8 @@ from evaluations.rows.score_kinds import settled
 from modalities.control.worker import said_success
 from tests.evaluations.control.odd_worlds import odd_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def play(folder: Path, *options: object, world: str = "OddWorld", **facts: Any) -> list[dict[str, Any]]:
     """Rows of a small experiment, by key (the last of each counts)."""

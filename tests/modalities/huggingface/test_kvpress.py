@@ -21,6 +21,9 @@ from modalities.language.foresight import foresee
 from namm.memory import Memory
 from namm.policies import Policy, make_policy
 
+pytestmark = pytest.mark.slow
+
+
 STORED = np.load(Path(__file__).parents[2] / "golden" / "kvpress.npz")
 FACTS = json.loads(str(STORED["facts"]))
 PROMPT = FACTS["prompt"]
