@@ -46,13 +46,11 @@ def write_card(
         out: Folder of the weights.
         runs: The evolutions.
         stages: What they are, by the same names.
-        choice: What they were chosen on.
-        least_score: Those below it come last.
+        choice: What they were chosen on; those below `least_score` come last.
         chosen: The one that ships.
         reached: What each reached on validation prompts.
         judge: How the chosen one was judged.
-        table: Lines of `judge_text`.
-        control: Summaries of `judge_control`.
+        table: Lines of `judge_text`; `control` has summaries of `judge_control`.
         seed: Added to the seed of every stage; 0 is the shipped one's.
     """
     command = f"{COMMAND} --seed {seed}" if seed else COMMAND

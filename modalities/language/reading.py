@@ -110,8 +110,7 @@ def read(
         finished: Ends an answer.
         chunk: Most columns a forward call; None reads a part in one. Changes no result, only the room it takes.
         traced: Places whose kept positions are wanted.
-        make_batch: What feeds the rows, from the prompts that they begin with: a model that reads more than tokens has
-            its own.
+        make_batch: What feeds the rows; a model that reads more than tokens has its own.
         look: Called when the questions come.
 
     Returns:
@@ -136,8 +135,7 @@ def read(
         held_after = memory.slots()
         prefill_seconds = clock.lap()
         tokens = _generate(batch, logits, [prompt.new_tokens for prompt in asked], finished)
-        decode_seconds = clock.lap()
-        now = memory.report()
+        decode_seconds, now = clock.lap(), memory.report()
         policy_seconds = memory.update_seconds() if model.device.type == "cpu" else None
     answers = {
         place: Answer(
@@ -146,14 +144,10 @@ def read(
         for row, place in enumerate(places)
     }
     costs = Costs(
-        prompts=len(places),
-        prefill_seconds=prefill_seconds,
-        decode_seconds=decode_seconds,
-        policy_seconds=policy_seconds,
-        decoded_tokens=sum(map(len, tokens)),
-        evicted=now.evicted,
+        prompts=len(places), prefill_seconds=prefill_seconds, decode_seconds=decode_seconds,
+        policy_seconds=policy_seconds, decoded_tokens=sum(map(len, tokens)), evicted=now.evicted,
         **_room(then, now, ahead),
-    )
+    )  # fmt: skip
     return answers, costs
 
 
