@@ -6,14 +6,13 @@ answers are in it, word for word, in the order in which they were given.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evaluations.rows.lines import AppendedLines
 from modalities.language.reading import Answer, Costs
 
 
@@ -26,7 +25,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder / "answers" / f"{key}.jsonl"
+        self._lines = AppendedLines(folder / "answers" / f"{key}.jsonl")
         self.answers: dict[int, Answer] = {}
         self.costs: list[Costs] = []
         self._read()
@@ -39,30 +38,18 @@ class Journal:
             costs: Of the batch.
             texts: What was answered, for people to read.
         """
-        self.path.parent.mkdir(exist_ok=True)
-        lines = [json.dumps({"costs": vars(costs), "answers": [_told(p, a, texts) for p, a in answers.items()]})]
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(line + "\n" for line in lines))
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._lines.append({"costs": vars(costs), "answers": [_told(p, a, texts) for p, a in answers.items()]})
         self.answers |= answers
         self.costs.append(costs)
 
     def _read(self) -> None:
-        """A batch is one line: the last one may be half written, and is then read again."""
-        if not self.path.is_file():
-            return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
-        for line in whole.splitlines():
+        """What does not fit is left out: its prompts are read again."""
+        for batch in self._lines.read():
             try:
-                batch = json.loads(line)
                 answers = {entry["place"]: _answer(entry) for entry in batch["answers"]}
                 costs = Costs(**batch["costs"])
             except (ValueError, KeyError, TypeError):
-                continue  # its prompts are read again
+                continue
             self.answers |= answers
             self.costs.append(costs)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from evaluations.commands.devices import own_device
+from evaluations.experiment.models import load_placed
 from evaluations.language.benchmark_exams import BenchmarkExam, Reading
 from evaluations.language.calibration import TargetStatistics
 from evaluations.language.cells import ReadingOptions, TextRunner
@@ -24,8 +22,6 @@ from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.pretrained import Located, load_model, locate, read_tokenizer, weight_facts
-from modalities.pretrained.loading import moved
-from modalities.pretrained.precision import quick_dtype
 from namm import NAMM
 from namm.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 
@@ -38,7 +34,6 @@ OWN = (*RECALL, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
 FAMILIES = {"recall": tuple(RECALL), "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
 MARGIN = 128
 """Tokens that the questions of drawn tasks may need."""
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -258,10 +253,4 @@ def _asked(
 
 
 def _model(options: ModelOptions, located: Located, index: int) -> PreTrainedModel:
-    if options.device == "auto":
-        return load_model(located, DTYPES[options.dtype], device_map="auto")
-    device = own_device(options.device, index)
-    model = load_model(located, DTYPES[options.dtype])
-    if options.dtype == "auto":
-        model = moved(model, quick_dtype(model.dtype, device))
-    return moved(model, device)
+    return load_placed(partial(load_model, located), options.dtype, options.device, index)

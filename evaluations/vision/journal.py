@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from evaluations.rows.lines import AppendedLines
 from modalities.language.reading import Costs
 
 
@@ -35,7 +34,7 @@ class Journal:
             folder: Of the experiment.
             key: Of the cell.
         """
-        self.path = folder / "answers" / f"{key}.jsonl"
+        self._lines = AppendedLines(folder / "answers" / f"{key}.jsonl")
         self.trials: list[dict[str, Any]] = []
         self.costs: list[Costs] = []
         self.trace: dict[str, Any] | None = None
@@ -87,31 +86,26 @@ class Journal:
             "trials": list(trials), "costs": asdict(costs), "held": held.tolist(), "words": dict(words),
             "seconds": dict(seconds), "trace": trace,
         }  # fmt: skip
-        line = json.dumps(batch)
-        self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._take(json.loads(line))
+        self._take(self._lines.append(batch))
 
     def _read(self) -> None:
-        """The last line may be half written; its questions are asked again."""
-        if not self.path.is_file():
-            return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        """What does not fit is left out: its questions are asked again."""
+        for batch in self._lines.read():
+            try:
+                self._take(batch)
+            except (ValueError, KeyError, TypeError):
+                continue
 
     def _take(self, batch: Mapping[str, Any]) -> None:
-        self.trials += batch["trials"]
-        self.costs.append(Costs(**batch["costs"]))
-        self._held.append(np.array(batch["held"]))
-        for word, (total, count) in batch["words"].items():
+        trials, trace, costs = list(batch["trials"]), batch["trace"], Costs(**batch["costs"])
+        held, seconds = np.array(batch["held"], dtype=float), dict(batch["seconds"])
+        words = [(word, float(total), float(count)) for word, (total, count) in batch["words"].items()]
+        # nothing of a batch is taken before all of it could be read
+        self.trials += trials
+        self.costs.append(costs)
+        self._held.append(held)
+        for word, total, count in words:
             self._words[word][0] += total
             self._words[word][1] += count
-        self._seconds |= batch["seconds"]
-        self.trace = self.trace or batch["trace"]
+        self._seconds |= seconds
+        self.trace = self.trace or trace

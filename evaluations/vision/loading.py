@@ -5,22 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from evaluations.commands.devices import check_device
+from evaluations.experiment.models import load_placed
 from evaluations.vision.shipped import CLIP_FOLDER
 from modalities.huggingface.rope import LinearRope, scale_rope
-from modalities.pretrained import locate, weight_facts
+from modalities.pretrained import Located, locate, weight_facts
+from modalities.pretrained.loading import UNREADABLE
 from modalities.vision.features import FeatureStore
 from modalities.vision.prompts import Composer
 from modalities.vision.window import check_window, window_of
 from namm.errors import CheckpointError
-
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -109,31 +106,35 @@ class LoadedModel:
 
 def _loaded(options: ModelOptions, index: int) -> tuple[Any, Any]:
     """Any: transformers types neither by what they can do."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     located = locate(options.model)
-    spread = options.device == "auto"
-    device = None if spread else check_device(options.device)
-    if options.device == "cuda":
-        device = torch.device("cuda", index % torch.cuda.device_count())
+    model = load_placed(partial(_read, options.model, located), options.dtype, options.device, index)
+    try:
+        return model, AutoProcessor.from_pretrained(located.source)
+    except UNREADABLE as error:
+        raise _none_at(options.model, error) from error
+
+
+def _read(name: str, located: Located, **options: Any) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
     read: Any = AutoModelForImageTextToText.from_pretrained
     try:
         config = AutoConfig.from_pretrained(located.source)
-        placed = {"device_map": "auto"} if spread else {}
-        model, told = read(
-            located.source, config=config, dtype=DTYPES[options.dtype], use_safetensors=True,
-            output_loading_info=True, **placed,
-        )  # fmt: skip
-        processor = AutoProcessor.from_pretrained(located.source)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"Expected a video-language model with its processor at {options.model!r} (a folder, or a Hub id), found "
-            f"none: {line}"
-        ) from error
+        model, told = read(located.source, config=config, use_safetensors=True, output_loading_info=True, **options)
+    except UNREADABLE as error:
+        raise _none_at(name, error) from error
     if missing := sorted(told["missing_keys"]):
         raise CheckpointError(
             f"The files of {located.name} lack {len(missing)} of its weights ({', '.join(missing[:3])}), which would "
             "be random; fetch them again."
         )
-    return (model if device is None else model.to(device)).eval(), processor
+    return model
+
+
+def _none_at(name: str, error: Exception) -> CheckpointError:
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(
+        f"Expected a video-language model with its processor at {name!r} (a folder, or a Hub id), found none: {line}"
+    )
