@@ -28,7 +28,7 @@ from evaluations.commands.exit import exit_code
 from evaluations.commands.ranks import Launch
 from evaluations.evolution.config import SEARCHES, EvolveConfig, preset_config
 from evaluations.evolution.pictures import draw_kept, kept_map
-from evaluations.evolution.source import Source, check_before_ranks, first_namm, load_source, policy_of
+from evaluations.evolution.source import COMPUTED_IN, Source, check_before_ranks, first_namm, load_source, policy_of
 from evaluations.evolution.stages import StagedFitness
 from evaluations.evolution.tracking import EvolutionTracker
 from evaluations.evolution.watch import PAGE, Watch
@@ -138,7 +138,7 @@ def _check_continued(config: EvolveConfig) -> None:
 
 
 def _check_weights(config: EvolveConfig, weights: list[dict[str, Any]]) -> None:
-    """A run is continued on the weights it was started on: a name may have come to mean others.
+    """A run is continued on the weights it was started on, computed alike: a name may have come to mean others.
 
     Raises:
         ConfigError: The folder holds a run on other weights.
@@ -147,11 +147,14 @@ def _check_weights(config: EvolveConfig, weights: list[dict[str, Any]]) -> None:
     if not (config.out / STATE_FILE).exists() or not path.exists():
         return
     told = typed(read_json(path), dict, "the settings", Origin(str(path), CheckpointError, "restore it"))
-    earlier = told.get("weights", weights)  # runs of before did not say
+    # runs of before did not say; later ones not in which type they were computed, which was the one that they asked for
+    asked = {COMPUTED_IN: "bfloat16" if told.get("bfloat16", True) else "float32"}
+    earlier = [{**asked, **each} for each in told["weights"]] if "weights" in told else weights
     if earlier != weights:
         raise ConfigError(
             f"{config.out}: expected the weights that its run was started on, {earlier}, found {weights} under the "
-            "same name; pass the folder or the Hub id of those weights, or choose another folder with --out."
+            "same name; pass the folder or the Hub id of those weights (computed in another type: --no-bfloat16, or a "
+            "machine like the first), or choose another folder with --out."
         )
 
 

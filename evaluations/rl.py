@@ -31,8 +31,9 @@ from evaluations.control.experiment import ControlExperiment
 from evaluations.control.plan import PROTECTED_LAST
 from evaluations.control.setup import ControlSetup
 from evaluations.control.targets import TargetOptions
+from evaluations.experiment.checks import check_curve, check_least, check_seeds
 from evaluations.experiment.names import NamedPolicy, named
-from evaluations.rows.policy_names import FULL, PolicyName
+from evaluations.rows.policy_names import PolicyName
 from modalities.control.agents import find_checkpoint
 from modalities.control.facts import reference_pair
 from modalities.control.rollout import check_lanes
@@ -141,21 +142,14 @@ def _check(config: RLConfig) -> tuple[NamedPolicy, ...]:
         raise UnknownNameError(
             f"--match names no NAMM of this run: {config.match!r}. {did_you_mean(config.match, ['best', *variants])}"
         )
-    if not config.seeds:
-        raise ConfigError("--seeds must name at least one, found none.")
-    for name, least in (("episodes", 1), ("max_steps", 1), ("workers", 1), ("simulators", 0), ("curve", 0)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, found {value}.")
+    check_seeds(config.seeds)
+    check_least(config, {"episodes": 1, "max_steps": 1, "workers": 1, "simulators": 0, "curve": 0})
     check_lanes(config.lanes)
     if (config.episodes or 1) > RESET_SEEDS:
         raise ConfigError(
             f"--episodes must be {RESET_SEEDS} or fewer, found {config.episodes}: seeds would share episodes."
         )
-    if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
-    if config.curve and FULL not in [spec.label for spec in specs]:
-        raise ConfigError("--curve needs full among --policy: it is where every curve ends.")
+    check_curve(specs, config.curve)
     if config.curve_seeds is not None and (not config.curve_seeds or not set(config.curve_seeds) <= set(config.seeds)):
         raise ConfigError(
             f"--curve-seeds must be some of --seeds ({list(config.seeds)}), found {list(config.curve_seeds)}."

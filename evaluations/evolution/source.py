@@ -35,6 +35,10 @@ PICTURED = 4
 """Contexts in a picture of what the mean keeps."""
 
 
+COMPUTED_IN = "computed_in"
+"""Of what tells models apart: the floating-point type."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The models that candidates are judged on; the first one's statistics are deployed."""
@@ -56,8 +60,9 @@ class Source:
         dtype = quick_dtype(torch.bfloat16 if config.bfloat16 else torch.float32, device)
         found = [locate(name) for name in (config.model, *config.more_models)]
         models = tuple(load_source(located, dtype, device) for located in found)
+        computed = str(dtype).removeprefix("torch.")  # follows from the machine, and decides the last bits of a fitness
         weights = tuple(
-            weight_facts(located, getattr(model.config, "_commit_hash", None))
+            {**weight_facts(located, getattr(model.config, "_commit_hash", None)), COMPUTED_IN: computed}
             for located, model in zip(found, models, strict=True)
         )
         tokenizer = load_tokenizer(found[0]) if any(stage.benchmarks for stage in course) else None

@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Tracker
+from evaluations.boards.mirrored import play_mirrored
 from evaluations.commands.line import open_results
+from evaluations.experiment.checks import check_budget, check_least, check_released, check_seeds
 from evaluations.experiment.contract import Media, Size, Unit
 from evaluations.experiment.matched_plan import MatchedPlan
-from evaluations.experiment.names import RELEASED, NamedPolicy
-from evaluations.experiment.play import play
+from evaluations.experiment.names import NamedPolicy
 from evaluations.language import terminal
 from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.config import TextConfig
@@ -32,7 +32,6 @@ from modalities.pretrained import load_config
 from namm.config import check_interval
 from namm.errors import ConfigError, NammError
 from namm.files import write_atomically
-from namm.policies import PRESETS
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
 QUICK_PROMPTS = 8
@@ -66,15 +65,13 @@ def play_experiment(config: TextConfig, console: Console) -> list[Row] | None:
     results.write_config({**vars(config), "tasks": tasks, "config": None})
     plans = [_plan(config, label, runner, policies, match) for label, runner in runners.items()]
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
-    settings = json.loads((config.out / "config.json").read_text(encoding="utf-8"))
-    with Tracker(config.wandb, config.out, settings, folders) as tracker:
-        for line in tracker.unsaid():
-            console.print(line, markup=False, soft_wrap=True)
 
-        def media(unit: Unit, rows: Sequence[Row]) -> Media:
-            return Media(html=example_page(rows, results.folder / "media"))
+    def media(unit: Unit, rows: Sequence[Row]) -> Media:
+        return Media(html=example_page(rows, results.folder / "media"))
 
-        return play(plans, runners, setup, config.workers, results, tracker, console, media)
+    return play_mirrored(
+        plans, runners, setup, results, console, media, mode=config.wandb, workers=config.workers, namms=folders
+    )
 
 
 def check(config: TextConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
@@ -96,29 +93,12 @@ def check(config: TextConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
             raise ConfigError(f"--{name.replace('_', '-')} must name at least one, found none.")
     least = {"budget": 1, "prompts": 1, "batch": 1, "batch_tokens": 1, "chunk": 1, "workers": 1, "threads": 1}
     least |= {"limit": 1, "samples": 1, "window": 2, "protect_last": 0, "example_tokens": 0}
-    for name, smallest in least.items():
-        value = getattr(config, name)
-        if value is not None and value < smallest:
-            raise ConfigError(f"--{name.replace('_', '-')} must be {smallest} or more, found {value}.")
-    if min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
+    check_least(config, least)
+    check_seeds(config.seeds)
     sized = config.budget is not None or config.kept_fraction is not None
     policies, match = chosen(config.policy, config.match, sized)
-    chunk = PRESETS[RELEASED][1]["eager_chunk"]
-    if any(spec.name.plain == RELEASED for spec in policies) and (
-        config.schedule == "prompt" or any(interval % chunk for interval in config.intervals)
-    ):
-        raise ConfigError(
-            f"namm:released reads in chunks of {chunk} and updates in between, found --schedule {config.schedule} and "
-            f"--intervals {list(config.intervals)}; pass --intervals 512 as released, or namm:source."
-        )
-    for spec in policies:
-        most = spec.protected_first + config.protect_last
-        if config.budget is not None and not spec.is_reference and config.budget < max(1, most):
-            raise ConfigError(
-                f"--budget must hold what is never evicted, found {config.budget} where {spec.label} protects {most} "
-                "tokens; raise it or protect fewer."
-            )
+    check_released(policies, config.schedule, config.intervals, "--intervals")
+    check_budget(policies, config.budget, config.protect_last)
     if config.tasks is not None:
         task_names(config.tasks)
     return policies, match

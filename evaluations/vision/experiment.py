@@ -10,15 +10,14 @@ from typing import Any
 from rich.console import Console
 
 from evaluations.analysis.summary import summarise
-from evaluations.boards.wandb_runs import Tracker
+from evaluations.boards.mirrored import play_mirrored
 from evaluations.commands.line import open_results
+from evaluations.experiment.checks import check_budget, check_curve, check_least, check_released, check_seeds
 from evaluations.experiment.contract import Media, Size, Unit
 from evaluations.experiment.matched_plan import MatchedPlan
-from evaluations.experiment.names import RELEASED, NamedPolicy
-from evaluations.experiment.play import play
+from evaluations.experiment.names import NamedPolicy
 from evaluations.report import markdown
 from evaluations.rows.file import Row
-from evaluations.rows.policy_names import FULL
 from evaluations.tasks.video.base import VideoOptions
 from evaluations.tasks.video.tasks import task_names
 from evaluations.vision.cells import VideoRunner, WatchingOptions
@@ -32,7 +31,6 @@ from evaluations.vision.shipped import CLIP_FOLDER
 from namm.config import check_interval
 from namm.errors import ConfigError
 from namm.files import write_atomically
-from namm.policies import PRESETS
 
 QUICK_CLIPS = 4
 QUICK_POLICIES = ("full", "namm:source", "window", "h2o", "random")
@@ -65,15 +63,13 @@ def play_experiment(config: VideoConfig, console: Console) -> list[Row] | None:
     results.write_config({**vars(config), "benchmark": setup.tasks, "config": None})
     plans = [_plan(config, name, runner, policies, match) for name, runner in runners.items()]
     folders = {runner.namm.sha256(): config.namm for runner in runners.values() if runner.namm is not None}
-    settings = json.loads((config.out / "config.json").read_text(encoding="utf-8"))
-    with Tracker(config.wandb, config.out, settings, folders) as tracker:
-        for line in tracker.unsaid():
-            console.print(line, markup=False, soft_wrap=True)
 
-        def media(unit: Unit, rows: Sequence[Row]) -> Media:
-            return Media(picture=strip_picture(rows, results.folder / "media"))
+    def media(unit: Unit, rows: Sequence[Row]) -> Media:
+        return Media(picture=strip_picture(rows, results.folder / "media"))
 
-        return play(plans, runners, setup, config.workers, results, tracker, console, media)
+    return play_mirrored(
+        plans, runners, setup, results, console, media, mode=config.wandb, workers=config.workers, namms=folders
+    )
 
 
 def check(config: VideoConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
@@ -84,33 +80,15 @@ def check(config: VideoConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
     """
     check_interval(config.interval)
     task_names(config.benchmark)
-    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"--seeds must be different numbers of 0 or more, found {list(config.seeds)}.")
+    check_seeds(config.seeds)
     least = {"budget": 1, "batch": 1, "chunk": 1, "workers": 1, "threads": 1, "limit": 1, "clips": 1, "frames": 1}
-    for name, smallest in {**least, "protect_last": 0, "curve": 0}.items():
-        value = getattr(config, name)
-        if value is not None and value < smallest:
-            raise ConfigError(f"--{name.replace('_', '-')} must be {smallest} or more, found {value}.")
+    check_least(config, {**least, "protect_last": 0, "curve": 0})
     if config.rope_factor is not None and config.rope_factor < 1.0:
         raise ConfigError(f"--rope-factor stretches positions by 1 or more, found {config.rope_factor}.")
     policies, match = chosen(_names(config), config.match, config.budget is not None)
-    chunk = PRESETS[RELEASED][1]["eager_chunk"]
-    if any(spec.name.plain == RELEASED for spec in policies) and (
-        config.schedule == "prompt" or config.interval % chunk
-    ):
-        raise ConfigError(
-            f"namm:released reads in chunks of {chunk} and updates in between, found --schedule {config.schedule} and "
-            f"--interval {config.interval}; pass --interval 512 as released, or namm:source."
-        )
-    if config.curve and FULL not in [spec.label for spec in policies]:
-        raise ConfigError("--curve needs full among --policy: it is where every curve ends.")
-    for spec in policies:
-        most = spec.protected_first + config.protect_last
-        if config.budget is not None and not spec.is_reference and config.budget < max(1, most):
-            raise ConfigError(
-                f"--budget must hold what is never evicted, found {config.budget} where {spec.label} protects {most} "
-                "tokens; raise it or protect fewer."
-            )
+    check_released(policies, config.schedule, (config.interval,), "--interval")
+    check_curve(policies, config.curve)
+    check_budget(policies, config.budget, config.protect_last)
     return policies, match
 
 

@@ -168,8 +168,13 @@ def test_a_run_is_not_continued_on_other_weights_under_the_same_name(tmp_path: P
     config = EvolveConfig(out=tmp_path)
     (tmp_path / evolve.STATE_FILE).touch()
     (tmp_path / "recipe.json").write_text(json.dumps({"weights": [{"model_sha256": "1"}]}))
-    evolve._check_weights(config, [{"model_sha256": "1"}])
-    with pytest.raises(ConfigError, match="expected the weights that its run was started on"):
-        evolve._check_weights(config, [{"model_sha256": "2"}])
+    half = {"computed_in": "bfloat16"}
+    evolve._check_weights(config, [{"model_sha256": "1", **half}])
+    for other in ({"model_sha256": "2", **half}, {"model_sha256": "1", "computed_in": "float32"}):
+        with pytest.raises(ConfigError, match="expected the weights that its run was started on"):
+            evolve._check_weights(config, [other])
+    whole = {"model_sha256": "1", "computed_in": "float32"}
+    (tmp_path / "recipe.json").write_text(json.dumps({"bfloat16": False, "weights": [whole]}))
+    evolve._check_weights(config, [whole])
     (tmp_path / "recipe.json").write_text("{}")  # of before
     evolve._check_weights(config, [{"model_sha256": "2"}])
