@@ -35,6 +35,8 @@ from modalities.huggingface.rope import NTKRope, scale_rope
 from modalities.language.prompts import Group, Prompt, batches_of, groups_of
 from modalities.language.reading import read
 from modalities.pretrained import Located, load_tokenizer, locate, weight_facts
+from modalities.pretrained.loading import moved
+from modalities.pretrained.precision import quick_dtype
 from namm.errors import AttachError, ConfigError, DataError
 
 logger = logging.getLogger("lm_eval.models.namm")  # lm_eval shows its own loggers only
@@ -84,6 +86,8 @@ class NammLM(HFLM):
             raise AttachError(
                 f"Expected a causal language model, found a {self.backend} one: it has no cache to evict."
             )
+        if rest.get("dtype", "auto") == "auto":
+            self._model = moved(self._model, quick_dtype(self.model.dtype, self.model.device))
         self.rope = None if ntk_factor is None else NTKRope(float(ntk_factor), float(ntk_alpha))
         if self.rope is not None:
             scale_rope(self.model, self.rope)

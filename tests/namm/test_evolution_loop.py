@@ -164,6 +164,7 @@ def test_fitness_that_dies_costs_one_checkpoint_interval(
     assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.slow
 def test_killed_at_every_disk_operation(tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch):
     """Sweeps the kill through every fsync and rename of the run: between row and checkpoint, between both files."""
     config = replace(CONFIG, checkpoint_every=2)

@@ -12,9 +12,14 @@ from namm.errors import AttachError
 from namm.policies import POLICIES, make_policy
 from tests.namm.test_memory import any_policy, kept_sets, random_qkv, telling
 
+QUICK = ("full", "h2o", "snapkv", "fastgen", "namm")
+"""One of every kind: keeps all, by attention, by the last queries, by kinds of tokens, by a network."""
+
 
 @pytest.mark.parametrize("store", ["packed", pytest.param("padded", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in sorted(POLICIES)]
+)
 def test_a_prefix_read_once_is_as_good_as_one_read_for_each_question(name: str, store: str) -> None:
     """Bit for bit, the questions asked in turn, uneven rows in mid-interval, heads of uneven length."""
     policy = any_policy(name, 16)

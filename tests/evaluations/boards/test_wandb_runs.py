@@ -96,6 +96,7 @@ def test_a_run_read_back_says_of_its_row_what_the_row_says(mirrored):
             assert found["summary"].get(name) == value, name
 
 
+@pytest.mark.slow
 def test_history_is_that_of_the_row_against_axes_of_its_own(mirrored):
     rows, folders, _ = mirrored
     for row in rows:
@@ -287,6 +288,7 @@ def test_an_identity_is_drawn_once_also_by_many_at_a_time(tmp_path):
     assert len(experiment_identity(tmp_path)) == 16
 
 
+@pytest.mark.slow
 def test_where_w_and_b_cannot_be_reached_runs_are_kept_offline_and_it_is_said(tmp_path, rows, monkeypatch):
     """The second attempt has the id of the first, which W&B's process would otherwise call taken."""
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
@@ -336,6 +338,7 @@ def test_auto_means_offline_where_nobody_is_logged_in(tmp_path, monkeypatch):
     assert Tracker("auto", tmp_path).mode == "offline"
 
 
+@pytest.mark.slow
 def test_importing_the_tracker_does_not_import_wandb():
     code = "import sys, evaluations.boards.wandb_runs; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -141,6 +141,7 @@ def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
     assert "…" not in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "played",
     [

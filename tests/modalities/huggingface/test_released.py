@@ -112,9 +112,9 @@ SHAPES = {"mha": Shape(4, 4, 2), "gqa": Shape(8, 2, 2), "mqa": Shape(4, 1, 3), "
         ("gqa", 1300, 30, torch.float32, None),
         ("mqa", 1530, 30, torch.float32, None),  # two in the prompt, the third in decoding
         ("gqa", 1300, 30, torch.float32, 64),
-        ("mha", 1024, 20, torch.bfloat16, None),
-        ("gqa", 1500, 50, torch.bfloat16, None),
-        ("odd_head", 1100, 30, torch.bfloat16, None),
+        pytest.param("mha", 1024, 20, torch.bfloat16, None, marks=pytest.mark.slow),
+        pytest.param("gqa", 1500, 50, torch.bfloat16, None, marks=pytest.mark.slow),
+        pytest.param("odd_head", 1100, 30, torch.bfloat16, None, marks=pytest.mark.slow),
         pytest.param("gqa", 6011, 200, torch.float32, None, marks=pytest.mark.slow),
         pytest.param("mqa", 6011, 200, torch.bfloat16, None, marks=pytest.mark.slow),
     ],
@@ -144,7 +144,7 @@ def test_it_equals_the_slow_released_behaviour(
     assert memory.seen.tolist() == [prompt_tokens + new_tokens - 1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_left_padded_batch_equals_its_members(dtype: torch.dtype) -> None:
     """The released code cannot batch; here a row keeps and generates what it does alone."""
     generator = torch.Generator().manual_seed(5)
