@@ -49,6 +49,7 @@ def rolling(rotation: Rotation, query: Tensor, key: Tensor, value: Tensor, budge
     return torch.stack(out), held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "store"),
     [("halves", "packed"), ("halves", "padded"), ("neighbours, a part", "padded"), ("none", "packed")],

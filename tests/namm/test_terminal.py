@@ -57,8 +57,8 @@ with any_terminal():
     ("work", "code"),
     [
         ("[print('line', number) for number in range(100_000)]", 141),
-        ("print('short'); sys.exit(0)", 0),
-        ("sys.exit(3)", 3),
+        pytest.param("print('short'); sys.exit(0)", 0, marks=pytest.mark.slow),
+        pytest.param("sys.exit(3)", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_reader_that_leaves_is_no_traceback(work: str, code: int) -> None:

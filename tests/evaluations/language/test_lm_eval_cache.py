@@ -89,6 +89,7 @@ def test_responses_of_unknown_origin_are_refused(tmp_path: Path) -> None:
         cached(window(), tmp_path / "responses.db")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [{"policy": "window"}, {"policy": "random", "seed": 3}])
 def test_a_killed_run_keeps_what_it_has_scored_and_goes_on_to_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: dict[str, Any]

@@ -88,6 +88,7 @@ def test_chunked_prefill_generates_what_stock_does(family: str, chunk: int) -> N
         assert torch.equal(model.generate(ids, prefill_chunk_size=chunk, **options), stock)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*WIDESPREAD, "jamba"])
 def test_turns_of_a_conversation_reuse_the_cache(family: str) -> None:
     """As transformers documents it: all tokens so far, and the cache of the last output."""

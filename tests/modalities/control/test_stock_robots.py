@@ -23,6 +23,7 @@ def both(env_id: str, env_kwargs: Mapping[str, Any] = {}) -> tuple[Environments,
     return known, plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize(
     ("robot", "env_kwargs"),
