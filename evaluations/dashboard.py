@@ -22,9 +22,10 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from evaluations.boards.local_page import cells, read_experiments
+from evaluations.boards.experiments import read_experiments
+from evaluations.boards.local_page import cells
 from evaluations.boards.panels import numbers_of, sections_of
-from evaluations.boards.wandb_runs import PROJECT
+from evaluations.boards.wandb_package import project as default_project
 from evaluations.boards.workspace import workspace
 from evaluations.commands.exit import exit_code
 from evaluations.report.page import styled
@@ -126,7 +127,7 @@ def save_workspace(config: DashboardConfig) -> str:
         ConfigError: It is not said whose workspace it is, or W&B could not be reached or refused.
         MissingExtraError: The package that describes workspaces is not installed.
     """
-    project = config.project or os.environ.get("WANDB_PROJECT", PROJECT)
+    project = config.project or default_project()
     entity = config.entity or os.environ.get("WANDB_ENTITY")
     if entity is None:
         raise ConfigError(

@@ -8,9 +8,7 @@ its numbers as W&B runs do (evaluations/boards/run_content.py), so that both das
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,46 +20,15 @@ from evaluations.analysis.clusters import Clustered
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.analysis.summary import BOOTSTRAP_SEED, role, scaled, trial_values
 from evaluations.analysis.survival import held_at_need, in_any_head
+from evaluations.boards.experiments import Experiment
 from evaluations.boards.panels import Panel, board_of, numbers_of, sections_of
 from evaluations.boards.run_content import run_content
-from evaluations.rows.policy_names import is_namm, with_current_names
+from evaluations.rows.policy_names import is_namm
 from evaluations.rows.results import Row
 from evaluations.rows.trials import Trials, of, trials
-from namm.errors import DataError
 
 BANDED = "cue/held"
 """The history that has an interval."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A results folder that was read."""
-
-    name: str
-    folder: Path
-    rows: tuple[Row, ...]
-    settings: Mapping[str, Any]
-
-
-def read_experiments(folders: Sequence[Path]) -> list[Experiment]:
-    """The experiments in some results folders; folders of one name are told apart by their parents'.
-
-    Raises:
-        DataError: A folder holds no rows, or a damaged file.
-    """
-    found = []
-    names = [folder.resolve().name for folder in folders]
-    for folder, name in zip(folders, names, strict=True):
-        rows = _rows(folder / "rows.jsonl")
-        if not rows:
-            raise DataError(
-                f"expected rows.jsonl with at least one row in {folder}, found none; name what an "
-                "experiment was given as --out"
-            )
-        if names.count(name) > 1:
-            name = f"{folder.resolve().parent.name}/{name}"
-        found.append(Experiment(name, folder, tuple(rows), _settings(folder / "config.json")))
-    return found
 
 
 def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str, Any]]:
@@ -207,31 +174,3 @@ def _video(folder: Path, rows: Sequence[Row]) -> str | None:
         if found:
             return f"data:image/{kind};base64,{base64.b64encode(found[0].read_bytes()).decode()}"
     return None
-
-
-def _rows(path: Path) -> list[Row]:
-    """The finished rows of an experiment that may still be running: a last line that is half written is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = with_current_names(json.loads(line))
-            rows[row["key"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise DataError(
-                    f"expected a row in line {number} of {path}, found {error}; delete that line"
-                ) from error
-    return list(rows.values())
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(
-            f"expected a JSON object in {path}, found {error}; delete it or run the experiment again"
-        ) from error
-    return found if isinstance(found, dict) else {}

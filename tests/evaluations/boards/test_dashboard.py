@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluations.boards.local_page import cells, read_experiments
+from evaluations.boards.experiments import read_experiments
+from evaluations.boards.local_page import cells
 from evaluations.boards.panels import sections_of
 from evaluations.boards.run_content import run_content
 from evaluations.boards.workspace import workspace
 from evaluations.dashboard import main
 from evaluations.rows.trials import described, registered
-from namm.errors import DataError, MissingExtraError
+from namm.errors import MissingExtraError
 from tests.evaluations.rows.made_up_rows import POLICIES, made_up_rows
 
 CELLS = 2 * (len(POLICIES) + 2)
@@ -176,12 +177,16 @@ def test_videos_are_put_in_up_to_a_number_and_those_of_namm_first(folder):
 
 def test_mistakes_are_one_message_and_exit_code_2(tmp_path, capsys):
     assert main([str(tmp_path / "nothing")]) == 2
+    assert "found none at" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
     assert "rows.jsonl" in capsys.readouterr().err
     folder = write(tmp_path / "damaged", made_up_rows(seeds=1))
     lines = (folder / "rows.jsonl").read_text().splitlines()
     (folder / "rows.jsonl").write_text("\n".join(["{half", *lines]) + "\n")
-    with pytest.raises(DataError, match="line 1"):
-        read_experiments([folder])
+    (found,) = read_experiments([folder])
+    assert len(found.rows) == len(POLICIES)
+    assert found.remarks == (f"{folder / 'rows.jsonl'}: line 1 left out: no JSON object.",)
 
 
 @pytest.mark.slow
