@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from evaluations.analysis.aggregates import paired_over_tasks, resampled_runs
-from evaluations.analysis.clusters import Task, clustered
+from evaluations.analysis.clusters import clustered
 from evaluations.analysis.estimates import RESAMPLES, Estimate, PairedDifference, holm, percentile_interval
 from evaluations.analysis.summary import BOOTSTRAP_SEED, rectangle, role
 from evaluations.rows.file import Row
