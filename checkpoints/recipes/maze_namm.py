@@ -45,12 +45,12 @@ class MazeConfig:
     """Steps of the corridor."""
 
     signals: tuple[str, ...] = ("spectrogram", "key_difference")
-    generations: int = 120
-    population: int = 32
-    episodes: int = 6
+    generations: int = 100
+    population: int = 16
+    episodes: int = 4
     """Of each candidate and generation."""
 
-    validation: int = 64
+    validation: int = 32
     """Episodes of a validation."""
 
     sigma: float = 0.065
@@ -72,7 +72,7 @@ def main(config: MazeConfig) -> None:
     search = EvolutionConfig(
         generations=config.generations,
         seed=config.seed,
-        validate_every=5,
+        validate_every=10,
         noise_every=0,
         part=16,
         search=make_optimizer("cmaes-isotropic", config.population, config.sigma, False),
