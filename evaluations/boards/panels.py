@@ -88,6 +88,8 @@ class Board:
     """Settings of a row's identity that runs are grouped and filtered by."""
     suite: Callable[[Row, Mapping[str, Any]], str | None] = field(default=lambda row, settings: None)
     """The suite that the experiment's settings name and that has the row's target."""
+    example: Callable[[Row], str] = field(default=lambda row: "")
+    """One trial of a row with what was kept of it, as HTML without scripts in which everything of others is escaped."""
     dataset: Callable[[Row, Mapping[str, Any]], str] = field(default=lambda row, settings: row["task"])
     """What a row's model was trained on or is asked about, as far as names tell."""
 
