@@ -38,6 +38,15 @@ from namm.files import write_atomically
 SCRIPTS = ("panels.js", "matrix.js", "dashboard.js")
 """Of the page, in order: how panels are drawn, the matrix and what a cell opens, and what is chosen."""
 
+BODY = (
+    "<header><h1>NAMM dashboard</h1>"
+    "<details id='choice'><summary>Filter and group</summary><div id='filters'></div></details></header>"
+    "<main><div id='matrix'></div><div id='legend'></div><div id='sections'></div></main>"
+    "<dialog id='opened' aria-labelledby='opened-title'></dialog>"
+)
+SMALLER = "\\u003c"
+"""What JSON reads as "<": no name may begin a tag or a comment where the browser looks for the end of the data."""
+
 
 @dataclass(frozen=True)
 class DashboardConfig:
@@ -129,11 +138,7 @@ def render(data: Mapping[str, Any], modalities: Sequence[Trials]) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'><title>NAMM dashboard</title>"
         f"<style>{styled('evaluations.boards', 'dashboard.css')}</style><script>{get_plotlyjs()}</script></head><body>"
-        "<header><h1>NAMM dashboard</h1><details id='choice'><summary>Filter and group</summary>"
-        "<div id='filters'></div></details></header><main><div id='matrix'></div><div id='legend'></div><div id='sections'></div></main>"
-        "<dialog id='opened' aria-labelledby='opened-title'></dialog>"
-        # no "<" of anybody's may begin a tag or a comment where the browser reads this as markup
-        f"<script id='data' type='application/json'>{told.replace('<', chr(92) + 'u003c')}</script>"
+        f"{BODY}<script id='data' type='application/json'>{told.replace('<', SMALLER)}</script>"
         f"<script>{script}</script></body></html>\n"
     )
 

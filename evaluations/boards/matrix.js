@@ -1,8 +1,7 @@
 // The transfer matrix of each experiment side by side, and what a press on a cell opens: everything it was made of.
 
-const MARKS = { ahead: "▲", behind: "▼", even: "≈" };
+const MARKS = { ahead: "▲", behind: "▼", even: "=" };
 const TOLD = { ahead: "clearly ahead of", behind: "clearly behind", even: "not told apart from" };
-const KINDS = ["reference", "namm", "rival"];
 const round = (value, digits = 0) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
 const percent = (share) => (share == null ? "–" : `${round(100 * share, share < 0.1 ? 1 : 0)}%`);
 const interval = ([, low, high], digits = 0) => (high === undefined ? "" : `[${round(low, digits)}, ${round(high, digits)}]`);
@@ -16,11 +15,10 @@ function drawMatrix() {
     const used = new Set(shown.map((cell) => cell.column));
     return { matrix, shown, columns: matrix.columns.filter(({ key }) => used.has(key)) };
   });
-  const lines = [...new Map(parts.flatMap(({ shown }) => shown).map(({ line, kind }) => [line, { line, kind }])).values()]
-    .sort((a, b) => KINDS.indexOf(a.kind) - KINDS.indexOf(b.kind));
+  const blocks = blocksOf(parts.flatMap(({ shown }) => shown));
   const remarks = [...leftOut, ...parts.flatMap(({ matrix }) => [...matrix.left_out.map((text) => `Not in the matrix: ${text}.`), ...matrix.remarks])];
   const notes = remarks.length ? [element("ul", { class: "remarks" }, ...remarks.map((text) => element("li", {}, text)))] : [];
-  if (!lines.length) return notes;
+  if (!blocks.length) return notes;
   const several = parts.length > 1;
   const filled = parts.filter(({ columns }) => columns.length);
   const groupsOf = filled.map(({ matrix, columns }) => element("th", { colspan: columns.length, scope: "colgroup" }, matrix.experiment));
@@ -29,20 +27,44 @@ function drawMatrix() {
     const more = targets.length > 1 ? [element("small", {}, `${targets.length} targets`)] : [];
     return element("th", { scope: "col", ...(several && !index ? { class: "first" } : {}) }, ...breakable(title), ...told, ...more);
   }));
-  const body = lines.map(({ line, kind }) => element("tr", { class: kind }, element("th", { scope: "row" }, ...breakable(line)),
+  const bodyOf = ({ line, name, kind }) => element("tr", { class: kind }, element("th", { scope: "row" }, ...breakable(name)),
     ...filled.flatMap(({ matrix, shown, columns }) => columns.map(({ key }, index) => {
       const cell = shown.find((one) => one.line === line && one.column === key);
       return element("td", several && !index ? { class: "first" } : {}, ...(cell ? [cellButton(matrix, cell)] : []));
-    }))));
+    })));
+  const wide = 1 + filled.reduce((sum, { columns }) => sum + columns.length, 0);
+  const body = blocks.flatMap(([title, lines]) => [
+    element("tr", { class: "block" }, element("th", { colspan: wide, scope: "rowgroup" }, element("span", {}, title))), ...lines.map(bodyOf),
+  ]);
   const head = [...(several ? [element("tr", {}, element("td", {}), ...groupsOf)] : []), element("tr", {}, element("td", {}), ...titles)];
   const made = element("table", { class: "matrix" }, element("thead", {}, ...head), element("tbody", {}, ...body));
   made.addEventListener("keydown", walk);
   return [
     element("h2", {}, "What is left of the full cache's score"),
     element("p", { class: "caption" }, "Score in percent of the full cache's, its 95% interval, and the share of the tokens that was kept. " +
-      "▲ clearly ahead of the best rival of its size, ▼ clearly behind, ≈ not told apart. Press a cell to see what it was made of."),
+      "▲ clearly ahead of the best rival of its size, ▼ clearly behind, = not told apart. Press a cell to see what it was made of."),
     element("div", { class: "scroll" }, made), ...notes,
   ];
+}
+
+// Lines under what they have in common: references, each size with its NAMMs and rivals, sizes that NAMMs choose.
+function blocksOf(shown) {
+  const lines = new Map();
+  shown.forEach((cell) => {
+    const known = lines.get(cell.line) ?? { ...cell, scores: [] };
+    lines.set(cell.line, { ...known, scores: [...known.scores, cell.relative?.[0] ?? 0] });
+  });
+  const worth = ({ scores }) => scores.reduce((sum, one) => sum + one, 0) / scores.length;
+  const blocks = new Map();
+  const rank = ({ kind, share }) => (kind === "reference" ? -1 : share ?? 2); // a share is at most 1
+  [...lines.values()]
+    .sort((a, b) => rank(a) - rank(b) || (a.kind !== "namm") - (b.kind !== "namm") || (a.kind === "reference" ? 0 : worth(b) - worth(a)))
+    .forEach((line) => {
+      const own = shown.some(({ share }) => share != null) ? "NAMMs at the size that they choose" : "NAMMs, and rivals of their size";
+      const title = { "-1": "references", 2: own }[rank(line)] ?? `${round(100 * line.share)}% of the tokens for everybody`;
+      blocks.set(title, [...(blocks.get(title) ?? []), line]);
+    });
+  return [...blocks];
 }
 
 function cellButton(matrix, cell) {
@@ -66,7 +88,7 @@ function walk(event) {
   const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
   const at = event.target.closest("td");
   if (!at || (!down && !right)) return;
-  const rows = [...event.currentTarget.tBodies[0].rows];
+  const rows = [...event.currentTarget.tBodies[0].rows].filter((row) => row.className !== "block");
   let [row, column] = [rows.indexOf(at.parentElement) + down, at.cellIndex + right];
   while (rows[row]?.cells[column] && !rows[row].cells[column].querySelector("button")) [row, column] = [row + down, column + right];
   const next = rows[row]?.cells[column]?.querySelector("button");
@@ -136,7 +158,8 @@ function facts(matrix, cell, named) {
     element("thead", {}, element("tr", {}, element("th", { class: "text", scope: "col" }, name), element("th", { scope: "col" }, "% of full"))),
     element("tbody", {}, ...Object.entries(values).map(([one, value]) =>
       element("tr", {}, element("th", { class: "text", scope: "row" }, one), element("td", {}, round(value, 1)))))));
-  return element("section", {}, ...(named ? [element("h3", {}, matrix.experiment)] : []), list, ...tables);
+  const told = cell.sentence ? [element("p", {}, cell.sentence)] : [];
+  return element("section", {}, ...(named ? [element("h3", {}, matrix.experiment)] : []), ...told, list, ...tables);
 }
 
 // Its runs, curves, retention pictures, films and examples; the full cache and the best rival are drawn beside it.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evaluations.analysis.estimates import Estimate
 from evaluations.analysis.matrix import Column, Line, Matrix, MatrixCell, Runs, columns_of, matrix
+from evaluations.analysis.matrix_verdicts import sentence
 from evaluations.analysis.summary import role
 from evaluations.boards.experiments import Experiment
 from evaluations.boards.wandb_package import reason
@@ -42,6 +44,27 @@ def matrix_view(experiment: Experiment, places: Mapping[str, int]) -> dict[str, 
         "left_out": list(found.left_out),
         "remarks": list(experiment.remarks),
     }
+
+
+MATRIX_COLUMNS = (
+    *("line", "kind", "size", "column", "percent_of_full", "low", "high", "kept", "score", "bytes", "seconds"),
+    *("against", "verdict", "sentence"),
+)
+"""Of the same as a plain table."""
+
+
+def matrix_lines(experiment: Experiment) -> list[tuple[Any, ...]]:
+    """The matrix of an experiment as lines of `MATRIX_COLUMNS`, a cell a line."""
+    view = matrix_view(experiment, {row["key"]: place for place, row in enumerate(experiment.rows)})
+    found = []
+    for cell in view["cells"]:
+        value, low, high = (*(cell["relative"] or ()), None, None, None)[:3]
+        rival = next(iter(cell.get("against", ())), {})
+        told = [cell.get(name) for name in ("kept", "score", "bytes", "seconds")]
+        size = "" if cell["share"] is None else f"{100 * cell['share']:.0f}% of the tokens"
+        against = (rival.get("name"), rival.get("verdict"), cell.get("sentence"))
+        found.append((cell["name"], cell["kind"], size, cell["column"], value, low, high, *told, *against))
+    return found
 
 
 def columns_told(settings: Mapping[str, Any], rows: Sequence[Row]) -> tuple[Column, ...]:
@@ -77,7 +100,9 @@ def _cell(found: Matrix, line: Line, column: Column, places: Mapping[str, int]) 
         return None
     return {
         "line": _label(line.name, line),
+        "name": line.name,
         "kind": line.kind,
+        "share": line.share,
         "column": column.name,
         "relative": _interval(cell.relative),
         "native": cell.native,
@@ -88,6 +113,7 @@ def _cell(found: Matrix, line: Line, column: Column, places: Mapping[str, int]) 
         "runs": dict(cell.by_run),
         "targets": dict(cell.by_target),
         "against": _against(cell, line),
+        "sentence": sentence(replace(found, columns=(column,)), line) if line.kind == "namm" else "",
         "cells": sorted({places[row["key"]] for row in cell.rows if row["key"] in places}),
     }
 
@@ -126,6 +152,8 @@ def _as_measured(
         found.append(
             {
                 "line": policy,
+                "name": policy,
+                "share": None,
                 "kind": "reference" if policy in of(several[0]).references else "rival",
                 "column": column,
                 "relative": None,

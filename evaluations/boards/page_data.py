@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from evaluations.boards.experiments import Experiment, media_of
+from evaluations.boards.experiments import Experiment, media_of, with_shares
 from evaluations.boards.local_page import Shown, shown_cells
 from evaluations.boards.matrix_view import matrix_view
 from evaluations.boards.panels import board_of
@@ -29,7 +29,7 @@ def page_data(experiments: Sequence[Experiment], most_videos: int) -> dict[str, 
         experiments: What was read.
         most_videos: Films to put into the page, at most; NAMM's come first.
     """
-    read = [(experiment, *shown_cells(experiment)) for experiment in experiments]
+    read = [(experiment, *shown_cells(experiment)) for experiment in map(with_shares, experiments)]
     shown = [item for _, several, _ in read for item in several]
     shown.sort(key=lambda item: ORDER.index(item.cell["family"]))
     left_out = _add_media(sorted(shown, key=lambda item: FIRST.index(item.cell["family"])), most_videos)

@@ -67,7 +67,8 @@ def test_every_panel_shows_something_that_runs_log():
         elif panel.kind in ("lines", "trials"):
             assert set(names) <= logged, panel.title
         else:
-            assert names[0] in ("memory", "video", "episodes"), panel.title  # what Tracker logs beside the numbers
+            known = ("memory", "video", "episodes", "matrix")  # what is logged beside the numbers
+            assert names[0] in known, panel.title
 
 
 def test_the_workspace_has_all_panels_in_order_and_groups_by_target_and_policy():
@@ -83,7 +84,9 @@ def test_the_workspace_has_all_panels_in_order_and_groups_by_target_and_policy()
     assert {"episodes", "prompts"} <= set(table.y)
     for key, config in zip(table.y, configs[len(panels) :], strict=True):
         assert f'"{key}"' in json.dumps(config)
-    for panel, config in zip(panels, configs[: len(panels)], strict=True):
+    assert panels[0].kind == "matrix"
+    assert '"matrix"' in json.dumps(configs[0])
+    for panel, config in zip(panels[1:], configs[1 : len(panels)], strict=True):
         assert config["chartTitle"] == panel.title
         if panel.kind in ("lines", "trials"):
             assert (config["xAxis"], config["metrics"]) == (panel.x, list(panel.y))

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(None in (shutil.which("chromium"), shutil.which("chromedriver")), reason="no Chromium"),
 ]
 PHONE, DESKTOP = 390, 1280
+LINES = ".matrix tbody tr:not(.block) th"
 MARKUP = "<img src=x onerror=document.title='broken'></script><!--<script>"
 """As a name: must be shown, and never be read as markup."""
 
@@ -81,7 +82,7 @@ def test_the_page_is_no_wider_than_the_screen_and_draws_all_panels(browser):
     titles = shown(browser, "#sections h3")
     assert {"Score by policy", "Return", "Kept by age", "Layers and heads", "All results"} <= set(titles)
     assert len(browser.find_elements("css selector", "#sections .js-plotly-plot")) == len(titles) - 1  # and the table
-    assert f"<b>{MARKUP}</b>" in shown(browser, ".matrix tbody th")
+    assert f"<b>{MARKUP}</b>" in shown(browser, LINES)
     (remark,) = shown(browser, ".remarks li")
     assert "line 2 left out: no JSON object" in remark
 
@@ -114,7 +115,7 @@ def test_cells_are_walked_and_opened_by_the_keyboard(browser):
     browser.execute_script("arguments[0].focus()", first)
     for key in (Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER):
         browser.switch_to.active_element.send_keys(key)
-    assert shown(browser, "#opened-title") == ["namm:source on recall-llama/pairs"]
+    assert shown(browser, "#opened-title") == ["namm:target on recall-llama/pairs"]
     example = browser.find_element("css selector", "#opened .example")
     assert "what is <i>lost</i>?" in example.text
     assert "<b>salt</b> & </script> is lost" in example.text
@@ -122,7 +123,7 @@ def test_cells_are_walked_and_opened_by_the_keyboard(browser):
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not is_open(browser)
     label = browser.execute_script("return document.activeElement.getAttribute('aria-label')")
-    assert label.startswith("namm:source on recall-llama/pairs")  # where it was before
+    assert label.startswith("namm:target on recall-llama/pairs")  # where it was before
 
 
 def test_filters_leave_what_was_chosen(browser):
@@ -131,11 +132,11 @@ def test_filters_leave_what_was_chosen(browser):
     press(browser, "panels of", "recall-llama/pairs")
     assert [head.split("\n")[0] for head in shown(browser, ".matrix thead tr:last-child th")] == ["recall-llama/pairs"]
     press(browser, "policy", "namm:target")
-    assert shown(browser, ".matrix tbody th") == ["namm:target"]
+    assert shown(browser, LINES) == ["namm:target"]
     press(browser, "policy", "all")
-    assert len(shown(browser, ".matrix tbody th")) == len(POLICIES) - 1
+    assert len(shown(browser, LINES)) == len(POLICIES) - 1
     press(browser, "memory", "everything")
-    assert shown(browser, ".matrix tbody th") == ["full"]
+    assert shown(browser, LINES) == ["full"]
     assert "modality: text" in browser.find_element("css selector", "#choice summary").text
     press(browser, "memory", "everything")  # the last one that is on: all are
     press(browser, "modality", "text")
