@@ -67,8 +67,10 @@ def shown_cells(experiment: Experiment) -> tuple[list[Shown], list[str]]:
 def size(row: Row) -> str:
     """How large a row's memory was allowed to be, in a word or two."""
     kind, share = role(row), row["memory"].get("share")
+    if share is not None:
+        return f"{100 * share:.0f}% of the tokens"
     if kind == "given":
-        return f"budget {row['identity'].get('budget')}" if share is None else f"{100 * share:.0f}% of the tokens"
+        return f"budget {row['identity'].get('budget')}"
     return {"reference": "everything", "free": "its own", "matched": "the NAMM's"}.get(kind, kind)
 
 

@@ -224,7 +224,8 @@ def test_a_transfer_experiment_has_its_own_columns_and_a_line_for_the_runs_of_a_
             for digest in digests if row["policy"] != "namm:target" else ():
                 for share, budget in ((0.25, 48), (0.1, 19)):
                     identity = {**row["identity"], "namm_sha256": digest, "budget": budget}
-                    memory = {**row["memory"], "role": "given", "share": share}
+                    role = "free" if digest else "given"  # a NAMM that ranks, to a share that its options name
+                    memory = {**row["memory"], "role": role, "share": share}
                     key = f"{row['key']}{budget}{digest}"
                     rows.append({**row, "key": key, "identity": identity, "memory": memory})
     folder = write(tmp_path / "transfer", rows)
