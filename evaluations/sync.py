@@ -4,9 +4,9 @@
     namm-sync results/ runs/mine             every experiment and evolution in these folders
     namm-sync copy-of-rl --fresh             a copied folder becomes an experiment of its own, with ids of its own
 
-An experiment gets one run a row (target x policy x seed), an evolution one run of all its generations. Ids follow from
-the experiment and the row, so a replay takes the place of what was mirrored before; where somebody deleted a run in
-W&B, which never gives its id again, the next one is used.
+An experiment gets one run a row (target x policy x seed) and one with its transfer matrix, an evolution one run of all
+its generations. Ids follow from the experiment and the row, so a replay takes the place of what was mirrored before;
+where somebody deleted a run in W&B, which never gives its id again, the next one is used.
 """
 
 from __future__ import annotations

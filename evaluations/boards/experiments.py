@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,27 @@ def read_experiments(folders: Sequence[Path]) -> list[Experiment]:
             f"experiment was given as --out. {remarks}".rstrip()
         )
     return found
+
+
+def with_shares(experiment: Experiment) -> Experiment:
+    """The same with the share of the tokens that a budget stands for in every row of that budget.
+
+    Rows that a transfer experiment took from others do not say it themselves.
+    """
+
+    def size(row: Row) -> tuple[str, int | None]:
+        return row["target"], row["identity"].get("budget")
+
+    told = {size(row): share for row in experiment.rows if (share := row["memory"].get("share")) is not None}
+
+    def told_of(row: Row) -> Row:
+        options = row["identity"].get("options")
+        own = options.get("keep") if isinstance(options, Mapping) else None
+        known = told.get(size(row)) if row["memory"].get("role") == "given" else None
+        share = row["memory"].get("share", known if own is None else own)
+        return row if share is None else {**row, "memory": {**row["memory"], "share": share}}
+
+    return replace(experiment, rows=tuple(map(told_of, experiment.rows)))
 
 
 def media_of(folder: Path, row: Row) -> Media:

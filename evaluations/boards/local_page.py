@@ -1,16 +1,15 @@
 """What the local dashboard shows, as plain JSON values made from rows: one entry a cell, that is a policy on a target.
 
-A cell pools the seeds of one target, policy and (on the score-against-size curve) budget of one experiment, and names
-its numbers as W&B runs do (evaluations/boards/run_content.py), so that both dashboards show the same panels
-(evaluations/boards/panels.py).
+A cell pools the seeds of one target, policy and size of one experiment, and names its numbers as W&B runs do
+(evaluations/boards/run_content.py), so that both dashboards show the same panels (evaluations/boards/panels.py). What
+stands above the panels is evaluations/boards/matrix_view.py.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,14 @@ import numpy as np
 from evaluations.analysis.aggregates import aggregate
 from evaluations.analysis.clusters import Clustered
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.analysis.matrix import Runs
 from evaluations.analysis.summary import BOOTSTRAP_SEED, role, scaled, trial_values
 from evaluations.analysis.survival import held_at_need, in_any_head
 from evaluations.boards.experiments import Experiment
+from evaluations.boards.matrix_view import runs_told
 from evaluations.boards.panels import Panel, board_of, numbers_of, sections_of
 from evaluations.boards.run_content import run_content
+from evaluations.boards.wandb_package import reason
 from evaluations.rows.policy_names import is_namm
 from evaluations.rows.results import Row
 from evaluations.rows.trials import Trials, of, trials
@@ -31,29 +33,55 @@ BANDED = "cue/held"
 """The history that has an interval."""
 
 
-def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str, Any]]:
-    """Every cell of some experiments, references first, then NAMM, then rivals.
+@dataclass(frozen=True)
+class Shown:
+    """A cell of the page and what it was made of."""
+
+    experiment: Experiment
+    rows: tuple[Row, ...]
+    cell: dict[str, Any]
+    """Plain values."""
+
+
+def shown_cells(experiment: Experiment) -> tuple[list[Shown], list[str]]:
+    """Every cell of an experiment that can be shown, and a line for each that cannot.
 
     Args:
-        experiments: What was read.
-        most_videos: Videos to put into the page, at most; NAMM's come first.
+        experiment: What was read.
     """
-    groups: dict[tuple[str, str, str, int | None], tuple[Experiment, list[Row]]] = {}
-    for experiment in experiments:
-        for row in experiment.rows:
-            budget = row["identity"].get("budget") if role(row) == "curve" else None
-            key = (experiment.name, row["target"], row["policy"], budget)
-            groups.setdefault(key, (experiment, []))[1].append(row)
-    found = [(experiment, _cell(experiment, rows), rows) for experiment, rows in groups.values()]
-    found.sort(key=lambda item: (item[1]["family"] != "reference", item[1]["family"] != "namm"))
-    for experiment, cell, rows in sorted(found, key=lambda item: item[1]["family"] != "namm"):
-        video = _video(experiment.folder, rows) if most_videos else None
-        cell["video"] = video
-        most_videos -= video is not None
-    return [cell for _, cell, _ in found]
+    runs = runs_told(experiment.settings) or {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in experiment.rows:
+        budget = row["identity"].get("budget") if role(row) == "curve" else None
+        digest = row["identity"].get("namm_sha256") if is_namm(row["policy"]) else None
+        groups.setdefault((row["target"], row["policy"], digest, size(row), budget), []).append(row)
+    found, remarks = [], []
+    for (target, policy, *_), rows in groups.items():
+        try:
+            found.append(Shown(experiment, tuple(rows), _cell(experiment, rows, runs)))
+        except Exception as error:  # rows of others may hold anything; the other cells are shown
+            remarks.append(f"{experiment.folder}: {policy} on {target} is not shown ({reason(error)}).")
+    return found, remarks
 
 
-def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
+def size(row: Row) -> str:
+    """How large a row's memory was allowed to be, in a word or two."""
+    kind, share = role(row), row["memory"].get("share")
+    if share is not None:
+        return f"{100 * share:.0f}% of the tokens"
+    if kind == "given":
+        return f"budget {row['identity'].get('budget')}"
+    return {"reference": "everything", "free": "its own", "matched": "the NAMM's"}.get(kind, kind)
+
+
+def _name(row: Row, runs: Runs) -> str:
+    """A policy as the page calls it: a NAMM by the name of its run, where the experiment compares several."""
+    _, name = runs.get(row["identity"].get("namm_sha256") or "", ("", row["policy"]))
+    share = row["memory"].get("share")
+    return (name if is_namm(row["policy"]) else row["policy"]) + ("" if share is None else f" at {100 * share:.0f}%")
+
+
+def _cell(experiment: Experiment, rows: Sequence[Row], runs: Runs) -> dict[str, Any]:
     first = rows[0]
     described, board = of(first), board_of(of(first))
     contents = [run_content(row, experiment.name, experiment.settings) for row in rows]
@@ -64,9 +92,9 @@ def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "modality": described.modality,
         "target": first["target"],
         "env": described.environment(first),
-        "policy": policy,
+        "policy": _name(first, runs),
         "family": "reference" if policy in described.references else "namm" if is_namm(policy) else "rival",
-        "role": role(first),
+        "size": size(first),
         "budget": first["identity"].get("budget"),
         "seeds": len(rows),
         "trials": sum(len(trials(row)) for row in rows),
@@ -165,12 +193,3 @@ def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
         "ages": [age for age, shown in zip(ages, used, strict=True) if shown],
         "names": [f"layer {i}" if heads == 1 else f"{i} · {j}" for i in range(layers) for j in range(heads)],
     }
-
-
-def _video(folder: Path, rows: Sequence[Row]) -> str | None:
-    keys = [row["key"] for row in rows if row.get("trace")]
-    for kind in ("gif", "png"):  # what moves, where there is such a thing
-        found = [path for key in keys for path in (folder / "media").glob(f"*{key}.{kind}")]
-        if found:
-            return f"data:image/{kind};base64,{base64.b64encode(found[0].read_bytes()).decode()}"
-    return None

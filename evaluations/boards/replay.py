@@ -1,4 +1,4 @@
-"""Replays the rows of an experiment into clean Weights & Biases runs, one a row, as if none had been mirrored before.
+"""Replays the rows of an experiment into clean Weights & Biases runs, one a row, and one with the transfer matrix.
 
 What was mirrored while an experiment ran may have been interrupted, rescored or deleted, and W&B continues no run that
 stayed offline. A row has everything, so all runs are made again from the rows under the ids that they had.
@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluations.boards.experiments import Experiment, media_of
-from evaluations.boards.wandb_package import Mode
+from evaluations.boards.experiments import Experiment, media_of, with_shares
+from evaluations.boards.matrix_view import MATRIX_COLUMNS, matrix_lines
+from evaluations.boards.wandb_package import Mode, reason
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.experiment.claims import Claims
 from evaluations.experiment.telling import MIRROR
@@ -34,7 +35,7 @@ class Replayed:
 
 
 def replay(experiment: Experiment, mode: Mode, progress: Callable[[int], object]) -> Replayed:
-    """Makes the run of every row; what W&B refuses costs that run and a line.
+    """Makes the run of every row and that of the matrix; what W&B refuses costs that run and a line.
 
     Args:
         experiment: As it was read.
@@ -53,8 +54,13 @@ def replay(experiment: Experiment, mode: Mode, progress: Callable[[int], object]
         for number, row in enumerate(experiment.rows if tracker.active else (), start=1):
             made += tracker.mirror([row], media_of(experiment.folder, row))
             progress(number)
+        try:
+            table = tracker.mirror_table("matrix", MATRIX_COLUMNS, matrix_lines(with_shares(experiment)))
+            made += [table] if table is not None else []
+        except Exception as error:  # rows of others may hold anything; their runs are made
+            remarks.append(f"the matrix of {experiment.folder} could not be computed ({reason(error)}).")
     told = (*experiment.remarks, *remarks, *tracker.notices)
-    return Replayed(tuple(map(Path, made)), len(experiment.rows), tracker.mode, told)
+    return Replayed(tuple(map(Path, made)), len(experiment.rows) + 1, tracker.mode, told)
 
 
 def _namms(experiment: Experiment) -> tuple[dict[str, Path], list[str]]:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from evaluations.boards.artifacts import NAMM_CHECKPOINT, artifact_name, checkpoint_artifact, use
 from evaluations.boards.panels import board_of
-from evaluations.boards.run_content import RunContent, run_content
+from evaluations.boards.run_content import RunContent, run_content, run_id
 from evaluations.boards.wandb_package import LEAN, Mode, open_wandb, project, reason, under_free_id
 from evaluations.experiment.contract import Media
 from evaluations.rows.identity import experiment_identity
@@ -126,6 +126,29 @@ class Tracker:
             self._attempt(label, lambda row=row, shown=shown: made.append(self._made(row, shown)))
         return made
 
+    def mirror_table(self, name: str, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str | None:
+        """Makes one run of the whole experiment that holds a table; what W&B refuses costs a line.
+
+        Args:
+            name: Of the table, and of what the run is for.
+            columns: Its titles.
+            lines: Its values.
+
+        Returns:
+            Folder of the run; None where it could not be made.
+        """
+        if not self.active:
+            return None
+        experiment = self.folder.resolve().name
+        content = RunContent(
+            id=run_id(self._id_of_experiment(), name), name=f"{experiment}-{name}", group=experiment, job_type=name,
+            tags=(name,), config={"experiment": {"name": experiment, **self.config}}, sections=(), axes={}, history=(),
+            columns=tuple(columns), table_name=name, table=tuple(map(tuple, lines)), summary={},
+        )  # fmt: skip
+        made: list[str] = []
+        self._attempt(f"the {name} of {experiment}", lambda: made.append(self._logged(content, Media(), lambda: None)))
+        return made[0] if made else None
+
     def _tell(self, line: str) -> None:
         if line and line not in self.notices:
             self.notices.append(line)
@@ -138,21 +161,29 @@ class Tracker:
             self._tell(f"W&B: {what} is not mirrored ({reason(error)}); rows.jsonl has everything.")
 
     def _made(self, row: Row, media: Media) -> str:
+        content = run_content(row, self.folder.resolve().name, self.config, self._id_of_experiment())
+        folder = self._logged(content, media, lambda: self._log_checkpoints(row))
+        self._tracked[_note(row)] = Path(folder).name
+        text = json.dumps(self._tracked, indent=1) + "\n"
+        self._attempt("the note of what is mirrored", lambda: write_atomically(self._path, text))
+        return folder
+
+    def _id_of_experiment(self) -> str:
         if self._identity is None:
             self._identity = experiment_identity(self.folder)
-        content = run_content(row, self.folder.resolve().name, self.config, self._identity)
+        return self._identity
+
+    def _logged(self, content: RunContent, media: Media, checkpoints: Callable[[], object]) -> str:
+        """One whole run; returns its folder."""
         self._run = self._started(content)
         try:
             folder = str(Path(self._run.dir).parent)
             self._log(content, media)
-            self._attempt("a checkpoint", lambda: self._log_checkpoints(row))
+            self._attempt("a checkpoint", checkpoints)
         except BaseException:
             self._finish(exit_code=1)
             raise
         self._finish(exit_code=0)
-        self._tracked[_note(row)] = Path(folder).name
-        text = json.dumps(self._tracked, indent=1) + "\n"
-        self._attempt("the note of what is mirrored", lambda: write_atomically(self._path, text))
         return folder
 
     def _started(self, content: RunContent) -> Any:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from evaluations import sync
-from evaluations.boards.run_content import run_content
+from evaluations.analysis.matrix import matrix
+from evaluations.boards.run_content import run_content, run_id
 from evaluations.boards.wandb_package import DELETED
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.evolution.tracking import EvolutionTracker
@@ -35,7 +36,10 @@ def rows_of(*policies: str, seeds: int = 1) -> list[dict]:
 
 
 def synced(folder: Path) -> list[str]:
-    return sorted(map(str, (folder / "synced" / "wandb").glob("offline-run-*")))
+    """Runs of rows, without that of the matrix."""
+    runs = map(str, (folder / "synced" / "wandb").glob("offline-run-*"))
+    other = run_id(experiment_identity(folder), "matrix")
+    return sorted(run for run in runs if id_of(run) != other)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,25 @@ def test_an_interrupted_and_rescored_mirror_becomes_one_clean_run_a_row(tmp_path
     assert scores == {row["policy"]: row["score"] for row in rows}
     assert Tracker("offline", folder).is_tracked(rows)  # the experiment does not mirror them a second time
     said = capsys.readouterr().out
-    assert "2 of 2 runs wait offline; upload them with: wandb sync" in said
+    assert "3 of 3 runs wait offline; upload them with: wandb sync" in said
+
+
+def test_the_matrix_is_a_table_of_a_run_of_its_own(tmp_path):
+    rows = rows_of("namm:target", "window", "random", "full", seeds=2)
+    folder = write(tmp_path / "rl", rows)
+    assert sync.main([str(folder)]) == 0
+    identity = run_id(experiment_identity(folder), "matrix")
+    (run,) = (path for path in (folder / "synced" / "wandb").glob("offline-run-*") if id_of(path) == identity)
+    told = json.loads(inspect(str(run), "--summary"))
+    assert told["name"] == "rl-matrix"
+    table = json.loads((run / "files" / told["summary"]["matrix"]["path"]).read_text())
+    lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    expected = {line.name: cell for (line, _), cell in matrix(rows).cells.items()}
+    assert {line["line"] for line in lines} == set(expected)
+    for line in lines:
+        cell = expected[line["line"]]
+        assert (line["percent_of_full"], line["kept"]) == (cell.relative.value, cell.kept)
+        assert (line["verdict"] is None) == (line["kind"] != "namm")
 
 
 def test_a_copy_has_the_ids_of_its_original_until_it_is_made_another_experiment(tmp_path):
@@ -173,7 +195,7 @@ def test_a_run_that_w_and_b_refuses_is_told_and_the_exit_code_says_it(tmp_path, 
     monkeypatch.setattr(wandb, "init", refused)
     assert sync.main([str(folder)]) == 1
     told = capsys.readouterr()
-    assert "1 of 2 runs wait offline" in told.out
+    assert "2 of 3 runs wait offline" in told.out
     assert "hopper · random · seed 0 is not mirrored (CommError: no)" in told.out
     assert "1 that could not be made" in told.err
 
