@@ -26,6 +26,8 @@ from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.files import write_atomically
 
 SHIPPED = Path(checkpoints.__file__).parent
+PLACES = ("out", "work", "model")
+"""Settings that are places on a machine."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ def main(config: MazeConfig) -> None:
     best.save_pretrained(config.out)
     found = fitness.validate(best.flat, 0)
     facts = {
-        "recipe": json.loads(json.dumps(asdict(config), default=str)),
+        "recipe": {
+            **{name: told for name, told in asdict(config).items() if name not in PLACES},
+            "model": config.model.name,
+        },
         "generations": result.generation,
         "best_generation": result.best_generation,
         "validation": {"fitness": found.score, **dict(found.extras)},
@@ -101,14 +106,14 @@ def main(config: MazeConfig) -> None:
 def _card(config: MazeConfig, facts: Mapping[str, Any]) -> str:
     found = facts["validation"]
     return (
-        f"# {config.out.name}\n\nA NAMM that was evolved where it acts: the shipped `tmaze` Decision Transformer in "
-        f"T-mazes of {config.corridor} steps, from zero, with CMA-ES. Besides a token's age it reads "
-        f"{', '.join(config.signals)}, under the statistics of each sequence. It has seen no text.\n\n"
+        f"# {config.out.name}\n\nA NAMM that was evolved where it acts: the shipped `{config.model.name}` Decision "
+        f"Transformer in T-mazes of\n{config.corridor} steps, from zero, with CMA-ES. Besides a token's age it reads "
+        f"{', '.join(config.signals)},\nunder the statistics of each sequence. It has seen no text.\n\n"
         f"Made with `python checkpoints/recipes/maze_namm.py --seed {config.seed}`: {facts['generations']} generations "
-        f"of {config.population} candidates on {config.episodes} episodes each; the mean of generation "
+        f"of\n{config.population} candidates on {config.episodes} episodes each; the mean of generation "
         f"{facts['best_generation']} had the best validation.\n\n"
         f"On {config.validation} validation episodes, which chose it: success {100 * found['success']:.1f}%, kept "
-        f"{100 * found['kept_fraction']:.1f}%. What it does elsewhere: docs/transfer.md.\n\n"
+        f"{100 * found['kept_fraction']:.1f}%. What it does\nelsewhere: docs/transfer.md.\n\n"
         f"sha256 of model.safetensors: `{facts['sha256']}`\n"
     )
 
