@@ -7,7 +7,6 @@ The mean with the best validation is saved with a card; a run that is killed con
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from evaluations.evolution.searches import make_optimizer
 from evaluations.rows.results import file_sha256
 from modalities.control.agents import ControlModel
 from namm import NAMM, NAMMConfig
+from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.files import write_atomically
 
@@ -65,7 +65,6 @@ class MazeConfig:
 def main(config: MazeConfig) -> None:
     """Evolves what is left, and saves the best mean with its card."""
     torch.set_num_threads(1)
-    began = time.time()
     namm = NAMM(NAMMConfig(interval=48, signals=config.signals, trained_statistics="sequence"))
     source = ControlSource(
         ControlModel.load(config.model), {"corridor_steps": config.corridor}, config.episodes, config.validation
@@ -96,7 +95,7 @@ def main(config: MazeConfig) -> None:
         "generations": result.generation,
         "best_generation": result.best_generation,
         "validation": {"fitness": found.score, **dict(found.extras)},
-        "seconds_of_the_last_start": round(time.time() - began),
+        "seconds": round(sum(row["seconds"] for row in read_rows(config.work))),
         "sha256": file_sha256(config.out / "model.safetensors"),
     }
     write_atomically(config.out / "card.json", json.dumps(facts, indent=2) + "\n")
