@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def source() -> ControlSource:
     control = ControlModel.load(SHIPPED_FOLDER / "tmaze")
-    return ControlSource(control, {"corridor_steps": 40}, episodes=2, validation=2)
+    return ControlSource(control, {"corridor_steps": 50}, episodes=2, validation=2)
 
 
 def test_a_population_is_scored_as_each_of_it_alone(source: ControlSource) -> None:
