@@ -16,6 +16,8 @@ import pytest
 
 from evaluations.dashboard import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = """
 [namm.modalities]
