@@ -133,7 +133,7 @@ def matrix(rows: Sequence[Row], columns: Sequence[Column] | None = None, runs: R
         native = {target: _native(groups, target) for target in column.targets}
         found = {}
         for line in lines:
-            played = {target: groups[line][target] for target in column.targets if target in groups[line]}
+            played = _whole({target: groups[line][target] for target in column.targets if target in groups[line]})
             targets, refused = _targets(played, full)
             left_out |= dict.fromkeys(refused)
             if targets and len(played) == len([t for t in column.targets if full[t]]):
@@ -259,6 +259,14 @@ class _Played:
         if any(base is None or base <= 0 for base in told):
             return None
         return float(np.mean([100.0 * mean / base for mean, base in zip(means, told, strict=True) if base]))
+
+
+def _whole(played: Mapping[str, Mapping[str, list[Row]]]) -> dict[str, dict[str, list[Row]]]:
+    """The runs that have played all of the targets; an experiment may be looked at while it goes on."""
+    runs = set.intersection(*(set(by_run) for by_run in played.values())) if played else set()
+    return {
+        target: {run: rows for run, rows in by_run.items() if run in runs} for target, by_run in played.items() if runs
+    }
 
 
 def _compared(found: Mapping[Line, _Played]) -> dict[Line, MatrixCell]:

@@ -31,6 +31,7 @@ def _cell(matrix: Matrix, line: Line, cell: MatrixCell) -> str:
         return told
     if len(cell.by_run) > 1:
         told += f", runs from {min(cell.by_run.values()):.1f} to {max(cell.by_run.values()):.1f}"
+    told += _against_full(cell)
     rivals = {name: test for name, test in cell.versus.items() if name != FULL}
     ahead = [name for name, test in rivals.items() if test.is_clear and test.difference.value > 0]
     behind = [name for name, test in rivals.items() if test.is_clear and test.difference.value < 0]
@@ -44,6 +45,15 @@ def _cell(matrix: Matrix, line: Line, cell: MatrixCell) -> str:
         told += f", behind {join([f'{name} ({paired(rivals[name])})' for name in behind])}" if behind else ""
         told += f", not told apart from {join(level)}" if level else ""
     return told + _unequal(matrix, line, cell)
+
+
+def _against_full(cell: MatrixCell) -> str:
+    test = cell.versus.get(FULL)
+    if test is None or test.smallest_p_value >= SIGNIFICANCE:
+        return ""
+    if not test.is_clear:
+        return ", not told apart from it"
+    return ", ahead of it" if test.difference.value > 0 else ", behind it"
 
 
 def _unequal(matrix: Matrix, line: Line, cell: MatrixCell) -> str:

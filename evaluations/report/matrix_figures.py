@@ -11,7 +11,7 @@ from matplotlib.style import context
 
 from evaluations.analysis.matrix import Column, Line, Matrix
 from evaluations.report.figures import INK, NAMM_COLOUR, REFERENCE_COLOUR, RIVAL_COLOURS, STYLE
-from evaluations.report.matrix_tables import blocks, mark
+from evaluations.report.matrix_tables import blocks, mark, plain_name
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#d98b8b", "#f6f2ea", "#7fb58a"])
 """From nothing to all of the full cache's score."""
@@ -32,7 +32,7 @@ def heat_map(matrix: Matrix) -> Figure:
                 axes.text(-0.5, place + 0.2, line, ha="left", va="center", fontsize=8.5, style="italic", alpha=0.8)
             else:
                 _heat_line(axes, matrix, line, place)
-        names = ["" if isinstance(line, str) else line.name for line in lines]
+        names = ["" if isinstance(line, str) else plain_name(matrix, line) for line in lines]
         axes.set_yticks(range(len(lines)), names)
         for label, line in zip(axes.get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if isinstance(line, Line) and line.kind == "namm" else "normal")

@@ -18,7 +18,7 @@ HELP = (
     "score as a percentage of the full cache's, mean over targets, 95% interval over trials (and over runs where a "
     "recipe has several); then slots held / tokens seen"
 )
-COLDEST, WARMEST = 20, 75
+STRONGEST = 55
 """Percent of colour in a cell at scores of 0 and of 100."""
 
 
@@ -73,7 +73,7 @@ def rich_table(matrix: Matrix) -> Table:
         shown.add_row(f"[dim]{title}[/dim]")
         for line in lines:
             cells = [_short(matrix.cell(line, column)) for column in matrix.columns]
-            shown.add_row(_plain_name(matrix, line), *cells, style="bold" if line.kind == "namm" else None)
+            shown.add_row(plain_name(matrix, line), *cells, style="bold" if line.kind == "namm" else None)
     return shown
 
 
@@ -85,7 +85,7 @@ def markdown(matrix: Matrix) -> str:
         lines.append(f"| *{title}* |" + " |" * len(matrix.columns))
         for line in several:
             cells = [_plain(matrix.cell(line, column)) for column in matrix.columns]
-            name = _plain_name(matrix, line)
+            name = plain_name(matrix, line)
             lines.append(f"| {f'**{name}**' if line.kind == 'namm' else name} | {' | '.join(cells)} |")
     said = "\n".join(f"- {text}" for text in sentences(matrix))
     left = "\n".join(f"- {text}" for text in matrix.left_out)
@@ -115,10 +115,8 @@ def _cells(matrix: Matrix, line: Line) -> Iterator[str]:
             yield "<td>–</td>"
             continue
         part = min(max(cell.relative.value, 0.0), 100.0) / 100.0
-        warmth = COLDEST + (WARMEST - COLDEST) * part
-        colour = f"background: color-mix(in srgb, var(--heat-{'high' if part > 0.5 else 'low'}) " + (
-            f"{warmth * abs(2 * part - 1):.0f}%, var(--card))"
-        )
+        side = "high" if part > 0.5 else "low"
+        colour = f"background: color-mix(in srgb, var(--heat-{side}) {STRONGEST * abs(2 * part - 1):.0f}%, var(--card))"
         runs = ", ".join(f"{name} {value:.1f}" for name, value in cell.by_run.items())
         targets = ", ".join(f"{name} {value:.1f}" for name, value in cell.by_target.items())
         about = f"{targets}; runs: {runs}; {cell.bytes / 1024:.0f} KiB and {cell.seconds:.2f} s a trial"
@@ -147,7 +145,8 @@ def _runs_told(matrix: Matrix, line: Line) -> str:
     return f" <small>{runs} runs</small>" if runs > 1 else ""
 
 
-def _plain_name(matrix: Matrix, line: Line) -> str:
+def plain_name(matrix: Matrix, line: Line) -> str:
+    """A line's name, and how many runs it has."""
     runs = _runs(matrix, line)
     return f"{line.name} ({runs} runs)" if runs > 1 else line.name
 

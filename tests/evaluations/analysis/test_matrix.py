@@ -191,6 +191,15 @@ def test_a_line_that_lacks_a_target_has_no_cell_in_that_column() -> None:
     assert found.cell(Line("keydiff", "rival", 0.25), CONTROL) is not None
 
 
+def test_a_run_that_has_not_played_every_target_is_not_in_yet() -> None:
+    """An experiment may be looked at while it goes on."""
+    rows = full_rows() + namm_rows("aa", *FULL.values()) + namm_rows("bb", *FULL.values())[:1]
+    cell = matrix(rows, [CONTROL], RUNS).cell(Line("text-v9", "namm", 0.25), CONTROL)
+    assert set(cell.by_run) == {"text-v9"}
+    rows = full_rows() + namm_rows("aa", *FULL.values())[1:] + namm_rows("bb", *FULL.values())[:1]
+    assert matrix(rows, [CONTROL], RUNS).cell(Line("text-v9", "namm", 0.25), CONTROL) is None
+
+
 def test_trials_that_differ_are_compared_on_what_is_shared() -> None:
     rows = full_rows() + namm_rows("aa", [100, 100, 0, 0], FULL["reacher"])
     longer = [a_row("maze", "window", [100, 100, 0, 0, 7, 7], share=0.25, budget=9)]
