@@ -19,7 +19,7 @@ from namm.errors import AttachError
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
-    from modalities.conformance.clauses import Subject
+    from modalities.conformance.subject import Subject
 
 GROUP = "namm.modalities"
 """Entry points of packages that bring adapters of their own; each names a subclass of `Adapter`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Adapter
-from modalities.conformance.clauses import Subject
+from modalities.conformance.subject import Subject
 from namm import Memory
 from namm.errors import AttachError
 from namm.policies import Policy
