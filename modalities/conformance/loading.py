@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from modalities.base import Adapter
 from modalities.conformance.tiny_models import tiny_model
 from modalities.pretrained import load_config, load_model
-from namm.errors import CheckpointError, ConfigError, NammError
+from namm.errors import CheckpointError, ConfigError, NammError, UnknownNameError, did_you_mean
 
 TINY = "tiny:"
 
@@ -102,10 +102,11 @@ def _found(name: str, wanted: str) -> Any:
     place, _, attribute = name.rpartition(":")
     try:
         if place.endswith(".py"):
-            return resolve_name(f"{_imported(Path(place))}:{attribute}")
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        return resolve_name(name)
+            module = _imported(Path(place))
+        else:
+            if str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
     except NammError:
         raise
     except Exception as error:  # whatever importing the user's own code raises
@@ -114,13 +115,17 @@ def _found(name: str, wanted: str) -> Any:
             f"expected {wanted} at {name!r} (module:name or file.py:name), found {told}; run from where the module is, "
             "or install it"
         ) from error
+    if not hasattr(module, attribute):
+        own = [key for key, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+        raise UnknownNameError(f"{place} has no {attribute!r}, expected {wanted}. {did_you_mean(attribute, own)}")
+    return getattr(module, attribute)
 
 
-def _imported(path: Path) -> str:
-    """Imports a file, and gives the name of its module."""
+def _imported(path: Path) -> ModuleType:
+    """The module of a file."""
     name = f"namm_check_{path.stem}"
     if name in sys.modules and sys.modules[name].__file__ == str(path.resolve()):
-        return name
+        return sys.modules[name]
     if not path.is_file():
         raise ConfigError(f"expected a Python file at {path}, found none; check the path")
     spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -128,5 +133,9 @@ def _imported(path: Path) -> str:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
