@@ -1,9 +1,10 @@
 """A model of a new shape by an adapter of its own: `python examples/new_shape.py`.
 
-Whisper hears with an encoder and writes with a decoder, whose self-attention is what a memory can govern; `attach` refuses
-such models of transformers by itself. The adapter below puts a module of nine lines in place of that attention, and
-takes it out again. `namm-check examples/new_shape.py:build --adapter examples/new_shape.py:WhisperAdapter` examines it.
+Whisper hears with an encoder and writes with a decoder, whose self-attention is what a memory can govern; without an
+adapter `attach` refuses such models. The one below puts a small module in place of that attention, and takes it out
+again. `namm-check examples/new_shape.py:build` examines it.
 """
+# ruff: noqa: I001  (modalities comes before transformers)
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from modalities import Adapter, attach, register  # before transformers
+from modalities import Adapter, attach, register
 from modalities.conformance.subject import Subject, module_subject
 from namm import Memory
 from namm.policies import Policy, make_policy
@@ -32,7 +33,11 @@ class OnMemory(nn.Module):
     def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
         """What the stock module gives, for new tokens alone."""
         stock = self.stock
-        projected = stock.q_proj(hidden_states) * stock.scaling, stock.k_proj(hidden_states), stock.v_proj(hidden_states)
+        projected = (
+            stock.q_proj(hidden_states) * stock.scaling,
+            stock.k_proj(hidden_states),
+            stock.v_proj(hidden_states),
+        )
         heads = (states.unflatten(-1, (stock.num_heads, -1)).transpose(1, 2) for states in projected)
         out = self.memory.attend(self.layer, *heads, scale=1.0)
         return stock.out_proj(out.transpose(1, 2).flatten(2)), None
@@ -45,10 +50,12 @@ class WhisperAdapter(Adapter):
     name: ClassVar[str] = "Whisper"
 
     def takes(self, model: Any) -> bool:
+        """See Adapter."""
         return isinstance(model, WhisperForConditionalGeneration)
 
     @contextmanager
     def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> Iterator[Memory]:
+        """Every layer of the decoder calls the memory inside the block."""
         layers = model.model.decoder.layers
         stock, memory = [layer.self_attn for layer in layers], Memory(policy, len(layers), store)
         try:
@@ -60,6 +67,7 @@ class WhisperAdapter(Adapter):
                 layer.self_attn = own
 
     def subject(self, model: Any, name: str | None = None) -> Subject:
+        """It is examined writing about a sound."""
         sound = hear(model, torch.randn(1, 80, 40, generator=torch.Generator().manual_seed(0)))
         return module_subject(
             model,

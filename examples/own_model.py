@@ -1,7 +1,7 @@
 """A model of your own by one call of `memory.attend`: `python examples/own_model.py`.
 
-A small GPT written from scratch, in the manner of nanoGPT. What makes it fit for any policy are the lines marked 1 to 3;
-no adapter and nothing of Hugging Face is needed. `namm-check examples/own_model.py:build` examines it.
+A small GPT written from scratch, in the manner of nanoGPT. What makes it fit for any policy are the lines marked 1 to
+3; no adapter and nothing of Hugging Face is needed. `namm-check examples/own_model.py:build` examines it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of whole sequences, or with a memory of the new tokens alone."""
         begun = self.memory is not None and self.memory.seen.numel() > 0
-        seen = self.memory.seen[:, None].to(ids.device) if begun else 0  # 3: positions count what was SEEN, not what is held
+        seen = (
+            self.memory.seen[:, None].to(ids.device) if begun else 0
+        )  # 3: positions count what was SEEN, not what is held
         hidden = self.tokens(ids) + self.positions(seen + torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             hidden = block(hidden, self.memory)

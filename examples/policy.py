@@ -22,12 +22,15 @@ class PeakAttention(Policy):
     observes_attention = True
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What it remembers."""
         return {"peak": ()}  # one number a token, zero at first
 
     def observe(self, columns: Float[Tensor, "batch kv_heads slots queries"], state: State, places: object) -> State:
+        """Folds an interval's attention in."""
         return {"peak": state["peak"].maximum(columns.amax(dim=-1))}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
+        """Larger is kept."""
         return view.state["peak"]
 
 

@@ -25,6 +25,7 @@ class Overwritten(TextTask):
     def evidence(
         self, rng: np.random.Generator, vocabulary: RecallVocabulary, context_tokens: int, filler: Filler
     ) -> Evidence:
+        """What is hidden, in order, and what is asked."""
         keys = rng.choice(vocabulary.keys, 8, replace=False)
         first, second = rng.choice(vocabulary.values, (2, 8), replace=False)
         told = [np.array(pair) for pair in zip(keys, first, strict=True)]

@@ -32,7 +32,7 @@ class OwnModels(Adapter):
         return own and isinstance(vars(model).get("memory", model), Memory | None)
 
     @contextmanager
-    def attach(self, model: nn.Module, policy: Policy, *, store: str = "packed") -> Iterator[Memory]:
+    def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> Iterator[Memory]:
         """Puts a memory where the model looks for one."""
         if model.memory is not None:
             raise AttachError(f"{type(model).__name__} is attached already; leave the first `with attach(...)` block.")

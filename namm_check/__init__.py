@@ -42,7 +42,7 @@ def examined(
     from modalities.conformance.loading import load, load_adapter
     from namm.errors import NammError
 
-    wrong = None
+    wrong, verdict = "", None
     try:
         if isinstance(model, str):
             made = load(model) if dtype is None else load(model, getattr(torch, dtype))
@@ -55,7 +55,7 @@ def examined(
         verdict = examine(subject, clauses)
     except NammError as error:
         wrong = str(error)
-    if wrong is not None:  # outside of the handler, so that no traceback of ours is shown
+    if verdict is None:  # outside of the handler, so that no traceback of ours is shown
         pytest.fail(f"not examined: {wrong}", pytrace=False)
     if not verdict.conforms:
         pytest.fail(str(verdict), pytrace=False)

@@ -22,6 +22,8 @@ from namm import outside
 from namm.policies import POLICIES
 
 ROOT = Path(__file__).parents[1]
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """PYTHONPATH of a process in which the package is installed."""

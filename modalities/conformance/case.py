@@ -1,7 +1,7 @@
-"""A case: the prompts that a clause is tried on, with what the stock model and a memory that keeps everything say of them.
+"""A case: the prompts that a clause is tried on, and what the stock model and a memory that keeps all say of them.
 
-A clause that fails is tried again on smaller cases (counterexample.py), so cases are cut by rows and by tokens, and what
-is computed for one clause is kept for the next.
+A clause that fails is tried again on smaller cases (counterexample.py), so cases are cut by rows and by tokens, and
+what is computed for one clause is kept for the next.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Counterexample:
 
     def __str__(self) -> str:
         lengths = " and ".join(str(len(prompt)) for prompt in self.prompts)
-        several = "s" if len(self.prompts) > 1 or len(self.prompts[0]) > 1 else ""
-        return f"{len(self.prompts)} prompt{'s' * (len(self.prompts) > 1)} of {lengths} token{several}: {self.detail}"
+        prompts = "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+        return f"{prompts} of {lengths} token{'' if lengths == '1' else 's'}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Clause:
     check: Callable[[Case], Check]
     shrinks: bool = True
     """Whether a failure is looked for on smaller prompts."""
+    compares: bool = True
+    """Whether outputs are compared, which differ where rounding tips a choice of the model's."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,12 @@ class Case:
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, subject: Subject) -> Case:
-        """The prompts that a subject is examined on."""
+    def of(cls, subject: Subject, seed: int = 1) -> Case:
+        """The prompts that a subject is examined on, drawn from a seed."""
         lengths, longest = subject.lengths, max(subject.lengths)
-        drawn = torch.randint(len(subject.tokens), (len(lengths), longest), generator=torch.Generator().manual_seed(1))
+        drawn = torch.randint(
+            len(subject.tokens), (len(lengths), longest), generator=torch.Generator().manual_seed(seed)
+        )
         ids = subject.tokens[drawn.to(subject.tokens.device)]
         mask = padding_mask(lengths, ids.device)
         return cls(subject, subject.placed(torch.where(mask.bool(), ids, subject.tokens[0]), mask), lengths)
@@ -178,6 +182,12 @@ class Feeding:
     own: float
     """How far the stock model is then from itself."""
     note: str
+
+
+def prompts(subject: Subject) -> tuple[Int[Tensor, "batch columns"], Int[Tensor, "batch columns"]]:
+    """The prompts that a subject is examined on, left-padded, and their mask."""
+    case = Case.of(subject)
+    return case.ids, padding_mask(case.lengths, case.ids.device)
 
 
 def padding_mask(lengths: Sequence[int], device: torch.device) -> Int[Tensor, "batch columns"]:

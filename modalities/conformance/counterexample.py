@@ -79,4 +79,3 @@ def _told(found: Check, case: Case, worst: Check) -> Check:
     prompts = tuple(tuple(case.row(row)[0].tolist()) for row in range(len(case.lengths)))
     example = Counterexample(prompts, worst.detail)
     return Check(found.name, found.outcome, found.detail, found.note, example)
-

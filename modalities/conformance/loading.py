@@ -1,4 +1,4 @@
-"""A model by what a user writes: a Hub id, a folder, a tiny random model of a family, or a function of the user's own."""
+"""A model by what a user writes: a Hub id, a folder, a tiny random model of a family, a function of their own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from modalities.base import Adapter
 from modalities.conformance.tiny_models import tiny_model
 from modalities.pretrained import load_config, load_model
+from modalities.pretrained.loading import moved
 from namm.errors import CheckpointError, ConfigError, NammError, UnknownNameError, did_you_mean
 
 TINY = "tiny:"
@@ -29,8 +30,8 @@ def load(
     """The model of a name; of pictures and text where it is one.
 
     Args:
-        name: A folder, a Hub id, FILE.gguf, a published name, `tiny:FAMILY`, or `module:function` or `file.py:function`,
-            which gives a model.
+        name: A folder, a Hub id, FILE.gguf, a published name, `tiny:FAMILY`, or `module:function` or
+            `file.py:function`, which gives a model.
         dtype: Of the weights.
         device_map: Where they go, as in transformers; None leaves them on the CPU.
         trust_remote_code: Whether the folder's own Python files may run.
@@ -46,7 +47,7 @@ def load(
         return _made(name).to(dtype)
     try:
         if name.startswith(TINY):
-            model = tiny_model(name.removeprefix(TINY)).to(dtype)
+            model = moved(tiny_model(name.removeprefix(TINY)), dtype)
             return model if device_map is None else _placed(model, {"dtype": dtype, **options})
         config = load_config(name, **trust)
         of_text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
@@ -102,7 +103,7 @@ def _found(name: str, wanted: str) -> Any:
     place, _, attribute = name.rpartition(":")
     try:
         if place.endswith(".py"):
-            module = _imported(Path(place))
+            module = module_of(Path(place))
         else:
             if str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
@@ -121,8 +122,12 @@ def _found(name: str, wanted: str) -> Any:
     return getattr(module, attribute)
 
 
-def _imported(path: Path) -> ModuleType:
-    """The module of a file."""
+def module_of(path: Path) -> ModuleType:
+    """The module that a file holds, run once.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     name = f"namm_check_{path.stem}"
     if name in sys.modules and sys.modules[name].__file__ == str(path.resolve()):
         return sys.modules[name]

@@ -7,8 +7,8 @@ differs between models: how new tokens are read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from namm.errors import AttachError
+from namm.errors import AttachError, ConfigError
 from namm.memory import Memory
 from namm.policies import Policy
 
@@ -93,18 +93,26 @@ def module_subject(
     def attached(policy: Policy) -> AbstractContextManager[Memory]:
         return _Noted(attach(policy), open_memory)
 
-    def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
+    def outputs(ids: Tensor, mask: Tensor | None) -> Tensor:
         with torch.no_grad():
-            if not open_memory:
-                whole = ids if cache is None else torch.cat([cache.ids, ids], dim=1)
-                return forward(whole, mask)[:, -ids.shape[1] :], Past(whole, None)
-            if cache is None:
-                open_memory[-1].reset()
-                begun[0] += 1
-            elif cache.batch != begun[0]:
-                raise AttachError("These sequences have ended: others have begun in the same memory.")
-            past = ids if cache is None else torch.cat([cache.ids, ids], dim=1)
-            return forward(ids, mask), Past(past, begun[0])
+            found = forward(ids, mask)
+        if found.dim() != 3 or found.shape[:2] != ids.shape:
+            raise ConfigError(
+                f"expected outputs [batch, tokens, width] of tokens {list(ids.shape)}, found {list(found.shape)}; give "
+                "those of every token"
+            )
+        return found
+
+    def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
+        whole = ids if cache is None else torch.cat([cache.ids, ids], dim=1)
+        if not open_memory:
+            return outputs(whole, mask)[:, -ids.shape[1] :], Past(whole, None)
+        if cache is None:
+            open_memory[-1].reset()
+            begun[0] += 1
+        elif cache.batch != begun[0]:
+            raise AttachError("These sequences have ended: others have begun in the same memory.")
+        return outputs(ids, mask), Past(whole, begun[0])
 
     def reorder(cache: Past, rows: Tensor) -> Past:
         if open_memory:
@@ -158,3 +166,25 @@ def fingerprint(model: nn.Module, *more: str) -> str:
         facts.append(sorted(simple.items()))
     facts += [(name, tuple(p.shape), p.dtype, p._version) for name, p in model.named_parameters()]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def types_of(model: nn.Module | None) -> set[torch.dtype]:
+    """Types of a model's weights that are numbers with a point; none where some are not in memory."""
+    weights = [] if model is None else list(model.parameters())
+    if any(weight.is_meta for weight in weights):
+        return set()
+    return {weight.dtype for weight in weights if weight.is_floating_point()}
+
+
+@contextmanager
+def cast(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """A model's numbers in another type inside the block; afterwards the very tensors from before."""
+    numbers = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    before = [tensor.data for tensor in numbers]
+    try:
+        for tensor in numbers:
+            tensor.data = tensor.data.to(dtype)
+        yield
+    finally:
+        for tensor, data in zip(numbers, before, strict=True):
+            tensor.data = data
