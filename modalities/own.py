@@ -29,7 +29,7 @@ class OwnModels(Adapter):
     def takes(self, model: Any) -> bool:
         """See Adapter."""
         own = isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel)
-        return own and isinstance(vars(model).get("memory", model), Memory | None)
+        return own and isinstance(getattr(model, "memory", model), Memory | None)
 
     @contextmanager
     def attach(self, model: Any, policy: Policy, *, store: str = "packed") -> Iterator[Memory]:

@@ -38,7 +38,7 @@ def examined(
     import torch
 
     import modalities  # noqa: F401  (before transformers)
-    from modalities.conformance.examine import check_runs, examine, subject_of
+    from modalities.conformance.examine import subject_of, verdict_on
     from modalities.conformance.loading import load, load_adapter
     from namm.errors import NammError
 
@@ -51,8 +51,7 @@ def examined(
             made = made if dtype is None else made.to(getattr(torch, dtype))
         asked = load_adapter(adapter) if isinstance(adapter, str) else adapter
         subject = subject_of(made, name or (model if isinstance(model, str) else None), asked)
-        check_runs(subject)
-        verdict = examine(subject, clauses)
+        verdict = verdict_on(subject, clauses)
     except NammError as error:
         wrong = str(error)
     if verdict is None:  # outside of the handler, so that no traceback of ours is shown

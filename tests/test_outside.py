@@ -104,6 +104,14 @@ def test_every_command_knows_what_the_package_brings(played: Path) -> None:
     assert "Unknown task 'lookpu'. Did you mean 'lookup'" in said
 
 
+def test_the_groups_that_the_guide_names_are_those_that_are_looked_at() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    [block] = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
+    told = set(tomllib.loads(block)["project"]["entry-points"])
+    own = tomllib.loads((ROOT / "tests" / "outside" / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert told == set(outside.GROUPS) == set(own)
+
+
 @pytest.mark.slow
 def test_every_command_plays_its_policy_and_its_tasks_and_reports_them(path: str, tmp_path: Path) -> None:
     options = ["--policy", "full", "every_other", "--budget", "40", "--wandb", "disabled"]

@@ -26,6 +26,8 @@ ALONE = 18
 STOCK_ERRS = 1e-2
 """From here on a stock model that disagrees with itself (padded and not, in pieces and whole) is no reference."""
 
+NEVER_CALLED = "inside `attach` no layer called memory.attend: the model attends without it"
+
 Outcome = Literal["holds", "fails", "does not apply"]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from modalities.conformance.case import (
     BUDGET,
     INTERVAL,
+    NEVER_CALLED,
     STOCK_ERRS,
     Case,
     Check,
@@ -41,6 +42,8 @@ def keep_all_equals_stock(case: Case) -> Check:
 def tokens_seen(case: Case) -> Check:
     """Each row has seen its tokens, and no padding."""
     seen = case.kept.seen
+    if not seen:
+        return Check(SEEN.name, "fails", NEVER_CALLED)
     if seen == list(case.lengths):
         return Check(SEEN.name, "holds", f"{seen}")
     return Check(SEEN.name, "fails", f"expected {list(case.lengths)} tokens, found {seen}")
@@ -138,6 +141,8 @@ def forgetting_equals_masking(case: Case) -> Check:
         reference.close()
         evicted, worst, layers = memory.report().evicted, reference.worst, len(memory.layers)
     detail = f"{evicted} tokens forgotten in {layers} layers, largest difference {worst:.1e} of {subject.tolerance:.0e}"
+    if not layers:
+        return Check(FORGETTING.name, "does not apply", NEVER_CALLED)
     if not worst <= subject.tolerance:
         return Check(FORGETTING.name, "fails", detail)
     # two intervals hold more than the budget, however a layer's reach is bounded

@@ -25,7 +25,7 @@ import tyro
 from transformers.utils import logging
 
 from modalities.conformance.case import BUDGET
-from modalities.conformance.examine import Verdict, check_runs, examine, lines, subject_of
+from modalities.conformance.examine import Verdict, lines, subject_of, verdict_on
 from modalities.conformance.loading import load, load_adapter
 from namm.errors import NammError
 from namm.files import write_atomically
@@ -86,8 +86,7 @@ def _examined(arguments: Arguments) -> Verdict:
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter)
     model = load(arguments.model, getattr(torch, arguments.dtype), arguments.device_map, arguments.trust_remote_code)
     subject = subject_of(model, arguments.model, adapter)
-    check_runs(subject)
-    verdict = examine(subject, arguments.clause, watch=lambda check: print(lines(check), flush=True))
+    verdict = verdict_on(subject, arguments.clause, watch=lambda check: print(lines(check), flush=True))
     print(verdict.summary)
     if verdict.report:
         print(f"What a memory of {BUDGET} slots held of it:\n{verdict.report}")

@@ -14,13 +14,24 @@ from torch import nn
 
 from modalities.base import Adapter, adapter_of
 from modalities.conformance import clauses, holding
-from modalities.conformance.case import Case, Check, Clause, evicting
+from modalities.conformance.case import Case, Check, Clause, evicting, keeping
 from modalities.conformance.counterexample import tried, with_counterexample
 from modalities.conformance.subject import Subject, cast, types_of
 from namm.errors import AttachError, ConfigError, NammError, UnknownNameError, did_you_mean
 from namm.memory import Memory
 
-__all__ = ["AS_BEFORE", "CLAUSES", "Check", "Subject", "Verdict", "check_runs", "examine", "lines", "subject_of"]
+__all__ = [
+    "AS_BEFORE",
+    "CLAUSES",
+    "Check",
+    "Subject",
+    "Verdict",
+    "check_runs",
+    "examine",
+    "lines",
+    "subject_of",
+    "verdict_on",
+]
 
 AS_BEFORE = Clause(
     "the model is as before",
@@ -110,6 +121,29 @@ def subject_of(model: nn.Module, name: str | None = None, adapter: type[Adapter]
     if not asked.takes(model):
         raise AttachError(f"Expected a model that {asked.name} takes, found {type(model).__name__}; mend its takes().")
     return asked.subject(model, name)
+
+
+def verdict_on(
+    subject: Subject, only: Sequence[str] = (), watch: Callable[[Check], object] = lambda check: None
+) -> Verdict:
+    """What `namm-check` says of a subject: refused, or examined after the stock model has shown that it runs.
+
+    Args:
+        subject: What is examined.
+        only: Names of clauses; none stands for all.
+        watch: Is given each check as it comes.
+
+    Raises:
+        ConfigError: The stock model does not run, or not twice the same.
+        UnknownNameError: There is no such clause.
+    """
+    try:
+        with subject.attach(keeping()):
+            pass
+    except AttachError as error:
+        return Verdict(subject.name, refused=str(error))
+    check_runs(subject)
+    return examine(subject, only, watch=watch)
 
 
 def check_runs(subject: Subject) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from modalities.conformance.case import INTERVAL, Case, Check, Clause, compared, evicting, keeping
+from modalities.conformance.case import INTERVAL, NEVER_CALLED, Case, Check, Clause, compared, evicting, keeping
 from modalities.conformance.subject import Subject, cast, types_of
 from namm.layer import LayerMemory
 from namm.memory import Memory
@@ -22,6 +22,8 @@ BESIDE = 0.25
 
 def heads_are_stored_once(case: Case) -> Check:
     """No two KV heads of a layer hold the same, as they do where keys are repeated for their query heads."""
+    if not case.kept.seen:
+        return Check(HEADS.name, "does not apply", NEVER_CALLED)
     if case.kept.repeated:
         return Check(HEADS.name, "fails", f"{case.kept.repeated}; hand keys over before they are repeated")
     with case.subject.attach(keeping()) as memory:
@@ -34,6 +36,8 @@ def heads_are_stored_once(case: Case) -> Check:
 def types_are_kept(case: Case) -> Check:
     """Keys, values and outputs are of the stock model's type, in float32 and in half precision."""
     subject = case.subject
+    if not case.kept.seen:
+        return Check(TYPES.name, "does not apply", NEVER_CALLED)
     own = types_of(subject.model)
     if subject.model is None or len(own) != 1:
         found = ", ".join(sorted(map(str, own))) or "no weights that are known"
@@ -64,6 +68,8 @@ def types_are_kept(case: Case) -> Check:
 
 def rows_take_their_state(case: Case) -> Check:
     """Rows that are reordered, as beams are, take their keys and what the policy remembers of them along."""
+    if not case.kept.seen:
+        return Check(ROWS.name, "does not apply", NEVER_CALLED)
     subject, ids = case.subject, case.even()
     if subject.reorder is None or not case.feeding.stops:
         told = case.feeding.note if subject.reorder else "the adapter does not say how rows of its cache are reordered"
@@ -95,6 +101,8 @@ def _go_on(subject: Subject, cache: object, ids: Int[Tensor, "batch tokens"]) ->
 def bytes_reported_are_held(case: Case) -> Check:
     """What a report counts is what is allocated, forgetting frees it, and no second cache grows beside the memory."""
     name, subject = BYTES.name, case.subject
+    if not case.kept.seen:
+        return Check(name, "does not apply", NEVER_CALLED)
     with subject.attach(keeping()) as memory:
         subject.run(case.ids, case.mask, None)
         everything, claimed = _allocated(memory), memory.report().cache_bytes

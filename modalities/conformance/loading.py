@@ -38,13 +38,15 @@ def load(
 
     Raises:
         CheckpointError: It cannot be loaded.
-        ConfigError: There is no such function, it raises, or it gives no model.
+        ConfigError: There is no such function, none is named, it raises, or it gives no model.
         UnknownNameError: There is no such family.
     """
     options: dict[str, Any] = {"device_map": device_map}
     trust = {"trust_remote_code": trust_remote_code}
     if ":" in name and not name.startswith(TINY) and not Path(name).exists():
         return _made(name).to(dtype)
+    if name.endswith(".py"):
+        raise ConfigError(f"expected a function of {name} that makes a model, found the file alone; write {name}:NAME")
     try:
         if name.startswith(TINY):
             model = moved(tiny_model(name.removeprefix(TINY)), dtype)
@@ -54,6 +56,10 @@ def load(
         if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not of_text:
             return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options, **trust)
         return load_model(name, dtype, **options, **trust)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} A model that no name stands for is examined by a function of yours: file.py:function."
+        ) from error
     except NammError:
         raise
     except Exception as error:  # damaged files, missing packages, devices that are not there: each in its own words
@@ -88,10 +94,10 @@ def _made(name: str) -> nn.Module:
         model = found if isinstance(found, nn.Module) else found()
     except Exception as error:  # of the user's own code
         place = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if place.filename == __file__ else f" ({place.filename}, line {place.lineno})"
         raise ConfigError(
             f"expected {name} to make a model, found that it raises {type(error).__name__}: "
-            f"{' '.join(str(error).split())} ({place.filename}, line {place.lineno}); mend it, or name a function "
-            "without arguments"
+            f"{' '.join(str(error).split())}{where}; mend it, or name a function without arguments"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"expected {name} to give a torch module, found {type(model).__name__}; return the model")

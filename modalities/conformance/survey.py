@@ -46,8 +46,8 @@ Every causal language model family of transformers {version}, as a tiny random m
 PICTURES = """## With pictures in the prompts
 
 Vision-language families, each row of a batch with a video or picture of its own in front of its text; made by
-`python -m modalities.conformance.survey --pictures`. `python -m modalities.conformance` examines these with pictures
-and others on text alone.
+`python -m modalities.conformance.survey --pictures`. `namm-check` examines these with pictures and others on text
+alone.
 """
 """How the part about pictures begins."""
 

@@ -15,7 +15,7 @@ from modalities.base import Adapter
 from modalities.conformance.pictures import Pictures, pictures_of
 from modalities.conformance.subject import TOLERANCE, Subject, fingerprint
 from modalities.huggingface.attach import attach, cache_name, cache_of
-from modalities.huggingface.wrappers import holds_decoder
+from modalities.huggingface.wrappers import holds_decoder, unwrapped
 from namm import Memory
 from namm.policies import Policy
 
@@ -34,7 +34,12 @@ class HuggingFace(Adapter):
         return attach(model, policy, store=store)
 
     def subject(self, model: Any, name: str | None = None) -> Subject:
-        """See Adapter."""
+        """See Adapter.
+
+        Raises:
+            AttachError: A decoder is inside of it; the message says which part to examine.
+        """
+        unwrapped(model)
         # cast: what wraps a transformers model passes its configuration and methods on
         own = cast("PreTrainedModel", model)
         return examined(own, name, pictures_of(own))

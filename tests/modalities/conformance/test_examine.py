@@ -104,6 +104,7 @@ def test_a_clause_that_fails_names_its_smallest_counterexample(
         ("nowhere.py:build", "expected a Python file at nowhere.py, found none"),
         ("nowhere:build", "No module named 'nowhere'"),
         ("tiny:lama", "Did you mean 'llama'"),
+        ("mine.py", "write mine.py:NAME"),
         ("torch.nn:Identity", "Expected a model that an adapter takes"),
     ],
 )
@@ -142,9 +143,29 @@ def test_a_clause_or_an_adapter_that_is_not_there_is_told_at_once(
     assert main(["examples_own:build", "--adapter", "modalities.own:OwnModels", "--clause", "types are kept"]) == 0
 
 
-def test_a_model_that_is_refused_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tiny:bloom"]) == 1
-    assert "REFUSED" in capsys.readouterr().out
+ENCODER = """
+from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
+
+def t5():
+    return T5ForConditionalGeneration(T5Config(vocab_size=60, d_model=32, d_kv=8, num_heads=4, num_layers=1, d_ff=32))
+
+class Holder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = t5()
+"""
+
+
+def test_a_model_that_is_refused_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "encoder.py").write_text(ENCODER)
+    for name, why in (("tiny:bloom", "in its own code"), (f"{tmp_path}/encoder.py:t5", "attends to an encoder too")):
+        assert main([name]) == 1
+        said = capsys.readouterr().out
+        assert "REFUSED" in said
+        assert why in said
+    assert main([f"{tmp_path}/encoder.py:Holder"]) == 2
+    assert "attach to its .backbone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

@@ -26,9 +26,15 @@ WIDESPREAD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "
 """Those that most users attach to."""
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in MAIN]
-)
+@pytest.mark.parametrize("family", QUICK)
+def test_a_family_is_exact_whether_it_keeps_or_forgets(family: str) -> None:
+    only = ("keep-all equals stock", "forgetting equals masking", "rows take their state along")
+    verdict = examine(subject_of(tiny_model(family)), only)
+    assert verdict.conforms, str(verdict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MAIN)
 def test_a_family_conforms(family: str) -> None:
     verdict = examine(subject_of(tiny_model(family)))
     assert verdict.conforms, str(verdict)

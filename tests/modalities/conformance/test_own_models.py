@@ -104,6 +104,21 @@ def test_a_fault_in_ones_own_model_is_caught(fault: str, own: ModuleType, monkey
     assert verdict_of(own.build(), clause).failed == [clause.name]
 
 
+def test_a_model_that_never_calls_its_memory_is_told_so(own: ModuleType) -> None:
+    model = own.build()
+    for block in model.blocks:
+        block.attention.register_forward_pre_hook(lambda module, args: (args[0], None))
+    verdict = examine(subject_of(model), shrink=False)
+    assert not verdict.conforms
+    seen = next(check for check in verdict.checks if check.name == clauses.SEEN.name)
+    assert seen.outcome == "fails"
+    assert "no layer called memory.attend" in seen.detail
+    assert {check.outcome for check in verdict.checks if "no layer called" in check.detail} == {
+        "fails",
+        "does not apply",
+    }
+
+
 class Careless(OwnModels):
     """Leaves its mark, and its memory where a block ends by an error."""
 
