@@ -16,6 +16,9 @@ from torch import Tensor
 from namm.errors import ConfigError, DataError
 from namm.policies.base import Policy, TokenView
 
+TOLERANCE = 0.02
+"""Part of the wanted size by which what is found may be off; then the search ends."""
+
 
 class Sized(NamedTuple):
     """A threshold, and the part of the tokens that was held under it where it was found."""
@@ -27,13 +30,13 @@ class Sized(NamedTuple):
 def search_threshold(
     scores: Sequence[Float[Tensor, " _"]], held: Callable[[float], float], kept_fraction: float, steps: int = 8
 ) -> Sized:
-    """The best of some thresholds, halving between the scores that were given while everything was kept.
+    """The best of some thresholds, or the first that is near enough; halves the scores given while all was kept.
 
     Args:
         scores: Of a pass under which everything was kept; what is tried is one of them.
         held: Tries a threshold: slots held / tokens seen.
         kept_fraction: What is wanted, between 0 and 1.
-        steps: Thresholds that are tried.
+        steps: Thresholds that are tried at most.
 
     Raises:
         ConfigError: A fraction that cannot be.
@@ -51,6 +54,8 @@ def search_threshold(
         found = Sized(threshold, held(threshold))
         if best is None or abs(found.kept_fraction - kept_fraction) < abs(best.kept_fraction - kept_fraction):
             best = found
+        if abs(found.kept_fraction - kept_fraction) <= TOLERANCE * kept_fraction:
+            break
         low, high = (middle, high) if found.kept_fraction > kept_fraction else (low, middle)
     assert best is not None  # there was a step
     return best

@@ -22,7 +22,7 @@ FORBIDDEN = {
 """What each package must not import, wherever in a file."""
 WINGS = (
     {"rows"}, {"commands"}, {"tasks"}, {"analysis"}, {"experiment"}, {"report"}, {"boards"},
-    {"control", "language", "vision", "evolution"}, {"hindsight"},
+    {"control", "language", "vision", "evolution"}, {"hindsight", "matrix"},
 )  # fmt: skip
 """The wings of evaluations/, from the ground up: each may import what stands below it and nothing beside it; the
 commands, which lie in the folder itself, may import all."""

@@ -89,7 +89,9 @@ def test_a_modality_from_outside_runs_through_examination_harness_report_and_das
         assert said in page
     board = (played / "dashboard.html").read_text()
     data = json.loads(re.search(r"<script id='data' type='application/json'>(.*?)</script>", board).group(1))
-    assert [section["title"] for section in data["sections"]] == ["Score", "Memory", "Riddles", "Table"]
+    assert [section["title"] for section in data["sections"]][1:] == ["Score", "Memory", "Riddles", "Table"]
+    (view,) = data["matrices"]
+    assert {cell["line"] for cell in view["cells"]} == set(policies)
     assert {cell["modality"] for cell in data["cells"]} == {"riddles"}
     window = next(cell for cell in data["cells"] if cell["policy"] == "window")
     assert sorted(window["spread"]["riddle/score"]) == sorted(

@@ -1,359 +1,89 @@
-// Draws the panels of evaluations/boards/panels.py from the cells of evaluations/boards/local_page.py, for what is chosen above.
-"use strict";
-
-const { cells, sections, numbers } = JSON.parse(document.getElementById("data").textContent);
-const RIVALS = ["#0077bb", "#009e73", "#cc79a7", "#56b4e9", "#b8a000", "#7a5cc4", "#d6604d", "#44aa99"];
-const NAMM = ["#e0730f", "#a33b00", "#f0a860", "#7a4a20"];
-const REFERENCE = "#8a8f98";
-const GROUPINGS = {
-  policy: ["policy"], target: ["target"], environment: ["env"], modality: ["modality"], experiment: ["experiment"],
-  "target and policy": ["target", "policy"],
-};
-const MOST_MAPS = 6;
-const TICKS = [0, 1, 2, 3, 4, 5].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
+// What is chosen, in lines of buttons, and the page that follows from it: the matrix above, all panels below.
 
 const unique = (field) => [...new Set(cells.map((cell) => cell[field]))];
 const targets = unique("target");
 const chosen = {
-  experiment: new Set(unique("experiment")), modality: new Set(unique("modality")), env: new Set(unique("env")),
-  target: new Set(targets.slice(0, 1)), policy: new Set(unique("policy")),
+  experiment: new Set(unique("experiment")), modality: new Set(unique("modality")),
+  env: new Set(unique("env")), target: new Set(targets.slice(0, 1)), policy: new Set(unique("policy")),
+  size: new Set(unique("size")),
 };
 let grouping = "policy";
+const ALL = Symbol("all");
+const passes = (cell, but = "") =>
+  Object.entries(chosen).every(([field, values]) => field === but || values.has(cell[field]));
 
-// The address after # keeps target and grouping, so that a view can be sent to somebody.
-const address = new URLSearchParams(decodeURIComponent(location.hash.slice(1)));
+// The address after # keeps target, grouping and the cell that is open, so that a view can be sent to somebody.
+const address = new URLSearchParams(location.hash.slice(1));
 if (targets.includes(address.get("target"))) chosen.target = new Set([address.get("target")]);
 if (address.get("target") === "all") chosen.target = new Set(targets);
 if (address.get("by") in GROUPINGS) grouping = address.get("by");
 
-const element = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
-  made.append(...children);
-  return made;
-};
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const seen = () => cells.filter((cell) => Object.entries(chosen).every(([field, values]) => values.has(cell[field])));
-const isCurve = (cell) => cell.role === "curve";
-
-// Groups of cells: what they are called, how they are coloured, and the mean of their numbers.
-
-const nameOf = (cell) => {
-  const fields = [...GROUPINGS[grouping]];
-  if (chosen.experiment.size > 1 && !fields.includes("experiment")) fields.push("experiment");
-  return fields.map((field) => cell[field]).join(" · ");
-};
-const policyColours = (() => {
-  const family = (wanted) => [...new Set(cells.filter((cell) => cell.family === wanted).map((cell) => cell.policy))].sort();
-  const colours = {};
-  family("reference").forEach((policy) => { colours[policy] = REFERENCE; });
-  family("namm").forEach((policy, index) => { colours[policy] = NAMM[index % NAMM.length]; });
-  family("rival").forEach((policy, index) => { colours[policy] = RIVALS[index % RIVALS.length]; });
-  return colours;
-})();
-const colourOf = (cell, names) =>
-  grouping === "policy" && chosen.experiment.size === 1
-    ? policyColours[cell.policy]
-    : [...RIVALS, ...NAMM][names.indexOf(nameOf(cell)) % (RIVALS.length + NAMM.length)];
-
-function groups(shown) {
-  const found = new Map();
-  shown.forEach((cell) => found.set(nameOf(cell), [...(found.get(nameOf(cell)) ?? []), cell]));
-  const names = [...found.keys()];
-  return names.map((name) => ({ name, cells: found.get(name), colour: colourOf(found.get(name)[0], names) }));
-}
-
-// Mean over cells that weigh the same; half widths of independent intervals add in quadrature.
-function mean(group, name) {
-  const known = group.cells.map((cell) => cell.numbers[name]).filter(Boolean);
-  if (!known.length) return null;
-  const value = known.reduce((sum, [v]) => sum + v, 0) / known.length;
-  if (known.some((number) => number.length < 3)) return { value };
-  const half = (side) => Math.sqrt(known.reduce((sum, n) => sum + (n[side] - n[0]) ** 2, 0)) / known.length;
-  return { value, below: half(1), above: half(2) };
-}
-
-// One function a kind of panel: traces and what the layout needs, or null where there is nothing to show.
-
-const marker = (cell) => (cell.family === "namm" ? "diamond" : cell.family === "reference" ? "square" : "circle");
-
-function bars(panel, shown) {
-  let known = groups(shown.filter((cell) => !isCurve(cell))).filter((group) => mean(group, panel.y[0]));
-  if (!known.length) return null;
-  known = known.sort((a, b) => mean(a, panel.y[0]).value - mean(b, panel.y[0]).value);
-  const names = known.map((group) => group.name);
-  const height = 110 + names.length * (panel.y.length > 1 ? 40 : 24);
-  if (panel.y.length > 1) {
-    const traces = panel.y.map((name, index) => ({
-      type: "bar", orientation: "h", y: names, x: known.map((group) => mean(group, name)?.value ?? null),
-      name: panel.names[index] ?? name, marker: { color: panel.colours[index] ?? RIVALS[index % RIVALS.length] },
-    }));
-    return { traces, height, layout: { barmode: "group", showlegend: true } };
-  }
-  const most = Math.max(...known.map((group) => group.cells.length));
-  const title = ({ name, cells: { length } }) => (length < most ? `${name} (${length} of ${most})` : name);
-  const intervals = known.some((group) => mean(group, panel.y[0]).below !== undefined);
-  const traces = known.map((group) => {
-    const { value, below = 0, above = 0 } = mean(group, panel.y[0]);
-    const common = { name: group.name, y: [title(group)], x: [value] };
-    if (!intervals) return { ...common, type: "bar", orientation: "h", marker: { color: group.colour } };
-    return {
-      ...common, type: "scatter", mode: "markers", cliponaxis: false, marker: { color: group.colour, size: 10, symbol: marker(group.cells[0]) },
-      error_x: { type: "data", symmetric: false, array: [above], arrayminus: [below], thickness: 2, width: 4 },
-    };
-  });
-  const room = panel.percent ? { xaxis: { range: [-0.04, 1.04] } } : {};
-  return { traces, height, layout: { yaxis: { categoryorder: "array", categoryarray: known.map(title) }, ...room } };
-}
-
-function scatter(panel, shown) {
-  const traces = groups(shown).flatMap((group) => {
-    const lines = new Map();
-    group.cells.forEach((cell) => {
-      const key = [cell.experiment, cell.target, cell.policy].join();
-      if (cell.numbers[panel.x] && cell.numbers[panel.y[0]]) lines.set(key, [...(lines.get(key) ?? []), cell]);
-    });
-    return [...lines.values()].map((line, index) => {
-      const points = line.sort((a, b) => a.numbers[panel.x][0] - b.numbers[panel.x][0]);
-      const y = points.map((cell) => cell.numbers[panel.y[0]]);
-      return {
-        type: "scatter", mode: points.length > 1 ? "lines+markers" : "markers", name: group.name,
-        legendgroup: group.name, showlegend: index === 0, x: points.map((cell) => cell.numbers[panel.x][0]),
-        y: y.map(([value]) => value), text: points.map((cell) => `${cell.target} · ${cell.policy}`),
-        line: { color: group.colour, width: 1.5 }, hovertemplate: "%{text}<br>%{x:.1f}, %{y:.2f}",
-        marker: { color: group.colour, size: points.map((cell) => (isCurve(cell) ? 6 : 10)), symbol: points.map(marker) },
-        error_y: {
-          type: "data", symmetric: false, color: group.colour, thickness: 1.5, width: 3,
-          array: y.map((n) => (n[2] ?? n[0]) - n[0]), arrayminus: y.map((n) => n[0] - (n[1] ?? n[0])),
-        },
-      };
-    });
-  });
-  return traces.length ? { traces, layout: {} } : null;
-}
-
-function trials(panel, shown) {
-  const traces = groups(shown.filter((cell) => !isCurve(cell)))
-    .map((group) => ({
-      type: "box", name: group.name, y: group.cells.flatMap((cell) => cell.spread[panel.y[0]] ?? []),
-      boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: group.colour, size: 3 }, line: { width: 1 },
-    }))
-    .filter((trace) => trace.y.length);
-  return traces.length ? { traces, layout: { xaxis: { tickangle: -40 } } } : null;
-}
-
-function lines(panel, shown) {
-  const [name] = panel.y;
-  const known = groups(shown.filter((cell) => !isCurve(cell) && cell.lines[name]));
-  const band = known.length <= 3;
-  const traces = known.flatMap((group) =>
-    group.cells.flatMap((cell, index) => {
-      const { x, y, low, high } = cell.lines[name];
-      const shape = low ? "hv" : "linear";
-      const dash = cell.family === "reference" ? "dash" : "solid";
-      const line = {
-        type: "scatter", mode: "lines", name: group.name, legendgroup: group.name, showlegend: index === 0, x, y,
-        line: { color: group.colour, width: cell.family === "namm" ? 3 : 1.6, shape, dash },
-        text: x.map(() => `${cell.target} · ${cell.policy}`), hovertemplate: "%{text}<br>%{x}, %{y:.3f}",
-      };
-      if (!low || !band) return [line];
-      const edge = { ...line, showlegend: false, hoverinfo: "skip", hovertemplate: null, line: { width: 0, shape } };
-      return [{ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: `${group.colour}22` }, line];
-    }));
-  return traces.length ? { traces, layout: {} } : null;
-}
-
-function heads(panel, shown) {
-  const known = shown.filter((cell) => cell.heads && !isCurve(cell));
-  const forgetful = known.filter((cell) => cell.family !== "reference");
-  const maps = (forgetful.length ? forgetful : known).slice(0, MOST_MAPS);
-  if (!maps.length) return null;
-  const layout = { annotations: [], showlegend: false };
-  const width = 1 / maps.length;
-  const traces = maps.map((cell, index) => {
-    const place = index ? index + 1 : "";
-    layout[`xaxis${place}`] = { domain: [index * width, (index + 0.86) * width], type: "category", tickangle: -60 };
-    layout[`yaxis${place}`] = { anchor: `x${place}`, type: "category", autorange: "reversed", showticklabels: !index };
-    layout.annotations.push({
-      text: `${chosen.target.size > 1 ? `${cell.target}<br>` : ""}${cell.policy}`, showarrow: false, xref: "paper",
-      yref: "paper", x: (index + 0.43) * width, y: 1.02, xanchor: "center", yanchor: "bottom", font: { size: 12 },
-    });
-    return {
-      type: "heatmap", x: cell.heads.ages, y: cell.heads.names, z: cell.heads.values, zmin: 0, zmax: 1,
-      colorscale: "Viridis", showscale: index === maps.length - 1, xaxis: `x${place}`, yaxis: `y${place}`,
-      colorbar: { thickness: 10, tickformat: ".0%" }, hovertemplate: "age %{x}, %{y}: %{z:.0%}<extra></extra>",
-    };
-  });
-  const more = known.length > maps.length ? `The first ${maps.length} of ${known.length}; choose policies above.` : "";
-  return { traces, layout, wide: true, more, height: 210 + 18 * Math.max(...maps.map((cell) => cell.heads.names.length)) };
-}
-
-function media(panel, shown) {
-  const filmed = shown.filter((cell) => cell.video);
-  if (!filmed.length) return null;
-  const figures = filmed.map((cell) =>
-    element("figure", {}, element("img", { src: cell.video, alt: `${cell.policy} on ${cell.target}` }),
-      element("figcaption", {}, `${cell.policy} on ${cell.target} (${cell.env})`)));
-  return { content: element("div", { class: "videos" }, ...figures), wide: true };
-}
-
-// The table of all cells, sorted by the column that was pressed last.
-
-const number = (name, digits, factor = 1) => ({
-  value: (cell) => cell.numbers[name]?.[0],
-  show: (cell) => {
-    const found = cell.numbers[name];
-    if (!found) return "–";
-    const text = (value) => (value * factor).toFixed(digits);
-    return found.length < 3 ? text(found[0]) : [`${text(found[0])} `, element("small", {}, `[${text(found[1])}, ${text(found[2])}]`)];
-  },
-});
-const plain = (field) => ({ value: (cell) => cell[field], show: (cell) => cell[field] ?? "–" });
-const COLUMNS = [
-  { title: "experiment", text: true, ...plain("experiment") }, { title: "target", text: true, ...plain("target") },
-  { title: "environment", text: true, ...plain("env") }, { title: "policy", text: true, ...plain("policy") },
-  { title: "role", text: true, ...plain("role") }, { title: "budget", ...plain("budget") },
-  ...numbers.map(({ name, title, digits, factor }) => ({ title, ...number(name, digits, factor) })),
-  { title: "seeds", ...plain("seeds") }, { title: "trials", ...plain("trials") },
-  { title: "NAMM", text: true, ...plain("namm") }, { title: "checkpoint", text: true, ...plain("checkpoint") },
-];
-let order = { column: 6, down: true };
-
-function table(panel, shown) {
-  const { value } = COLUMNS[order.column];
-  const missing = order.down ? -Infinity : Infinity;
-  const sorted = [...shown].sort((a, b) => {
-    const [first, second] = [a, b].map((cell) => value(cell) ?? missing);
-    return (first < second ? -1 : first > second ? 1 : 0) * (order.down ? -1 : 1);
-  });
-  const heads = COLUMNS.map(({ title, text }, column) => {
-    const arrow = column === order.column ? (order.down ? " ↓" : " ↑") : "";
-    const head = element("th", text ? { class: "text" } : {}, title + arrow);
-    head.onclick = () => {
-      order = { column, down: column === order.column ? !order.down : !text };
-      draw();
-    };
-    return head;
-  });
-  const rows = sorted.map((cell) =>
-    element("tr", {}, ...COLUMNS.map(({ show, text }) => element("td", text ? { class: "text" } : {}, ...[show(cell)].flat()))));
-  const made = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
-  return { content: element("div", { class: "scroll" }, made), wide: true };
-}
-
-const PLOT = { responsive: true, displayModeBar: false };
-const DRAW = { bars, scatter, trials, lines, heads, media, table };
-
-function axis(title, percent, log) {
-  const shares = percent ? { tickformat: ".0%", rangemode: "tozero" } : {};
-  const grid = { gridcolor: style("--line"), zerolinecolor: style("--line"), automargin: true };
-  return { title: { text: title, standoff: 8 }, ...grid, ...shares, ...(log ? { type: "log", tickvals: TICKS } : {}) };
-}
-
-function layoutOf(panel, made) {
-  const across = panel.kind === "bars";
-  const several = panel.kind === "heads";
-  const base = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--ink"), size: 12 },
-    margin: { l: 60, r: 16, t: several ? 48 : 12, b: several ? 72 : 48 }, height: made.height ?? 340, showlegend: false, hovermode: "closest",
-    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, font: { size: 11 } }, autosize: true,
-  };
-  if (several) return { ...base, ...made.layout };
-  const axes = {
-    xaxis: axis(panel.kind === "trials" ? "" : panel.x_title, panel.percent && across, panel.log_x),
-    yaxis: axis(across ? "" : panel.y_title, panel.percent && !across, false),
-  };
-  Object.entries(made.layout).forEach(([name, value]) => {
-    axes[name] = typeof value === "object" && axes[name] ? { ...axes[name], ...value } : value;
-  });
-  return { ...base, ...axes };
+function remember(open = null) {
+  const target = chosen.target.size === targets.length && targets.length > 1 ? "all" : [...chosen.target][0];
+  history.replaceState(null, "", `#${new URLSearchParams({ target, by: grouping, ...(open ? { open } : {}) })}`);
 }
 
 function draw() {
-  const shown = seen();
-  const main = document.getElementById("sections");
-  main.replaceChildren();
-  sections.forEach(({ title, panels }) => {
-    const made = panels.map((panel) => [panel, DRAW[panel.kind](panel, shown)]).filter(([, content]) => content);
-    if (!made.length) return;
-    const grid = element("div", { class: "panels" });
-    main.append(element("h2", {}, title), grid);
-    const plots = made.map(([panel, content]) => {
-      const box = element("div", { class: content.wide ? "panel wide" : "panel" }, element("h3", {}, panel.title));
-      const help = [panel.help, content.more].filter(Boolean).join(" ");
-      if (help) box.append(element("p", {}, help));
-      grid.append(box);
-      const place = content.content ?? element("div");
-      box.append(place);
-      return () => content.traces && Plotly.newPlot(place, content.traces, layoutOf(panel, content), PLOT);
-    });
-    plots.forEach((plot) => plot()); // all boxes are in place: a plot takes the width of its own
-  });
-  legend(shown);
-  if (!shown.length) main.append(element("p", { class: "empty" }, "Nothing is chosen: press a name in every line above."));
+  view = { by: grouping, experiments: chosen.experiment.size > 1, targets: chosen.target.size > 1 };
+  const shown = cells.filter((cell) => passes(cell));
+  document.getElementById("matrix").replaceChildren(...drawMatrix());
+  document.getElementById("legend").replaceChildren(...legendOf(shown));
+  const host = document.getElementById("sections");
+  host.replaceChildren();
+  drawSections(host, shown, Object.keys(DRAW));
+  if (!shown.length) {
+    host.append(element("p", { class: "empty" }, "No result has all that is chosen: press more names under “Filter and group”."));
+  }
 }
 
-// One legend for all panels.
-function legend(shown) {
-  const items = groups(shown).map(({ name, colour }) => {
-    const dot = element("i", {});
-    dot.style.background = colour;
-    return element("span", {}, dot, name);
+// The lines of buttons: of all that are on a press leaves one, further presses add and take away; of targets one is on.
+function line(title, values, press, isOn) {
+  const buttons = values.map((value) => {
+    const button = element("button", {}, value === ALL ? "all" : String(value));
+    button.onclick = () => {
+      press(value);
+      update();
+    };
+    return [button, value];
   });
-  document.getElementById("legend").replaceChildren(...items);
+  const made = element("div", { class: "filter", role: "group", "aria-label": title }, element("span", {}, title), ...buttons.map(([button]) => button));
+  made.refresh = () => buttons.forEach(([button, value]) => button.setAttribute("aria-pressed", isOn(value)));
+  return made;
 }
-
-// The lines of buttons: several may be on at a time, but of targets one unless "all" is pressed.
 
 function filter(title, field) {
   const values = unique(field);
   if (values.length < 2) return null;
   const single = field === "target";
-  const buttons = [...(single || values.length > 2 ? ["all"] : []), ...values].map((value) => {
-    const button = element("button", {}, String(value));
-    button.onclick = () => {
-      const set = chosen[field];
-      if (value === "all") chosen[field] = !single && set.size === values.length ? new Set() : new Set(values);
-      else if (single) chosen[field] = new Set([value]);
-      else set.has(value) ? set.delete(value) : set.add(value);
-      update();
-    };
-    button.dataset.value = value;
-    return button;
-  });
-  const line = element("div", { class: "filter" }, element("span", {}, title), ...buttons);
-  line.refresh = () => buttons.forEach((button) => {
-    const all = chosen[field].size === values.length;
-    const on = button.dataset.value === "all" ? all : chosen[field].has(button.dataset.value) && !(single && all);
-    button.setAttribute("aria-pressed", on);
-  });
-  return line;
+  const press = (value) => {
+    const set = chosen[field];
+    if (value === ALL || (!single && set.size === 1 && set.has(value))) chosen[field] = new Set(values);
+    else if (single || set.size === values.length) chosen[field] = new Set([value]); // of all only this one
+    else set.has(value) ? set.delete(value) : set.add(value);
+  };
+  const isAll = () => chosen[field].size === values.length;
+  const isOn = (value) => (value === ALL ? isAll() : chosen[field].has(value) && !(single && isAll()));
+  return line(title, [...(single || values.length > 2 ? [ALL] : []), ...values], press, isOn);
 }
 
-function grouped() {
-  const buttons = Object.keys(GROUPINGS).map((name) => {
-    const button = element("button", {}, name);
-    button.onclick = () => {
-      grouping = name;
-      update();
-    };
-    return button;
-  });
-  const line = element("div", { class: "filter" }, element("span", {}, "group by"), ...buttons);
-  line.refresh = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.textContent === grouping));
-  return line;
-}
-
+const TITLES = {
+  experiment: "experiment", modality: "modality", env: "environment", policy: "policy", size: "memory", target: "panels of",
+};
 const controls = [
-  filter("experiment", "experiment"), filter("modality", "modality"), filter("environment", "env"),
-  filter("target", "target"), filter("policy", "policy"), grouped(),
+  ...Object.entries(TITLES).map(([field, title]) => filter(title, field)),
+  line("group by", Object.keys(GROUPINGS), (value) => { grouping = value; }, (value) => value === grouping),
 ].filter(Boolean);
+
 function update() {
-  const target = chosen.target.size === targets.length && targets.length > 1 ? "all" : [...chosen.target][0];
-  history.replaceState(null, "", `#${new URLSearchParams({ target, by: grouping })}`);
-  controls.forEach((line) => line.refresh());
+  remember();
+  controls.forEach((control) => control.refresh());
+  const narrowed = Object.entries(chosen).filter(([field, values]) => field !== "target" && values.size < unique(field).length);
+  const named = narrowed.map(([field, values]) => `${TITLES[field]}: ${[...values].join(", ")}`);
+  document.querySelector("#choice summary").textContent = `Filter and group${named.length ? ` · ${named.join(" · ")}` : ""}`;
   draw();
 }
+
 document.getElementById("filters").append(...controls);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 update();
+if (address.get("open")) openNamed(address.get("open"));

@@ -1,18 +1,15 @@
 """What the local dashboard shows, as plain JSON values made from rows: one entry a cell, that is a policy on a target.
 
-A cell pools the seeds of one target, policy and (on the score-against-size curve) budget of one experiment, and names
-its numbers as W&B runs do (evaluations/boards/run_content.py), so that both dashboards show the same panels
-(evaluations/boards/panels.py).
+A cell pools the seeds of one target, policy and size of one experiment, and names its numbers as W&B runs do
+(evaluations/boards/run_content.py), so that both dashboards show the same panels (evaluations/boards/panels.py). What
+stands above the panels is evaluations/boards/matrix_view.py.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,73 +17,71 @@ import numpy as np
 from evaluations.analysis.aggregates import aggregate
 from evaluations.analysis.clusters import Clustered
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
+from evaluations.analysis.matrix import Runs
 from evaluations.analysis.summary import BOOTSTRAP_SEED, role, scaled, trial_values
 from evaluations.analysis.survival import held_at_need, in_any_head
+from evaluations.boards.experiments import Experiment
+from evaluations.boards.matrix_view import runs_told
 from evaluations.boards.panels import Panel, board_of, numbers_of, sections_of
 from evaluations.boards.run_content import run_content
-from evaluations.rows.policy_names import is_namm, with_current_names
+from evaluations.boards.wandb_package import reason
+from evaluations.rows.policy_names import is_namm
 from evaluations.rows.results import Row
 from evaluations.rows.trials import Trials, of, trials
-from namm.errors import DataError
 
 BANDED = "cue/held"
 """The history that has an interval."""
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A results folder that was read."""
+class Shown:
+    """A cell of the page and what it was made of."""
 
-    name: str
-    folder: Path
+    experiment: Experiment
     rows: tuple[Row, ...]
-    settings: Mapping[str, Any]
+    cell: dict[str, Any]
+    """Plain values."""
 
 
-def read_experiments(folders: Sequence[Path]) -> list[Experiment]:
-    """The experiments in some results folders; folders of one name are told apart by their parents'.
-
-    Raises:
-        DataError: A folder holds no rows, or a damaged file.
-    """
-    found = []
-    names = [folder.resolve().name for folder in folders]
-    for folder, name in zip(folders, names, strict=True):
-        rows = _rows(folder / "rows.jsonl")
-        if not rows:
-            raise DataError(
-                f"expected rows.jsonl with at least one row in {folder}, found none; name what an "
-                "experiment was given as --out"
-            )
-        if names.count(name) > 1:
-            name = f"{folder.resolve().parent.name}/{name}"
-        found.append(Experiment(name, folder, tuple(rows), _settings(folder / "config.json")))
-    return found
-
-
-def cells(experiments: Sequence[Experiment], most_videos: int) -> list[dict[str, Any]]:
-    """Every cell of some experiments, references first, then NAMM, then rivals.
+def shown_cells(experiment: Experiment) -> tuple[list[Shown], list[str]]:
+    """Every cell of an experiment that can be shown, and a line for each that cannot.
 
     Args:
-        experiments: What was read.
-        most_videos: Videos to put into the page, at most; NAMM's come first.
+        experiment: What was read.
     """
-    groups: dict[tuple[str, str, str, int | None], tuple[Experiment, list[Row]]] = {}
-    for experiment in experiments:
-        for row in experiment.rows:
-            budget = row["identity"].get("budget") if role(row) == "curve" else None
-            key = (experiment.name, row["target"], row["policy"], budget)
-            groups.setdefault(key, (experiment, []))[1].append(row)
-    found = [(experiment, _cell(experiment, rows), rows) for experiment, rows in groups.values()]
-    found.sort(key=lambda item: (item[1]["family"] != "reference", item[1]["family"] != "namm"))
-    for experiment, cell, rows in sorted(found, key=lambda item: item[1]["family"] != "namm"):
-        video = _video(experiment.folder, rows) if most_videos else None
-        cell["video"] = video
-        most_videos -= video is not None
-    return [cell for _, cell, _ in found]
+    runs = runs_told(experiment.settings) or {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in experiment.rows:
+        budget = row["identity"].get("budget") if role(row) == "curve" else None
+        digest = row["identity"].get("namm_sha256") if is_namm(row["policy"]) else None
+        groups.setdefault((row["target"], row["policy"], digest, size(row), budget), []).append(row)
+    found, remarks = [], []
+    for (target, policy, *_), rows in groups.items():
+        try:
+            found.append(Shown(experiment, tuple(rows), _cell(experiment, rows, runs)))
+        except Exception as error:  # rows of others may hold anything; the other cells are shown
+            remarks.append(f"{experiment.folder}: {policy} on {target} is not shown ({reason(error)}).")
+    return found, remarks
 
 
-def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
+def size(row: Row) -> str:
+    """How large a row's memory was allowed to be, in a word or two."""
+    kind, share = role(row), row["memory"].get("share")
+    if share is not None:
+        return f"{100 * share:.0f}% of the tokens"
+    if kind == "given":
+        return f"budget {row['identity'].get('budget')}"
+    return {"reference": "everything", "free": "its own", "matched": "the NAMM's"}.get(kind, kind)
+
+
+def _name(row: Row, runs: Runs) -> str:
+    """A policy as the page calls it: a NAMM by the name of its run, where the experiment compares several."""
+    _, name = runs.get(row["identity"].get("namm_sha256") or "", ("", row["policy"]))
+    share = row["memory"].get("share")
+    return (name if is_namm(row["policy"]) else row["policy"]) + ("" if share is None else f" at {100 * share:.0f}%")
+
+
+def _cell(experiment: Experiment, rows: Sequence[Row], runs: Runs) -> dict[str, Any]:
     first = rows[0]
     described, board = of(first), board_of(of(first))
     contents = [run_content(row, experiment.name, experiment.settings) for row in rows]
@@ -97,9 +92,9 @@ def _cell(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "modality": described.modality,
         "target": first["target"],
         "env": described.environment(first),
-        "policy": policy,
+        "policy": _name(first, runs),
         "family": "reference" if policy in described.references else "namm" if is_namm(policy) else "rival",
-        "role": role(first),
+        "size": size(first),
         "budget": first["identity"].get("budget"),
         "seeds": len(rows),
         "trials": sum(len(trials(row)) for row in rows),
@@ -198,40 +193,3 @@ def _heads(rows: Sequence[Row]) -> dict[str, Any] | None:
         "ages": [age for age, shown in zip(ages, used, strict=True) if shown],
         "names": [f"layer {i}" if heads == 1 else f"{i} · {j}" for i in range(layers) for j in range(heads)],
     }
-
-
-def _video(folder: Path, rows: Sequence[Row]) -> str | None:
-    keys = [row["key"] for row in rows if row.get("trace")]
-    for kind in ("gif", "png"):  # what moves, where there is such a thing
-        found = [path for key in keys for path in (folder / "media").glob(f"*{key}.{kind}")]
-        if found:
-            return f"data:image/{kind};base64,{base64.b64encode(found[0].read_bytes()).decode()}"
-    return None
-
-
-def _rows(path: Path) -> list[Row]:
-    """The finished rows of an experiment that may still be running: a last line that is half written is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = with_current_names(json.loads(line))
-            rows[row["key"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise DataError(
-                    f"expected a row in line {number} of {path}, found {error}; delete that line"
-                ) from error
-    return list(rows.values())
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(
-            f"expected a JSON object in {path}, found {error}; delete it or run the experiment again"
-        ) from error
-    return found if isinstance(found, dict) else {}

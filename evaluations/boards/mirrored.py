@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluations.boards.wandb_runs import Mode, Tracker
+from evaluations.boards.wandb_package import Mode
+from evaluations.boards.wandb_runs import Tracker
 from evaluations.experiment.contract import Media, Plan, Runner, Setup, Unit
 from evaluations.experiment.play import play
 from evaluations.rows.results import Results, Row

@@ -15,7 +15,7 @@ from evaluations.rows.file import Row
 from evaluations.rows.trials import Trials
 from namm.errors import ConfigError
 
-Kind = Literal["bars", "scatter", "trials", "lines", "heads", "media", "table"]
+Kind = Literal["matrix", "bars", "scatter", "trials", "lines", "heads", "media", "table"]
 Entry = Mapping[str, float]
 """One entry of a history: numbers by name, the axis of their section among them."""
 
@@ -25,7 +25,8 @@ class Panel:
     """One panel.
 
     `bars` and `scatter` show summary numbers, one value a run; `trials` and `lines` show history; `heads` is the map
-    of layers, heads and ages; `media` and `table` show what is logged under a key.
+    of layers, heads and ages; `media` and `table` show what is logged under a key. `matrix` stands above all others on
+    the local page (evaluations/boards/matrix_view.py); in W&B it is the table of a run that `namm-sync` makes.
     """
 
     title: str
@@ -88,6 +89,8 @@ class Board:
     """Settings of a row's identity that runs are grouped and filtered by."""
     suite: Callable[[Row, Mapping[str, Any]], str | None] = field(default=lambda row, settings: None)
     """The suite that the experiment's settings name and that has the row's target."""
+    example: Callable[[Row], str] = field(default=lambda row: "")
+    """One trial of a row with what was kept of it, as HTML without scripts in which everything of others is escaped."""
     dataset: Callable[[Row, Mapping[str, Any]], str] = field(default=lambda row, settings: row["task"])
     """What a row's model was trained on or is asked about, as far as names tell."""
 
@@ -98,6 +101,7 @@ def board_of(trials: Trials) -> Board:
 
 
 FIRST: Sections = (
+    ("What is left of the full cache's score", (Panel("Transfer matrix", "matrix", ("matrix",)),)),
     (
         "Score",
         (

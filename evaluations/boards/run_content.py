@@ -66,7 +66,7 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any], identity
     tags = (described.modality, row["policy"], row["target"], suite)
     axes = {described.word: f"{described.word}/index", **board.axes}
     return RunContent(
-        id=hashlib.sha256(f"{identity or experiment}/{row['key']}".encode()).hexdigest()[:16],
+        id=run_id(identity or experiment, row["key"]),
         name=_plain(f"{row['target']}-{row['policy']}{budget}-s{row['seed']}"),
         group=suite or experiment,
         job_type="curve" if kind == "curve" else "evaluate",
@@ -100,6 +100,11 @@ def run_content(row: Row, experiment: str, settings: Mapping[str, Any], identity
             if isinstance(value, (int, float))
         },
     )
+
+
+def run_id(identity: str, what: str) -> str:
+    """The id of a run: of an experiment, and of what of it the run shows."""
+    return hashlib.sha256(f"{identity}/{what}".encode()).hexdigest()[:16]
 
 
 def _column(values: list[Any]) -> list[Any]:

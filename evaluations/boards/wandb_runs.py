@@ -2,53 +2,31 @@
 
 One run per target x policy x seed (evaluations/boards/run_content.py says what it holds). Runs are made from finished
 rows, so a resumed experiment mirrors what is new and never twice: `tracked.json` remembers, and should it be lost, a
-run made again has the same id (of the row and of the experiment's identity). Checkpoints are logged once, as artifacts
-named by their digest. The machine and its environment are not told. Offline is the default unless somebody is logged
-in; `wandb sync FOLDER` uploads later. What W&B refuses costs one line and no more.
+run made again has the same id (of the row and of the experiment's identity). `namm-sync` makes all of them anew. Every
+run uses the artifact of its NAMM; other checkpoints are logged once. What W&B refuses costs one line and no more.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Literal, Self
-from urllib.parse import urlparse
+from typing import Any, Self
 
+from evaluations.boards.artifacts import NAMM_CHECKPOINT, artifact_name, checkpoint_artifact, use
 from evaluations.boards.panels import board_of
-from evaluations.boards.run_content import RunContent, run_content
+from evaluations.boards.run_content import RunContent, run_content, run_id
+from evaluations.boards.wandb_package import LEAN, Mode, open_wandb, project, reason, under_free_id
 from evaluations.experiment.contract import Media
 from evaluations.rows.identity import experiment_identity
 from evaluations.rows.results import Row
 from evaluations.rows.trials import of
 from namm.files import write_atomically
 
-Mode = Literal["auto", "online", "offline", "disabled"]
-
-PROJECT = "namm-transfer"
-NAMM_CHECKPOINT = {"namm": "namm_sha256"}
-"""A kind of checkpoint, and where a row's identity holds the digest; a modality's board has its own."""
-CHECKPOINT_FILES = (".safetensors", ".json", ".md")
-"""What belongs to a checkpoint; a user's folder may hold a whole training beside it."""
-DELETED = "previously created and deleted"
-"""What W&B says of an id whose run was deleted."""
-IDS = 5
-"""Ids that a run is tried under."""
-LEAN = {
-    "silent": True,
-    "init_timeout": 30.0,
-    "console": "off",
-    "disable_git": True,
-    "disable_code": True,
-    "x_disable_stats": True,
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
-    "x_save_requirements": False,
-}
-"""A run is made after the fact, from a row: watching this process says nothing about it, takes time, and tells names of
-users and machines. Versions and the git commit are in the row."""
+SYNCED = "synced"
+"""Where in an experiment's folder the runs of a replay lie that are not uploaded yet."""
 
 
 class Tracker:
@@ -59,6 +37,11 @@ class Tracker:
         folder: The experiment's folder; its name is the experiment's.
         config: The resolved configuration, stored with every run under `experiment`.
         checkpoints: Folder of every checkpoint that rows name by its digest.
+        anew: Forget what was mirrored and make every run again; runs that stay offline then lie in `synced`, which has
+            nothing else.
+
+    Raises:
+        OSError: With `anew`, the folder cannot be written.
     """
 
     def __init__(
@@ -67,6 +50,7 @@ class Tracker:
         folder: Path,
         config: Mapping[str, Any] | None = None,
         checkpoints: Mapping[str, Path] | None = None,
+        anew: bool = False,
     ) -> None:
         self.folder = folder
         self.config = dict(config or {})
@@ -74,11 +58,18 @@ class Tracker:
         self.notices: list[str] = []
         self._unsaid = 0
         self._run: Any = None
+        self.mode: Mode
         self._wandb, self.mode, notice = open_wandb(mode)
         self._tell(notice)
         self._path = folder / "tracked.json"
-        self._tracked = _load(self._path)
+        self._anew = anew
+        self._runs_folder = folder / SYNCED if anew else folder
+        self._tracked = {} if anew else _load(self._path)
+        self._used: dict[str, Any] = {}
         self._identity: str | None = None
+        if anew and self.active:
+            shutil.rmtree(self._runs_folder, ignore_errors=True)
+            self._runs_folder.mkdir()
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +116,8 @@ class Tracker:
         Returns:
             Folders of the runs that were made.
         """
-        self._tracked |= _load(self._path)  # another process may have mirrored in the meantime
+        if not self._anew:
+            self._tracked |= _load(self._path)  # another process may have mirrored in the meantime
         new = [row for row in rows if not self.is_tracked([row])]
         made: list[str] = []
         for row in new:
@@ -133,6 +125,29 @@ class Tracker:
             label = f"{row.get('target')} · {row.get('policy')} · seed {row.get('seed')}"
             self._attempt(label, lambda row=row, shown=shown: made.append(self._made(row, shown)))
         return made
+
+    def mirror_table(self, name: str, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str | None:
+        """Makes one run of the whole experiment that holds a table; what W&B refuses costs a line.
+
+        Args:
+            name: Of the table, and of what the run is for.
+            columns: Its titles.
+            lines: Its values.
+
+        Returns:
+            Folder of the run; None where it could not be made.
+        """
+        if not self.active:
+            return None
+        experiment = self.folder.resolve().name
+        content = RunContent(
+            id=run_id(self._id_of_experiment(), name), name=f"{experiment}-{name}", group=experiment, job_type=name,
+            tags=(name,), config={"experiment": {"name": experiment, **self.config}}, sections=(), axes={}, history=(),
+            columns=tuple(columns), table_name=name, table=tuple(map(tuple, lines)), summary={},
+        )  # fmt: skip
+        made: list[str] = []
+        self._attempt(f"the {name} of {experiment}", lambda: made.append(self._logged(content, Media(), lambda: None)))
+        return made[0] if made else None
 
     def _tell(self, line: str) -> None:
         if line and line not in self.notices:
@@ -143,62 +158,59 @@ class Tracker:
         try:
             work()
         except Exception as error:
-            self._tell(f"W&B: {what} is not mirrored ({_reason(error)}); rows.jsonl has everything.")
+            self._tell(f"W&B: {what} is not mirrored ({reason(error)}); rows.jsonl has everything.")
 
     def _made(self, row: Row, media: Media) -> str:
-        if self._identity is None:
-            self._identity = experiment_identity(self.folder)
-        content = run_content(row, self.folder.resolve().name, self.config, self._identity)
-        self._run = self._started(content)
-        try:
-            folder = str(Path(self._run.dir).parent)
-            self._log(content, media)
-            self._attempt("a checkpoint", lambda: self._log_checkpoints(row))
-        except BaseException:
-            self._finish(exit_code=1)
-            raise
-        self._finish(exit_code=0)
+        content = run_content(row, self.folder.resolve().name, self.config, self._id_of_experiment())
+        folder = self._logged(content, media, lambda: self._log_checkpoints(row))
         self._tracked[_note(row)] = Path(folder).name
         text = json.dumps(self._tracked, indent=1) + "\n"
         self._attempt("the note of what is mirrored", lambda: write_atomically(self._path, text))
         return folder
 
+    def _id_of_experiment(self) -> str:
+        if self._identity is None:
+            self._identity = experiment_identity(self.folder)
+        return self._identity
+
+    def _logged(self, content: RunContent, media: Media, checkpoints: Callable[[], object]) -> str:
+        """One whole run; returns its folder."""
+        self._run = self._started(content)
+        try:
+            folder = str(Path(self._run.dir).parent)
+            self._log(content, media)
+            self._attempt("a checkpoint", checkpoints)
+        except BaseException:
+            self._finish(exit_code=1)
+            raise
+        self._finish(exit_code=0)
+        return folder
+
     def _started(self, content: RunContent) -> Any:
         """A run; where W&B cannot be reached, this and all later ones are kept offline."""
         try:
-            return self._under_free_id(content)
+            return under_free_id(lambda name: self._start(content, name), content.id, self._tell)
         except Exception as error:
             if self.mode != "online":
                 raise
             self.mode = "offline"
             self._tell(
-                f"W&B could not be reached ({_reason(error)}); runs are kept offline, wandb sync uploads them later."
+                f"W&B could not be reached ({reason(error)}); runs are kept offline, wandb sync uploads them later."
             )
+            self._used.clear()
             self._package.teardown()  # forgets the run that did not come about, whose id this one has
             return self._start(content, content.id)
-
-    def _under_free_id(self, content: RunContent) -> Any:
-        """W&B never gives an id again whose run was deleted there: the run then gets another, the same each time."""
-        for attempt in range(IDS):
-            name = content.id if attempt == 0 else f"{content.id}-{attempt + 1}"
-            try:
-                return self._start(content, name)
-            except Exception as error:
-                if DELETED not in str(error) or attempt == IDS - 1:
-                    raise
-                self._tell(f"W&B: a run {name} was deleted there; it is mirrored again under another id.")
-        raise AssertionError
 
     def _start(self, content: RunContent, name: str) -> Any:
         options = {
             "id": name,
-            "project": os.environ.get("WANDB_PROJECT", PROJECT),
+            "project": project(),
             "group": content.group,
             "job_type": content.job_type,
             "name": content.name,
             "tags": list(content.tags),
             "config": dict(content.config),
-            "dir": str(self.folder),
+            "dir": str(self._runs_folder),
             "reinit": "create_new",
             "settings": self._package.Settings(**LEAN),
         }
@@ -239,23 +251,34 @@ class Tracker:
         self._attempt(f"the summary of {content.name}", lambda: run.summary.update(dict(content.summary)))
 
     def _log_checkpoints(self, row: Row) -> None:
-        """The first run that uses a checkpoint logs it; later ones, where W&B is online, say that they use it."""
+        """The NAMM is used by each of its runs; what else they use is logged by the first of them."""
         for kind, name in {**NAMM_CHECKPOINT, **board_of(of(row)).checkpoints}.items():
             digest = row["identity"].get(name)
-            folder = self.checkpoints.get(digest or "")
-            if digest is None or folder is None:
-                continue
-            artifact = f"{kind}-{digest[:16]}"
-            if artifact in self._tracked:
-                if self.mode == "online":
-                    self._run.use_artifact(f"{artifact}:latest")
-                continue
-            made = self._package.Artifact(artifact, type="model", metadata={"kind": kind, name: digest})
-            for path in sorted(folder.iterdir()):
-                if path.suffix in CHECKPOINT_FILES:
-                    made.add_file(str(path), skip_cache=True)
-            self._run.log_artifact(made)
+            if digest is not None and kind == "namm":
+                self._use_namm(digest)
+            elif digest in self.checkpoints:
+                self._log_once(kind, digest)
+
+    def _log_once(self, kind: str, digest: str) -> None:
+        artifact = artifact_name(kind, digest)
+        if artifact not in self._tracked:
+            self._run.log_artifact(checkpoint_artifact(self._package, kind, digest, self.checkpoints[digest]))
             self._tracked[artifact] = self._run.id
+        elif self.mode == "online":
+            self._run.use_artifact(f"{artifact}:latest")
+
+    def _use_namm(self, digest: str) -> None:
+        """The line from an evolution to what it is evaluated on; uploaded where W&B does not have the NAMM yet."""
+        artifact, folder = artifact_name("namm", digest), self.checkpoints.get(digest)
+        if artifact in self._used:
+            if (used := self._used[artifact]) is not None:
+                self._run.use_artifact(used)
+        elif folder is not None:
+            used = use(self._run, checkpoint_artifact(self._package, "namm", digest, folder), self.mode == "online")
+            self._used |= {} if used is None else {artifact: used}
+        elif self.mode == "online":
+            self._used[artifact] = None  # asked once: of thousands of rows each would wait for the same answer
+            self._used[artifact] = self._run.use_artifact(f"{artifact}:latest")
 
 
 def _note(row: Row) -> str:
@@ -270,48 +293,3 @@ def _load(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def open_wandb(mode: Mode) -> tuple[ModuleType | None, str, str]:
-    """The package (None: nothing is mirrored), the mode that "auto" means here, and what to tell about it."""
-    if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
-        return None, "disabled", ""
-    try:
-        import wandb
-    except ImportError:
-        return None, "disabled", "W&B is not installed, nothing is mirrored (pip install wandb); rows.jsonl has all."
-    except Exception as error:  # a wandb beside packages that it does not fit
-        return None, "disabled", f"W&B cannot be imported, nothing is mirrored ({_reason(error)}); rows.jsonl has all."
-    why = "nobody is logged in or --wandb offline was given"
-    if mode == "auto":
-        logged_in, trouble = _logged_in(wandb)
-        mode = "online" if os.environ.get("WANDB_MODE") != "offline" and logged_in else "offline"
-        why = trouble or why
-    return wandb, mode, "" if mode == "online" else f"W&B runs offline ({why})."
-
-
-def _logged_in(wandb: ModuleType) -> tuple[bool, str]:
-    """Whether a key lies in the environment or in $NETRC, else ~/.netrc, without asking the network or the user.
-
-    Returns:
-        That, and what is wrong with the file, where something is.
-    """
-    if os.environ.get("WANDB_API_KEY"):
-        return True, ""
-    path = Path(os.environ.get("NETRC") or "~/.netrc")
-    try:
-        from netrc import netrc
-
-        path = path.expanduser()
-        host = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url).hostname
-        return host is not None and netrc(path).authenticators(host) is not None, ""
-    except FileNotFoundError:
-        return False, ""
-    except Exception as error:  # another program's file may hold anything
-        return False, f"{path} could not be read: {_reason(error)}"
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    told = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {told}"[:200]

@@ -78,6 +78,6 @@ def _panel(panel: Panel) -> Any:
             **titles,
             **averaged,
         )
-    if panel.kind == "table":
+    if panel.kind in ("table", "matrix"):
         return v2.WeavePanelSummaryTable(table_name=panel.y[0])
     return v2.MediaBrowser(title=panel.title, media_keys=list(panel.y))

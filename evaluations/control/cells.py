@@ -32,7 +32,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
 from namm.policies import Policy
-from namm.sizing import Sized, search_threshold, watched
+from namm.sizing import TOLERANCE, Sized, search_threshold, watched
 from namm.stores import StoreName
 
 RESET_SEEDS = 10_000
@@ -106,6 +106,8 @@ class ControlRunner:
         store: How memories hold what is kept (:class:`namm.Memory`).
     """
 
+    modality: ClassVar[str] = TRIALS.modality
+
     def __init__(
         self,
         target: ControlTarget,
@@ -118,9 +120,16 @@ class ControlRunner:
         store: StoreName = "packed",
     ) -> None:
         self.target, self.control, self.interval, self.namm = target, control, interval, namm
-        self.trace_seed, self.simulators, self.lanes, self.store = trace_seed, simulators, lanes, store
+        self.trace_seed, self.simulators, self.lanes = trace_seed, simulators, lanes
+        self.store: StoreName = store
         self._target_statistics: FeatureStatistics | None = None
         self._sized: dict[str, Sized] = {}
+
+    def attached(self, namm: NAMM) -> Self:
+        """A runner of the same target with another NAMM."""
+        namm = namm.to(self.control.device)
+        common = (self.trace_seed, self.simulators, self.lanes, self.store)
+        return type(self)(self.target, self.control, self.interval, namm, *common)
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result.
@@ -141,7 +150,7 @@ class ControlRunner:
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
         if spec.keep is not None:
-            acts |= {"sizing": [CALIBRATION_SEEDS, CALIBRATION_EPISODES, SIZING_STEPS]}
+            acts |= {"sizing": [CALIBRATION_SEEDS, CALIBRATION_EPISODES, SIZING_STEPS, TOLERANCE]}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
         if self.store != "packed" and uses_cache:

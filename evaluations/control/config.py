@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from evaluations.boards.wandb_runs import Mode
+from evaluations.boards.wandb_package import Mode
 from evaluations.experiment.names import NAMMS, SHIPPED, rivals
 from evaluations.rows.policy_names import FULL, NATIVE
 from evaluations.rows.score_kinds import ScoreKind

@@ -26,7 +26,7 @@ def media_of(
         return Media()
 
     def draw() -> Path:
-        picture = _media_folder(folder) / f"{_file_name(row)}.png"
+        picture = _media_folder(folder) / f"{_file_name(row)}-{row['key']}.png"
         write_atomically(picture, figures.png(memory_picture(row)))
         return picture
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from evaluations.commands.devices import own_device
 from evaluations.control.cells import ControlRunner
 from evaluations.control.targets import TargetOptions, resolve_targets
-from evaluations.control.trials import TRIALS
 from modalities.control.rollout import SimulatorPool
 from namm import NAMM
 from namm.stores import StoreName
@@ -19,7 +17,6 @@ from namm.stores import StoreName
 class ControlSetup:
     """Targets, NAMM, device, and what they have in common."""
 
-    modality: ClassVar[str] = TRIALS.modality
     targets: TargetOptions
     namm: Path | None
     device: str

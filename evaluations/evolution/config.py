@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import checkpoints
-from evaluations.boards.wandb_runs import Mode
+from evaluations.boards.wandb_package import Mode
 from evaluations.evolution.recall_fitness import RecallFitnessConfig, fitness_preset
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.stages import OFFLINE_STAGES, PAPER_STAGES, Stage, stage_ends

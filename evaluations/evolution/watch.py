@@ -85,7 +85,7 @@ class Watch:
     def _picture(self, generation: int, result: EvolutionResult) -> Path | None:
         if not self.every or (generation % self.every and not self.config.ends_stage(generation)):
             return None
-        path = self.folder / PICTURES / f"kept-{generation:06d}.png"
+        path = self.folder / PICTURES / picture_name(generation)
         path.parent.mkdir(exist_ok=True)
         with torch.inference_mode():
             self.draw(result.mean, f"What the mean keeps after generation {generation}", path)
@@ -94,3 +94,8 @@ class Watch:
     def _say(self, text: str) -> None:
         if self.console is not None and text:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def picture_name(generation: int) -> str:
+    """The file of what the mean keeps after a generation."""
+    return f"kept-{generation:06d}.png"

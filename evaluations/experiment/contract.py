@@ -69,6 +69,8 @@ class Unit:
     role: Role
     size: Size = UNBOUNDED
     matched: Matched | None = None
+    share: float | None = None
+    """The part of a trial's tokens that the size stands for, where that was asked for."""
 
     @property
     def budget(self) -> int | None:
@@ -84,7 +86,8 @@ class Unit:
     def facts(self) -> dict[str, object]:
         """What a row says about its size."""
         told = {"matched_to": None} if self.matched is None else self.matched.facts()
-        return {"role": self.role, **told}
+        share = {} if self.share is None else {"share": self.share}
+        return {"role": self.role, **told, **share}
 
 
 FinishedRows = Callable[[Unit], Sequence[Row] | None]
@@ -110,6 +113,9 @@ class Plan(Protocol):
 class Runner(Protocol):
     """Plays the units of one target."""
 
+    modality: ClassVar[str]
+    """Whose trials are played (evaluations/rows/trials.py)."""
+
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result."""
         ...
@@ -121,9 +127,6 @@ class Runner(Protocol):
 
 class Setup(Protocol):
     """What a worker process needs to know to play any unit; it is pickled."""
-
-    modality: ClassVar[str]
-    """Whose trials are played (evaluations/rows/trials.py)."""
 
     @property
     def threads(self) -> int:

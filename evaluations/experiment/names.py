@@ -109,7 +109,9 @@ class NamedPolicy:
         """
         options = {**told, **{key: value for key, value in self.name.options if key != KEEP}}
         if self.keep is not None and options.get("threshold") is None:
-            raise ConfigError(f"{self.label}: sizes are found in text and in control alone; leave {KEEP} out.")
+            raise ConfigError(
+                f"{self.label}: a size is found by reading beforehand, which is not done here; leave {KEEP} out."
+            )
         if self.label == FULL:
             return make_policy(FULL)
         if self.statistics is not None:

@@ -59,7 +59,7 @@ def play(
         players = stack.enter_context(
             ThisProcess(runners) if workers == 1 else Workers(setup, workers, local * workers, say)
         )
-        versions = made_with(setup.modality)
+        versions = {modality: made_with(modality) for modality in {runner.modality for runner in runners.values()}}
         telling = Telling(display, mirror, media, claims, versions)
         session = Session(plans, runners, results, claims, players, display, versions, telling)
         if session.lead():

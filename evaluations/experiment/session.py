@@ -36,7 +36,8 @@ class Session:
     claims: Claims
     players: Players
     display: Display
-    versions: Mapping[str, str]
+    versions: Mapping[str, Mapping[str, str]]
+    """What rows are made with, by modality."""
     telling: Telling
     leads: bool = False
     """Shows, mirrors and draws, for all that play the same plans."""
@@ -114,9 +115,12 @@ class Session:
 
     def _cells(self, unit: Unit) -> list[Cell]:
         if unit not in self._cells_of:
-            runner = self.runners[unit.target]
-            self._cells_of[unit] = [runner.cell(unit, seed, self.versions) for seed in unit.seeds]
+            runner, versions = self.runners[unit.target], self._versions(unit)
+            self._cells_of[unit] = [runner.cell(unit, seed, versions) for seed in unit.seeds]
         return self._cells_of[unit]
+
+    def _versions(self, unit: Unit) -> Mapping[str, str]:
+        return self.versions[self.runners[unit.target].modality]
 
     def _unfinished(self, unit: Unit) -> list[Cell]:
         return [cell for cell in self._cells(unit) if self.results.get(cell) is None]
@@ -152,7 +156,8 @@ class Session:
         elif outcome.contents is None:
             self._deaths[unit] = self._deaths.get(unit, 0) + 1
         else:
-            contents = [{**content, "versions": dict(self.versions)} for content in outcome.contents]
+            versions = dict(self._versions(unit))
+            contents = [{**content, "versions": versions} for content in outcome.contents]
             self.results.append(outcome.cells, contents)
             self._played |= {cell.key for cell in outcome.cells}
         self.claims.release(self._playing.pop(unit))

@@ -26,8 +26,8 @@ class Telling:
     media: Callable[[Unit, Sequence[Row]], Media]
     """What W&B shows of finished rows beside their numbers."""
     claims: Claims
-    versions: Mapping[str, str]
-    """What would make a row now."""
+    versions: Mapping[str, Mapping[str, str]]
+    """What would make a row now, by modality."""
     earlier: frozenset[str] = frozenset()
     """Keys of cells that were there when this process began."""
     _announced: set[str] = field(default_factory=set)
@@ -87,7 +87,7 @@ class Telling:
 
     def _compare(self, cell: Cell, row: Row) -> None:
         """Says what made the rows that are kept, where that is not what would make them now."""
-        difference = versions_differ(row["versions"], self.versions)
+        difference = versions_differ(row["versions"], self.versions[of(row).modality])
         if difference and difference not in self._differences:
             self._differences.add(difference)
             self.display.say(

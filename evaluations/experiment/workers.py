@@ -23,6 +23,9 @@ import torch
 from evaluations.experiment.contract import Runner, Setup, Unit
 from evaluations.rows.results import Cell
 
+LEAVE_SECONDS = 5.0
+"""An idle worker has to end and to put its locks away."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -104,10 +107,13 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for connection, process in self._processes.items():
-            connection.close()
-            process.terminate()  # what it may still be playing is wanted by nobody
+        idle = [process for connection, process in self._processes.items() if connection not in self._playing]
+        for connection in self._processes:
+            connection.close()  # the end of an idle one
+        for process in idle:
+            process.join(LEAVE_SECONDS)
         for process in self._processes.values():
+            process.terminate()  # what it may still be playing is wanted by nobody
             process.join()
 
     def room(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluations.boards.panels import Board, Number, Panel
+from evaluations.language.example_text import example
 
 BOARD = Board(
     sections=(
@@ -30,4 +31,5 @@ BOARD = Board(
     numbers=(Number("prefill_seconds", "prefill s"), Number("decode_seconds", "decode s")),
     checkpoints={"model": "model_sha256"},
     group_keys=("model", "model_sha256", "data_sha256", "context_tokens"),
+    example=example,
 )

@@ -6,7 +6,7 @@ target's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from namm.calibration import Calibration
 from namm.errors import ConfigError
 from namm.features import FeatureStatistics
 from namm.policies import Policy
-from namm.sizing import Sized
+from namm.sizing import TOLERANCE, Sized
 
 ROWS, TOKENS = 8, 1024
 """Stretches of text that are read, and their length, where the model can place so many tokens."""
@@ -35,8 +35,10 @@ class TargetStatistics:
     """Measured when they are first asked for."""
 
     tokenizer: PreTrainedTokenizerBase | None
-    _found: FeatureStatistics | None = field(default=None, repr=False)
-    _sized: dict[str, Sized] = field(default_factory=dict, repr=False)
+    _found: dict[str, FeatureStatistics] = field(default_factory=dict, repr=False)
+    """By NAMM."""
+    _sized: dict[tuple[str, str], Sized] = field(default_factory=dict, repr=False)
+    """By NAMM and policy."""
 
     def described(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
         """What they are measured on, for a row."""
@@ -50,28 +52,28 @@ class TargetStatistics:
         Raises:
             ConfigError: The model has no tokenizer.
         """
-        if self._found is None:
-            if self.tokenizer is None or namm is None:
-                raise ConfigError("namm:target reads text to measure the model's statistics: it needs a tokenizer.")
+        if self.tokenizer is None or namm is None:
+            raise ConfigError("namm:target reads text to measure the model's statistics: it needs a tokenizer.")
+        if namm.sha256() not in self._found:
             calibration = Calibration(namm, interval, model.config.get_text_config().num_hidden_layers)
             with attach(model, calibration):
                 for ids in self._rows(_stretch(model, interval)):
                     model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
-            self._found = calibration.statistics()
-        return self._found
+            self._found[namm.sha256()] = calibration.statistics()
+        return self._found[namm.sha256()]
 
     def described_sizing(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
         """What sizes are found on, for a row."""
-        return {**self.described(model, interval), "rows": SIZING_ROWS, "steps": SIZING_STEPS}
+        return {**self.described(model, interval), "rows": SIZING_ROWS, "steps": SIZING_STEPS, "tolerance": TOLERANCE}
 
     def sized(
-        self, model: PreTrainedModel, name: str, make: Callable[[float], Policy], keep: float, interval: int
+        self, model: PreTrainedModel, name: tuple[str, str], make: Callable[[float], Policy], keep: float, interval: int
     ) -> Sized:
         """The threshold under which a policy keeps a part of the same text's tokens; found when it is first asked for.
 
         Args:
             model: Reads.
-            name: Of the policy.
+            name: Digest of the NAMM, and the policy.
             make: The policy under a threshold.
             keep: Slots held / tokens seen that is wanted.
             interval: Tokens between two updates.
@@ -81,13 +83,25 @@ class TargetStatistics:
         """
         if name not in self._sized:
             if self.tokenizer is None:
-                raise ConfigError(f"{name} reads text to find its size: it needs a tokenizer.")
+                raise ConfigError(f"{name[1]} reads text to find its size: it needs a tokenizer.")
             tokens = (_stretch(model, interval) - 1) // interval * interval + 1  # an update, then the text ends
-            texts = self._rows(tokens)[:SIZING_ROWS]
+            return self.sized_on(model, name, make, keep, self._rows(tokens)[:SIZING_ROWS])
+        return self._sized[name]
+
+    def sized_on(
+        self,
+        model: PreTrainedModel,
+        name: tuple[str, str],
+        make: Callable[[float], Policy],
+        keep: float,
+        texts: Sequence[Sequence[int]],
+    ) -> Sized:
+        """The same on texts that are given, as token ids, the last of each not read."""
+        if name not in self._sized:
             self._sized[name] = threshold_for(model, make, texts, keep, SIZING_STEPS)
         return self._sized[name]
 
-    def found(self, name: str) -> dict[str, float]:
+    def found(self, name: tuple[str, str]) -> dict[str, float]:
         """A size that has been found, for a row."""
         return self._sized[name]._asdict()
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,9 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluations.experiment.contract import Size, Unit
 from evaluations.experiment.prompt_measures import mean_of, measured
 from evaluations.language.answers import Journal
-from evaluations.language.calibration import TargetStatistics
+from evaluations.language.calibration import SIZING_STEPS, TargetStatistics
 from evaluations.language.exams import Exam, ExamPrompts
 from evaluations.language.trace import told_trace, traced_place
+from evaluations.language.trials import TRIALS
 from evaluations.rows.results import Cell
 from modalities.language.foresight import requests
 from modalities.language.prompts import Group, Prompt, batches_of, groups_of
@@ -38,10 +39,13 @@ from modalities.language.reading import Answer, Costs, read
 from modalities.language.token_kinds import token_kinds
 from namm import NAMM, NAMMConfig
 from namm.policies import Policy
-from namm.sizing import Sized
+from namm.sizing import TOLERANCE, Sized
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
+SIZING_SEED = 5_000_000
+"""Of the prompts on which sizes are found, where prompts are drawn: never one that is scored."""
+SIZING_PROMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class TextRunner:
     statistics: TargetStatistics
     options: ReadingOptions
     folder: Path
+    modality: ClassVar[str] = TRIALS.modality
+
+    def attached(self, namm: NAMM) -> Self:
+        """A runner of the same exam with another NAMM."""
+        return replace(self, namm=namm.to(self.model.device))
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result.
@@ -102,9 +111,9 @@ class TextRunner:
         if spec.statistics == "target":
             acts |= {"calibration": self.statistics.described(self.model, self.options.interval)}
         if spec.keep is not None:
-            acts |= {"sizing": self.statistics.described_sizing(self.model, self.options.interval)}
+            acts |= {"sizing": self._sizing()}
         identity = {
-            "modality": "text",
+            "modality": self.modality,
             **self.facts,
             **self.exam.identity(),
             **acts,
@@ -172,12 +181,30 @@ class TextRunner:
 
     def _sized(self, unit: Unit, told: Mapping[str, Any]) -> Sized:
         """The threshold of a NAMM that is to keep a part of the tokens, and what it kept where that was found."""
-        spec, interval = unit.spec, self.options.interval
+        spec, options = unit.spec, self.options
         assert spec.keep is not None  # asked of such a NAMM alone
         free = {**told, "budget": None, "head_budgets": None, "schedule": "interval"}
-        return self.statistics.sized(
-            self.model, spec.label, lambda threshold: spec.make(**{**free, "threshold": threshold}), spec.keep, interval
-        )
+
+        def under(threshold: float) -> Policy:
+            return spec.make(**{**free, "threshold": threshold})
+
+        if self.exam.drawn:
+            drawn = self.exam.prompts(SIZING_SEED).prompts[:SIZING_PROMPTS]
+            texts: Sequence[Sequence[int]] = [(*prompt.context, prompt.question[0]) for prompt in drawn]
+            return self.statistics.sized_on(self.model, self._name(unit), under, spec.keep, texts)
+        return self.statistics.sized(self.model, self._name(unit), under, spec.keep, options.interval)
+
+    def _sizing(self) -> dict[str, Any]:
+        """What sizes are found on, for the key of a row."""
+        if not self.exam.drawn:
+            return self.statistics.described_sizing(self.model, self.options.interval)
+        told = {"seed": SIZING_SEED, "prompts": SIZING_PROMPTS, "steps": SIZING_STEPS, "tolerance": TOLERANCE}
+        return {"text": "the task's own prompts, without their questions", **told}
+
+    def _name(self, unit: Unit) -> tuple[str, str]:
+        """Of a NAMM, how it is used, and where its size is found."""
+        task = f"{unit.target}: " if self.exam.drawn else ""
+        return ("" if self.namm is None else self.namm.sha256()), f"{task}{unit.spec.label}"
 
     def _schedule(self, unit: Unit) -> str:
         """When a unit's policy judges: as it says itself, else as all do."""
@@ -204,7 +231,7 @@ class TextRunner:
                 "asked_to_evict": not unit.spec.is_reference,
                 "kept_fraction_asked": unit.size.kept_fraction,
                 "settings": _without_sizes(policy.describe()),
-                **({} if unit.spec.keep is None else {"sized": self.statistics.found(unit.spec.label)}),
+                **({} if unit.spec.keep is None else {"sized": self.statistics.found(self._name(unit))}),
                 **unit.facts(),
             },
             "protocol": {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import checkpoints
-from evaluations.boards.wandb_runs import Mode
+from evaluations.boards.wandb_package import Mode
 from evaluations.experiment.names import NAMMS, rivals, with_heads
 from evaluations.experiment.names import SHIPPED as SHIPPED_NAMM
 from evaluations.rows.policy_names import FULL

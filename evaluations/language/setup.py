@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from evaluations.experiment.models import load_placed
 from evaluations.language.benchmark_exams import BenchmarkExam, Reading
@@ -15,7 +15,6 @@ from evaluations.language.cells import ReadingOptions, TextRunner
 from evaluations.language.drawn_exams import Corpus, NextLineExam, PerplexityExam, RecallExam
 from evaluations.language.exams import Exam
 from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam, Question
-from evaluations.language.trials import TRIALS
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
 from evaluations.tasks.recall.tasks import SHIPPED_TASKS
@@ -69,7 +68,6 @@ class ExamOptions:
 class TextSetup:
     """What a process needs to know to play any unit of a text experiment."""
 
-    modality: ClassVar[str] = TRIALS.modality
     model: ModelOptions
     exams: ExamOptions
     namm: Path | None

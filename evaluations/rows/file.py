@@ -143,6 +143,34 @@ class RowsFile:
         )
 
 
+def read_only(path: Path) -> list[Row]:
+    """The rows of a file that is not touched; of two with one key the later one counts.
+
+    Raises:
+        DataError: There is no such file, it has no row, or a line before its last is damaged.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(
+            f"expected the rows of an experiment at {path}, found {error.strerror}; name what one was given as --out"
+        ) from None
+    told = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    found: dict[str, Row] = {}
+    for number, line in told:
+        row = _parse(line)
+        if row is not None:
+            found[row["key"]] = row
+        elif number != told[-1][0]:  # the last may be what somebody is writing just now
+            raise DataError(
+                f"expected one JSON object with a key in every line of {path}, found something else in line {number}; "
+                "delete that line"
+            )
+    if not found:
+        raise DataError(f"expected at least one row in {path}, found none; name what an experiment was given as --out")
+    return list(found.values())
+
+
 @contextmanager
 def _locked(descriptor: int) -> Iterator[None]:
     """Nobody else reads or writes meanwhile; closes the file, which gives the lock back."""

@@ -1,7 +1,8 @@
 """What tells one experiment from every other: a few random letters, drawn once and kept in its folder.
 
 The folder's name does not: two experiments on one machine, or on two, are often both called "rl". The identity goes
-where the folder goes, so a moved or renamed experiment is still the same one. Several processes may ask at once.
+where the folder goes, so a moved or renamed experiment is still the same one, and so is a copy: the rows that both have
+are the same measurements. `renew_identity` makes a copy an experiment of its own. Several processes may ask at once.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def experiment_identity(folder: Path) -> str:
     if found is None:
         raise OSError(f"{path} does not hold what was written")
     return found
+
+
+def renew_identity(folder: Path) -> None:
+    """Makes the experiment in a folder another one than it was.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    (folder / FILE).unlink(missing_ok=True)
 
 
 def _place(temporary: str, path: Path) -> None:

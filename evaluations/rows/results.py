@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluations.rows.file import Row, RowsFile
+from evaluations.rows.file import Row, RowsFile, read_only
 from evaluations.rows.score_kinds import settled
 from namm.errors import ConfigError
 from namm.files import write_atomically
@@ -81,7 +81,20 @@ class Results:
         _require_writable(self.folder)
         self._file = RowsFile(self.path)
         self._rows: dict[str, Row] = {}
+        self._elsewhere: dict[str, Row] = {}
         self.refresh()
+
+    def reuse(self, folder: Path) -> int:
+        """Lets cells be taken out of another experiment's folder, which is only read; returns how many rows it has.
+
+        A row is copied into this folder when its cell is asked for.
+
+        Raises:
+            DataError: There are no rows, or a line is damaged.
+        """
+        found = read_only(folder / "rows.jsonl")
+        self._elsewhere |= {row["key"]: row for row in found}
+        return len(found)
 
     def refresh(self) -> None:
         """Reads what other processes have added."""
@@ -92,10 +105,14 @@ class Results:
 
     def get(self, cell: Cell) -> Row | None:
         """The finished row of a cell, or None."""
-        return self._rows.get(cell.key)
+        return next(iter(self.rows([cell])), None)
 
     def rows(self, cells: Iterable[Cell]) -> list[Row]:
         """The finished rows of these cells, in their order; rows of other experiments in the folder are left out."""
+        cells = list(cells)
+        wanted = [cell.key for cell in cells if cell.key in self._elsewhere and cell.key not in self._rows]
+        if wanted:
+            self._take([self._elsewhere[key] for key in wanted])
         return [self._rows[cell.key] for cell in cells if cell.key in self._rows]
 
     def keys(self) -> frozenset[str]:
@@ -135,10 +152,13 @@ class Results:
             )
             for cell, content in zip(cells, contents, strict=True)
         ]
+        self._take(rows)
+        return self.rows(cells)
+
+    def _take(self, rows: Sequence[Row]) -> None:
         others, added = self._file.append(rows)
         self._rows |= {row["key"]: row for row in (*others, *added)}
         self._settle()
-        return self.rows(cells)
 
     def _settle(self) -> None:
         """Gives the rows of a target one kind of score, should a new one have shown which it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluations.boards.panels import Board, Number, Panel
+from evaluations.vision.filmstrip import example
 
 BOARD = Board(
     sections=(
@@ -39,4 +40,5 @@ BOARD = Board(
     numbers=(Number("evidence_kept", "evidence %", digits=0, factor=100), Number("prefill_seconds", "prefill s")),
     checkpoints={"model": "model_sha256", "clip": "clip_sha256"},
     group_keys=("model", "model_sha256", "clip"),
+    example=example,
 )

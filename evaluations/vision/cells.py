@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -47,9 +47,17 @@ from modalities.vision.reading import Reading, read
 from namm import NAMM, Memory, NAMMConfig
 from namm.errors import DataError
 from namm.policies import Policy, make_policy
+from namm.sizing import TOLERANCE, Sized, search_threshold
+from namm.sizing import watched as watched_scores
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
+CALIBRATION_SEED = 5_000_000
+"""Of the clips on which sizes are found, where clips are drawn: never one that is scored."""
+CALIBRATION_QUESTIONS = 4
+"""Where they are not drawn, the first of the task; what is right is not looked at."""
+SIZING_STEPS = 8
+"""Thresholds that are tried for a wanted size, on the same clips."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,13 @@ class VideoRunner:
     namm: NAMM | None
     options: WatchingOptions
     folder: Path
+    modality: ClassVar[str] = TRIALS.modality
+    _sized: dict[tuple[str, str], Sized] = field(default_factory=dict, repr=False)
+    """By NAMM and policy."""
+
+    def attached(self, namm: NAMM) -> Self:
+        """A runner of the same task with another NAMM."""
+        return replace(self, namm=namm.to(self.loaded.model.device))
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result."""
@@ -89,13 +104,16 @@ class VideoRunner:
             acts |= {"options": dict(spec.name.options)}
         if spec.is_namm and self.namm is not None:
             acts |= {"namm_sha256": self.namm.sha256()}
+        if spec.keep is not None:
+            seed_of_clips = CALIBRATION_SEED if self.task.drawn else "as asked"
+            acts |= {"sizing": [seed_of_clips, CALIBRATION_QUESTIONS, SIZING_STEPS, TOLERANCE]}
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold
         judge = self.watching.judge
         if judge is not None:  # what is told of every policy depends on it, too
             acts |= {"clip": judge.name, "clip_sha256": judge.sha256, "labels": list(self.watching.labels)}
         identity = {
-            "modality": TRIALS.modality,
+            "modality": self.modality,
             **self.loaded.facts,
             "asked": self.task.protocol(),
             "limit": self.watching.limit,
@@ -242,7 +260,41 @@ class VideoRunner:
             told["namm"] = self.namm
             if unit.role == "curve":  # the budget alone decides, as for its rivals
                 told["threshold"] = -inf
+        if spec.keep is not None:
+            told["threshold"] = self._size(unit, told).threshold
         return spec.make(**told)
+
+    def _size(self, unit: Unit, told: Mapping[str, Any]) -> Sized:
+        """The threshold of a NAMM that is to keep a part of the tokens, found on clips without their answers."""
+        spec = unit.spec
+        assert spec.keep is not None  # asked of such a NAMM alone
+        assert self.namm is not None  # its policy is a NAMM's
+        place = self.namm.sha256(), spec.label
+
+        def under(threshold: float) -> Policy:
+            return spec.make(**{**told, "budget": None, "head_budgets": None, "threshold": threshold})
+
+        if place not in self._sized:
+            seed = CALIBRATION_SEED if self.task.drawn else 0
+            found = (one for one in self.watching.questions(seed) if isinstance(one, Watched))
+            prompts = [one.prompt for one, _ in zip(found, range(CALIBRATION_QUESTIONS), strict=False)]
+            everything = under(-torch.finfo(torch.float32).max)
+            scores = watched_scores(everything)
+            self._held(everything, prompts)
+            self._sized[place] = search_threshold(
+                scores, lambda threshold: self._held(under(threshold), prompts), spec.keep, SIZING_STEPS
+            )
+        return self._sized[place]
+
+    def _told_size(self, unit: Unit) -> dict[str, Any] | None:
+        if unit.spec.keep is None or self.namm is None:
+            return None
+        return self._sized[self.namm.sha256(), unit.spec.label]._asdict()
+
+    def _held(self, policy: Policy, prompts: Sequence[ScenePrompt]) -> float:
+        """Slots held / tokens seen when the questions come, mean over them."""
+        reading = read(self.loaded.model, policy, prompts, self.loaded.store, self.loaded.finished, self.options.chunk)
+        return float(np.mean([answer.slots / answer.context_tokens for answer in reading.answers]))
 
     def _content(self, unit: Unit, journal: Journal, failed: Sequence[Failed], policy: Policy) -> dict[str, Any]:
         graded = journal.trials
@@ -269,6 +321,7 @@ class VideoRunner:
                 # frames that are not read need not be evicted
                 "asked_to_evict": not unit.spec.is_reference and unit.spec.name.base != FRAME_SELECTION,
                 "settings": settings,
+                **({} if self._told_size(unit) is None else {"sized": self._told_size(unit)}),
                 **unit.facts(),
             },
             "protocol": {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evaluations.boards.wandb_runs import Mode
+from evaluations.boards.wandb_package import Mode
 from evaluations.tasks.video.tasks import OWN
 from evaluations.vision.shipped import SHIPPED_MODEL, SHIPPED_NAMM
 

@@ -44,33 +44,47 @@ def _strip(target: TargetSummary) -> str:
     rows = [(policy, row) for policy in target.policies for row in policy.rows if row.get("trace")]
     if not rows:
         return ""
-    trace = rows[0][1]["trace"]
+    lines = [_frames(rows[0][1])]
+    lines += [
+        _bars(row, f"<tr{row_class(policy)}><th scope='row'>{escape(policy.policy)}</th>") for policy, row in rows
+    ]
+    return f"<h3>{escape(target.target)}</h3>{_table(rows[0][1], lines)}"
+
+
+def example(row: Row) -> str:
+    """The same of one row, for the dashboard."""
+    return _table(row, [_frames(row), _bars(row, "<tr><th></th>")])
+
+
+def _table(row: Row, lines: Sequence[str]) -> str:
+    question = escape(row["trace"]["question"]).replace("\n", "<br>")
+    return (
+        f"<p>{question} <b>{escape(row['trace']['expected'])}</b></p>"
+        f"<div class='scroll'><table>{''.join(lines)}</table></div>"
+    )
+
+
+def _frames(row: Row) -> str:
+    trace = row["trace"]
     evidence = set(trace["evidence"])
     frames = "".join(
         f"<td style='padding:1px'><img width='{WIDE}' alt='' title='{_about(trace, place)}' "
         f"style='display:block;border-bottom:3px solid {figures.NAMM_COLOUR if place in evidence else 'transparent'}' "
-        f"src='data:image/jpeg;base64,{frame}'></td>"
+        f"src='data:image/jpeg;base64,{escape(frame, quote=True)}'></td>"
         for place, frame in enumerate(trace["frames"])
     )
-    lines = [f"<tr><th></th>{frames}<td></td></tr>"]
-    for policy, row in rows:
-        kept = row["trace"]["kept"]
-        cells = "".join(
-            f"<td style='padding:1px' title='{100 * share:.0f}% of {_about(trace, place)}'>"
-            f"<div style='width:{WIDE}px;height:14px;background:{to_hex(HELD(share))}'></div></td>"
-            for place, share in enumerate(kept)
-        )
-        said = row["trace"]["said"] or "(nothing)"
-        right = "✓" if _score(row) else "✗"
-        lines.append(
-            f"<tr{row_class(policy)}><th scope='row'>{escape(policy.policy)}</th>{cells}"
-            f"<td>{right} {escape(said)}</td></tr>"
-        )
-    question = escape(trace["question"]).replace("\n", "<br>")
-    return (
-        f"<h3>{escape(target.target)}</h3><p>{question} <b>{escape(trace['expected'])}</b></p>"
-        f"<div class='scroll'><table>{''.join(lines)}</table></div>"
+    return f"<tr><th></th>{frames}<td></td></tr>"
+
+
+def _bars(row: Row, begin: str) -> str:
+    trace = row["trace"]
+    cells = "".join(
+        f"<td style='padding:1px' title='{100 * share:.0f}% of {_about(trace, place)}'>"
+        f"<div style='width:{WIDE}px;height:14px;background:{to_hex(HELD(share))}'></div></td>"
+        for place, share in enumerate(trace["kept"])
     )
+    right = "✓" if _score(row) else "✗"
+    return f"{begin}{cells}<td>{right} {escape(trace['said'] or '(nothing)')}</td></tr>"
 
 
 def _about(trace: Mapping[str, Any], place: int) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from evaluations.tasks.video.base import VideoOptions
 from evaluations.tasks.video.tasks import OWN, make_task
 from evaluations.vision.cells import VideoRunner, WatchingOptions
 from evaluations.vision.loading import LoadedModel, ModelOptions
 from evaluations.vision.shipped import DRAWN, SCENES
-from evaluations.vision.trials import TRIALS
 from evaluations.vision.watching import Watching
 from modalities.vision.judge import Judge
 from namm import NAMM
@@ -23,7 +21,6 @@ from namm.errors import DataError
 class VideoSetup:
     """What a process needs to know to play any unit of a video experiment."""
 
-    modality: ClassVar[str] = TRIALS.modality
     model: ModelOptions
     tasks: tuple[str, ...]
     videos: VideoOptions

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,10 @@ from PIL import Image
 
 from evaluations.analysis.survival import held_when_asked
 from evaluations.boards.run_content import run_content
-from evaluations.boards.wandb_runs import LEAN, Media, Tracker
+from evaluations.boards.wandb_package import LEAN
+from evaluations.boards.wandb_runs import Media, Tracker
 from evaluations.rows.identity import experiment_identity
+from tests.evaluations.boards.offline_runs import id_of, inspect, records
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
 SECRET = "0123456789abcdef" * 2 + "c0ffee42"
@@ -27,19 +27,6 @@ SECRET = "0123456789abcdef" * 2 + "c0ffee42"
 @pytest.fixture
 def rows():
     return [row for row in made_up_rows() if row["policy"] == "namm:target"]
-
-
-@cache
-def inspect(folder: str, *options: str) -> str:
-    wandb = Path(sys.executable).with_name("wandb")
-    executable = str(wandb) if wandb.exists() else shutil.which("wandb")
-    command = [executable, "leet", "inspect", *options, "--json", folder]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def records(folder: str) -> list[dict]:
-    """Every record of the .wandb file, by W&B's own reader."""
-    return [json.loads(line) for line in inspect(folder).splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +136,19 @@ def test_tables_pictures_and_group_are_those_of_the_row(mirrored):
         assert json.loads(run) == ["memory", "evaluate"]
 
 
-def test_checkpoints_are_logged_once_by_their_digest_and_without_what_lies_beside_them(mirrored):
+def test_checkpoints_are_artifacts_named_by_their_digest_without_what_lies_beside_them(mirrored):
     rows, folders, _ = mirrored
     logged = {}
     for row in rows:
         found = [r["artifact"] for r in records(folders[row["key"]]) if r["type"] == "artifact"]
         logged[row["seed"]] = {a["name"]: a for a in found if a["type"] == "model"}
     identity = rows[0]["identity"]
-    names = {f"namm-{identity['namm_sha256'][:16]}", f"decision-transformer-{identity['checkpoint_sha256'][:16]}"}
-    assert set(logged[0]) == names
-    assert logged[1] == logged[2] == {}
+    namm, other = f"namm-{identity['namm_sha256'][:16]}", f"decision-transformer-{identity['checkpoint_sha256'][:16]}"
+    assert set(logged[0]) == {namm, other}
+    assert set(logged[1]) == set(logged[2]) == {namm}  # every run says which NAMM it used
+    assert len({told[namm]["digest"] for told in logged.values()}) == 1  # one version, however often it is named
+    assert [told[namm].get("use_after_commit") for told in logged.values()] == [True] * 3
+    assert "use_after_commit" not in logged[0][other]
     for artifact in logged[0].values():
         assert {entry["path"] for entry in artifact["manifest"]["contents"]} == {"model.safetensors", "config.json"}
 
@@ -253,14 +243,8 @@ def test_an_id_whose_run_was_deleted_is_left_and_another_one_taken(tmp_path, row
     with Tracker("offline", tmp_path) as tracker:
         assert len(tracker.mirror(rows[:2])) == 2
     assert [name.removeprefix(ids[0]) for name in ids[:2]] == ["", "-2"]
-    assert len([line for line in tracker.notices if "deleted there" in line]) == 2
+    assert len([line for line in tracker.notices if "deleted there" in line]) == 1  # said once
     assert tracker.mode == "offline"
-
-
-def id_of(folder: str) -> str:
-    """A run's id, out of its folder's name; of two runs that began in the same second W&B numbers the second."""
-    (found,) = re.findall(r"[0-9a-f]{16}", Path(folder).name)
-    return found
 
 
 def test_equal_rows_of_two_experiments_of_one_name_have_ids_of_their_own(tmp_path, rows):

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evaluations import evolve
-from evaluations.boards.wandb_runs import LEAN
+from evaluations.boards.wandb_package import LEAN
 from evaluations.evolution.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig, held_back
 from evaluations.evolution.config import preset_config
 from evaluations.evolution.page import write_page

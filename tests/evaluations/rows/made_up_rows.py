@@ -7,6 +7,7 @@ import base64
 import numpy as np
 
 from evaluations.analysis.survival import held_when_asked
+from evaluations.language.trace import packed
 from evaluations.rows.provenance import made_with
 from evaluations.rows.results import Cell, Row
 
@@ -41,6 +42,28 @@ def made_up_rows(target: str = "hopper", seeds: int = 3, episodes: int = 4, bina
             cell = Cell(target, "Hopper-v5", policy, seed, identity)
             rows.append(_row(cell, generator, score, spread, slots, episodes, binary))
     return rows
+
+
+def made_up_text_rows(target: str = "recall-llama/pairs", seeds: int = 2) -> list[Row]:
+    """The same of language: prompts in place of episodes, and what was kept of one of them."""
+    generator = np.random.default_rng(0)
+    found = []
+    for row in made_up_rows(target, seeds, episodes=6, binary=True):
+        if row["policy"] == "native_window":
+            continue
+        prompts = [
+            {"id": str(number), "score": trial["score"], "slots": trial["slots_mean"], "tokens": 384}
+            for number, trial in enumerate(row["episodes"])
+        ]
+        pieces = ["<b>salt</b>", " & ", "</script>", " is", " lost"]
+        trace = {"id": "0", "pieces": pieces, "question": "what is <i>lost</i>?", "answer": "salt", "expected": "salt"}
+        kept = packed(generator.random((2, 2, len(pieces))) < 0.5)
+        identity = {**row["identity"], "modality": "text", "model": "recall-llama"}
+        told = {"prompts": prompts, "identity": identity, "score_name": "recall accuracy", "task": "pairs"}
+        traced = {**trace, "layers": 2, "heads": 2, "kept": kept} if row["seed"] == 0 else None
+        without = {key: value for key, value in row.items() if key not in ("episodes", "retention", "cue")}
+        found.append({**without, **told, "key": f"{row['key'][:-1]}t", "trace": traced})
+    return found
 
 
 def made_up_curves(target: str = "hopper", seeds: int = 3, episodes: int = 4, binary: bool = False) -> list[Row]:

@@ -58,6 +58,8 @@ class RiddlePlan:
 class RiddleRunner:
     """Asks the riddles of a seed."""
 
+    modality: ClassVar[str] = TRIALS.modality
+
     def __init__(self, riddles: int) -> None:
         self.model, self.riddles = LookupMachine(), riddles
 
@@ -109,7 +111,6 @@ class RiddleRunner:
 class RiddleSetup:
     """What a worker process loads."""
 
-    modality: ClassVar[str] = TRIALS.modality
     riddles: int = 12
     threads: int = 1
 
