@@ -98,7 +98,9 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         self._known[name] = made
         return thing
 
-    def __getitem__(self, name: str) -> Kind:
+    def __getitem__(self, name: object) -> Kind:
+        if not isinstance(name, str):  # as where whoever asks has no name
+            raise KeyError(name)
         return self._all()[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -242,7 +242,7 @@ def _decoder(model: PreTrainedModel) -> PreTrainedModel:
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
         raise AttachError(
             f"{name} attends to an encoder too; only causal self-attention is exact under a Memory. It "
-            "needs an adapter that leads its self-attention to memory.attend, as examples/new_shape.py does for Whisper."
+            "needs an adapter that leads its self-attention to memory.attend; examples/new_shape.py is one for Whisper."
         )
     # Any: only what can generate has this method, and no class of transformers says so
     if model.can_generate() and not cast("Any", model)._supports_default_dynamic_cache():
