@@ -59,7 +59,7 @@ class DashboardConfig:
     """The page. Default: dashboard.html in the first folder."""
 
     videos: int = 40
-    """Most films to put into the page; NAMM's come first."""
+    """Most films to put into the page, and most pictures of memory; NAMM's come first."""
 
     wandb: bool = False
     """Make a workspace in Weights & Biases instead of a page; needs an account, and the runs to be there."""
@@ -129,7 +129,20 @@ def render(data: Mapping[str, Any], modalities: Sequence[Trials]) -> str:
     except ImportError as error:
         raise MissingExtraError("The page needs plotly, found none; install it with pip install plotly.") from error
     sections = sections_of(modalities)
-    panels = [{"title": title, "panels": [asdict(panel) for panel in several]} for title, several in sections]
+    own = {
+        trials.modality: {panel for _, several in sections_of([trials]) for panel in several} for trials in modalities
+    }
+    panels = [
+        {
+            "title": title,
+            "panels": [
+                asdict(panel) | {"modalities": [name for name, known in own.items() if panel in known]}
+                for panel in several
+                if panel.kind != "matrix"
+            ],
+        }
+        for title, several in sections
+    ]
     numbers = [asdict(number) for number in numbers_of(modalities)]
     told = json.dumps({**data, "sections": panels, "numbers": numbers}, allow_nan=False, separators=(",", ":"))
     files = resources.files("evaluations.boards")

@@ -114,7 +114,9 @@ def _attempted(folder: Path, config: SyncConfig, work: Work, progress: Callable[
 
 def _summary(folder: Path, done: Replayed) -> str:
     runs = f"{folder}: {len(done.runs)} of {done.asked} runs"
-    if done.mode == "online" or not done.runs:
+    if not done.runs:
+        return runs
+    if done.mode == "online":
         return f"{runs} in the project {project()}"
     waiting = f"{shlex.quote(str(folder / SYNCED / 'wandb'))}/offline-run-*"
     return f"{runs} wait offline; upload them with: wandb sync {waiting}"

@@ -3,7 +3,7 @@
     python evaluations/text.py                        offline, the shipped small Llama, every policy, a few minutes
     python evaluations/text.py --tasks recall needles/multikey --policy full namm h2o window@heads
     python evaluations/text.py --model meta-llama/Meta-Llama-3-8B --rope-factor 4 --dtype bfloat16 --device auto \\
-        --tasks longbench --data LongBench/ --interval 512
+        --tasks longbench --data LongBench/ --intervals 512
 
 Every policy reads the same prompts. The NAMM comes first; each rival gets the smallest budget whose mean size, when the
 questions come, is not below the NAMM's. `POLICY@heads` gives a rival, in each layer and head, as much as the NAMM held

@@ -144,7 +144,7 @@ def test_nothing_in_the_evaluations_hides_a_module_that_is_not_ours() -> None:
     assert not found & (set(sys.stdlib_module_names) | installed | named | ours)
 
 
-@pytest.mark.parametrize("script", ["rl", "text", "video", "evolve"])
+@pytest.mark.parametrize("script", ["rl", "text", "video", "transfer", "evolve"])
 def test_every_command_explains_itself(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert importlib.import_module(f"evaluations.{script}").main(["--help"]) == 0
     assert f"namm-{script}" in capsys.readouterr().out

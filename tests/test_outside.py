@@ -21,6 +21,8 @@ from evaluations.tasks.recall.tasks import TASKS
 from namm import outside
 from namm.policies import POLICIES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

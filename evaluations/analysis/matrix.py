@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from evaluations.analysis.aggregates import paired_over_tasks, resampled_runs
-from evaluations.analysis.clusters import Task, clustered
+from evaluations.analysis.clusters import clustered
 from evaluations.analysis.estimates import RESAMPLES, Estimate, PairedDifference, holm, percentile_interval
 from evaluations.analysis.summary import BOOTSTRAP_SEED, rectangle, role
 from evaluations.rows.file import Row
@@ -171,27 +171,33 @@ class _OnTarget:
     """Seed and name of each trial, in the order of the raveled arrays."""
     documents: tuple[Any, ...]
     rows: tuple[Row, ...]
-    base: float | None
-    """The full cache's mean; None of log-likelihoods,"""
-    full: np.ndarray | None
-    """which are told against the full cache trial by trial."""
+    full: np.ndarray
+    """(seeds, trials): the full cache's."""
+    likelihood: bool
+    """Whether scores are log-likelihoods."""
 
     @property
     def mean(self) -> np.ndarray:
         """Over runs."""
         return np.mean(list(self.by_run.values()), axis=0)
 
-    def task(self, values: np.ndarray) -> Task:
-        """Values of its trials, clustered by their documents."""
-        return clustered(values, self.documents)
+    def relative(self, values: np.ndarray, full: np.ndarray) -> np.ndarray:
+        """Mean scores, of any shape, as percentages of the full cache's."""
+        if self.likelihood:
+            return 100.0 * np.exp(values - full)
+        return 100.0 * values / np.where(full > 0, full, self.full.mean())  # a resample may hold its failures alone
 
-    def relative(self, values: np.ndarray) -> np.ndarray:
-        """Means of scores, of any shape, as percentages of the full cache's."""
-        return 100.0 * np.exp(values) if self.base is None else 100.0 * values / self.base
+    def estimated(self, values: np.ndarray) -> float:
+        """The relative score of its trials."""
+        return float(self.relative(values.mean(), self.full.mean()))
 
-    def told(self, values: np.ndarray) -> np.ndarray:
-        """Scores of its trials as `relative` takes their mean."""
-        return values if self.full is None else values - self.full
+    def draws(self, place: int) -> np.ndarray:
+        """(resamples): the same where trials are drawn again, for this line and for the full cache alike."""
+        drawn = [
+            resampled_runs(clustered(values, self.documents), RESAMPLES, np.random.default_rng([BOOTSTRAP_SEED, place]))
+            for values in (self.mean, self.full)
+        ]
+        return self.relative(*(each.mean(axis=-1) for each in drawn))
 
 
 class _Played:
@@ -202,23 +208,19 @@ class _Played:
         self.runs = tuple(next(iter(targets.values())).by_run)
 
     def cell(self) -> MatrixCell:
-        """Everything that follows from its own rows; the full cache is what all are told against."""
-        by_target = {name: float(t.relative(t.told(t.mean).mean())) for name, t in self.targets.items()}
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
-        draws = [
-            t.relative(resampled_runs(t.task(t.told(t.mean)), RESAMPLES, generator).mean(axis=-1))
-            for t in self.targets.values()
-        ]
-        known = all(t.mean.size > 1 for t in self.targets.values())
-        estimate = percentile_interval(float(np.mean(list(by_target.values()))), np.mean(draws, axis=0), known=known)
+        """Everything that follows from its own rows and the full cache's."""
+        by_target = {name: target.estimated(target.mean) for name, target in self.targets.items()}
+        draws = [target.draws(place) for place, target in enumerate(self.targets.values())]
+        known = all(target.mean.size > 1 for target in self.targets.values())
+        value = float(np.mean(list(by_target.values())))
+        estimate = percentile_interval(value, np.mean(draws, axis=0), known=known)
         by_run = {
-            run: float(np.mean([t.relative(t.told(t.by_run[run]).mean()) for t in self.targets.values()]))
+            run: float(np.mean([target.estimated(target.by_run[run]) for target in self.targets.values()]))
             for run in self.runs
         }
         rows = tuple(row for t in self.targets.values() for row in t.rows)
-        own = Estimate(100.0, 100.0, 100.0) if self.line.name == FULL else over_runs(estimate, list(by_run.values()))
         return MatrixCell(
-            relative=own,
+            relative=over_runs(estimate, list(by_run.values())),
             native=self._native(),
             score=float(np.mean([t.mean.mean() for t in self.targets.values()])),
             kept=self._metric("kept_fraction"),
@@ -319,8 +321,8 @@ def _targets(
             refused.append(f"{target}: a {first['score_name']} has no zero, so nothing is a part of it")
         else:
             on_target = _on_target(by_run, full[target], likelihood)
-            if on_target is not None and on_target.base is not None and on_target.base <= 0:
-                refused.append(f"{target}: the full cache scores {on_target.base:g}")
+            if on_target is not None and not likelihood and on_target.full.mean() <= 0:
+                refused.append(f"{target}: the full cache scores {on_target.full.mean():g}")
             elif on_target is not None:
                 found[target] = on_target
     return found, refused
@@ -357,8 +359,8 @@ def _on_target(
         ids,
         tuple(documents),
         tuple(row for several in rows.values() for row in several),
-        None if likelihood else float(against.mean()),
-        against if likelihood else None,
+        against,
+        likelihood,
     )
 
 

@@ -24,8 +24,9 @@ function remember(open = null) {
 }
 
 function draw() {
-  view = { by: grouping, experiments: chosen.experiment.size > 1, targets: chosen.target.size > 1 };
   const shown = cells.filter((cell) => passes(cell));
+  const several = new Set(shown.map(({ experiment }) => experiment)).size > 1;
+  view = { by: grouping, experiments: several, targets: chosen.target.size > 1 };
   document.getElementById("matrix").replaceChildren(...drawMatrix());
   document.getElementById("legend").replaceChildren(...legendOf(shown));
   const host = document.getElementById("sections");

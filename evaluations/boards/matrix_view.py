@@ -148,7 +148,7 @@ def _as_measured(
             groups.setdefault((row["policy"], column), []).append(row)
     found = []
     for (policy, column), several in groups.items():
-        kept = [row["metrics"]["kept_fraction"] for row in several if row["metrics"].get("kept_fraction") is not None]
+        kept = [known for row in several if isinstance(known := row["metrics"].get("kept_fraction"), float)]
         found.append(
             {
                 "line": policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evaluations.boards.experiments import Experiment, media_of, with_shares
@@ -27,7 +28,7 @@ def page_data(experiments: Sequence[Experiment], most_videos: int) -> dict[str, 
 
     Args:
         experiments: What was read.
-        most_videos: Films to put into the page, at most; NAMM's come first.
+        most_videos: Films to put into the page, at most, and as many pictures; NAMM's come first.
     """
     read = [(experiment, *shown_cells(experiment)) for experiment in map(with_shares, experiments)]
     shown = [item for _, several, _ in read for item in several]
@@ -46,16 +47,20 @@ def page_data(experiments: Sequence[Experiment], most_videos: int) -> dict[str, 
 def _add_media(shown: Sequence[Shown], most_videos: int) -> list[str]:
     """Gives cells their film and their example, and says what had no room."""
     size, no_room, no_film = 0, 0, 0
+    films = {"video": most_videos, "memory": most_videos}
     for item in shown:
         example = _example(item)
         no_room += bool(example) and size + len(example) > EXAMPLE_BYTES
         item.cell["example"] = example if size + len(example) <= EXAMPLE_BYTES else ""
         size += len(item.cell["example"])
-        film = _film(item)
-        no_film += film is not None and most_videos <= 0
-        item.cell["video"] = film if most_videos > 0 else None
-        most_videos -= film is not None
-    told = [f"{no_film} films are not in this page; --videos says how many may be."] if no_film else []
+        item.cell["media"] = {}
+        for kind, path in _films(item).items():
+            if films[kind] > 0:
+                item.cell["media"][kind] = _inlined(path)
+                films[kind] -= 1
+            else:
+                no_film += 1
+    told = [f"{no_film} films and pictures are not in this page; --videos says how many may be."] if no_film else []
     return told + ([f"{no_room} examples are not in this page, for its size; their rows have them."] if no_room else [])
 
 
@@ -70,11 +75,17 @@ def _example(item: Shown) -> str:
         return f"<p>The example of this cell could not be drawn ({type(error).__name__}).</p>" if reason(error) else ""
 
 
-def _film(item: Shown) -> str | None:
+def _films(item: Shown) -> dict[str, Path]:
+    """What an experiment drew of a cell, by the names under which W&B has it."""
+    found: dict[str, Path] = {}
     for row in item.rows:
         media = media_of(item.experiment.folder, row)
-        path = media.video or media.picture  # what moves, where there is such a thing
-        if path is not None:
-            kind = path.suffix.removeprefix(".")
-            return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return None
+        for kind, path in (("video", media.video), ("memory", media.picture)):
+            if path is not None:
+                found.setdefault(kind, path)
+    return found
+
+
+def _inlined(path: Path) -> str:
+    kind = path.suffix.removeprefix(".")
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

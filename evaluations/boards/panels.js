@@ -179,10 +179,10 @@ function heads(panel, shown) {
 }
 
 function media(panel, shown) {
-  const filmed = shown.filter((cell) => cell.video);
+  const filmed = shown.filter((cell) => cell.media[panel.y[0]]);
   if (!filmed.length) return null;
   const figures = filmed.map((cell) =>
-    element("figure", {}, element("img", { src: cell.video, alt: `${cell.policy} on ${cell.target}` }),
+    element("figure", {}, element("img", { src: cell.media[panel.y[0]], alt: `${cell.policy} on ${cell.target}` }),
       element("figcaption", {}, `${cell.policy} on ${cell.target} (${cell.env})`)));
   return { content: element("div", { class: "videos" }, ...figures), wide: true };
 }
@@ -272,7 +272,8 @@ function layoutOf(panel, made) {
 function drawSections(host, shown, kinds) {
   sections.forEach(({ title, panels }) => {
     const wanted = panels.filter((panel) => kinds.includes(panel.kind));
-    const made = wanted.map((panel) => [panel, DRAW[panel.kind](panel, shown)]).filter(([, content]) => content);
+    const of = (panel) => shown.filter((cell) => panel.kind === "table" || panel.modalities.includes(cell.modality));
+    const made = wanted.map((panel) => [panel, DRAW[panel.kind](panel, of(panel))]).filter(([, content]) => content);
     if (!made.length) return;
     const grid = element("div", { class: "panels" });
     host.append(element("h2", {}, title), grid);

@@ -121,6 +121,12 @@ BOARD = Board(
                     help="Mean over time, layers and heads; a point stands for the ages up to the next one.",
                 ),
                 Panel(
+                    "Over one episode",
+                    "media",
+                    ("memory",),
+                    help="Which tokens the heads hold as time goes on, and the shares kept; the first seed.",
+                ),
+                Panel(
                     "Layers and heads",
                     "heads",
                     ("memory",),

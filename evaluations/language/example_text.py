@@ -17,7 +17,8 @@ LEVELS = 4
 def example(row: Row) -> str:
     """The context of a traced prompt: what no head held any more faded, the rest the darker the more heads hold it."""
     trace = row["trace"]
-    share = kept_of(row).mean(axis=(0, 1))
+    kept = kept_of(row)
+    share = kept.mean(axis=(0, 1)) if kept.size else np.zeros(len(trace["pieces"]))
     levels = np.ceil(share * LEVELS).astype(int).tolist()
     spans = []
     for level, several in groupby(zip(levels, trace["pieces"], strict=True), key=lambda pair: pair[0]):

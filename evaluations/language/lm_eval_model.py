@@ -81,7 +81,9 @@ class NammLM(HFLM):
         self.located = locate(pretrained) if isinstance(pretrained, str) else None
         if self.located is not None:
             pretrained, rest = self.located.source, {**_of_gguf(self.located), **rest}
-        super().__init__(pretrained, **rest)
+        super().__init__(
+            pretrained, **{"device": None, **rest}
+        )  # lm_eval's default is CUDA, where there is any or none
         if self.backend != "causal":
             raise AttachError(
                 f"Expected a causal language model, found a {self.backend} one: it has no cache to evict."

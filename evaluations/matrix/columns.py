@@ -13,7 +13,6 @@ from typing import Any, cast
 from evaluations.control.cells import ControlRunner
 from evaluations.control.media import media_of
 from evaluations.control.setup import ControlSetup
-from evaluations.control.shipped import SUITES
 from evaluations.control.targets import TargetOptions
 from evaluations.experiment.contract import Media, Runner, Unit
 from evaluations.language.config import SHIPPED as SHIPPED_MODELS
@@ -33,7 +32,9 @@ from evaluations.vision.filmstrip import strip_picture
 from evaluations.vision.shipped import SHIPPED_MODEL as SHIPPED_VIDEO
 from namm.errors import UnknownNameError, did_you_mean
 
-LOCOMOTION = ("hopper-medium", "halfcheetah-medium", "walker2d-medium")
+MEMORY = ("tmaze-150", "tmaze-3cues-150", "reacher-100", "repeat-previous", "autoencode")
+"""The memory suite without its longer corridors and waits."""
+LOCOMOTION = ("hopper-medium", "halfcheetah-medium")
 LOCOMOTION_EPISODES = 2
 """Each has a thousand steps, and locomotion tells memories apart in no number of them."""
 KINDS = ("text", "control", "video")
@@ -85,7 +86,7 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
         return _text(config, written, "text: SmolLM2", suite_options("real", True, None, config.device))
     if name == "video":
         return _video(config, written, value or str(SHIPPED_VIDEO))
-    targets = value.split(",") if value else {"memory": SUITES["memory"], "locomotion": LOCOMOTION}[name]
+    targets = value.split(",") if value else {"memory": MEMORY, "locomotion": LOCOMOTION}[name]
     title = {"memory": "control: memory", "locomotion": "control: locomotion"}.get(name, f"control: {value}")
     return _control(config, written, title, tuple(target.strip() for target in targets))
 

@@ -10,7 +10,7 @@ from evaluations.boards.wandb_runs import Mode
 
 DEFAULT_NAMMS = ("text-v3", "text-v3-seed*", "text-v2", "text-v2-seed*")
 DEFAULT_TARGETS = ("text", "memory", "locomotion", "video")
-DEFAULT_RIVALS = ("window", "random", "h2o_age", "tova", "snapkv", "keydiff", "expected_attention")
+DEFAULT_RIVALS = ("window", "random", "h2o_age", "tova", "snapkv", "keydiff")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
         raise ConfigError("--target must name at least one column, found none.")
     if config.statistics == "target" and any(target.partition("=")[0] == "video" for target in config.target):
         raise ConfigError(
-            "--statistics target reads text or plays episodes without labels; video has neither: drop it."
+            "--statistics target reads text or plays episodes beforehand, and video does neither: drop it."
         )
     if not config.kept:
         return ()

@@ -23,8 +23,8 @@ LEAD = (
 )
 READING = (
     "A cell is the mean over its column's targets of the score divided by the full cache's on the same trials; of "
-    "log-likelihoods it is the likelihood of a token divided by the full cache's. The full cache's own score is taken "
-    "as it is; its error is not in the intervals.",
+    "log-likelihoods it is the likelihood of a token divided by the full cache's. Trials are drawn again for "
+    "both together.",
     "Of a size that everybody is given, rivals get a budget, found from the full cache's lengths. A NAMM divides it "
     "over layers and heads as it likes, under a threshold that was found without labels on what is not scored; with "
     "<code>--heads equal</code> it ranks inside the same budget in every head instead. Kept fractions say what came of "

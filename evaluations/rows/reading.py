@@ -6,7 +6,6 @@ Who adds to the file reads it by evaluations/rows/file.py, which stops at a dama
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from evaluations.rows.trials import GROUP, known
 TEXTS = ("key", "target", "task", "policy", "score_name")
 OBJECTS = ("identity", "metrics", "memory", "versions")
 """What every row has, whatever its modality."""
+LARGEST = 1e300
+"""A number beyond it is damage; what is no number is not smaller either."""
 MOST_NUMBERS = 5
 """Lines that one remark names."""
 
@@ -78,9 +79,9 @@ def _trouble(row: Any) -> str:
     missing += [] if isinstance(row.get("seed"), int) else ["seed"]
     if missing:
         return f"a row without {', '.join(missing)}"
-    trials = known(row)
+    modality = row["identity"].get("modality")
+    trials = known(row) if isinstance(modality, str | None) else None
     if trials is None:
-        modality = row["identity"].get("modality")
         return f"a row of the modality {modality!r}, which nothing here describes (entry points of the group {GROUP})"
     played = row.get(trials.key)
     if not isinstance(played, list) or not played or not all(isinstance(trial, Mapping) for trial in played):
@@ -89,7 +90,7 @@ def _trouble(row: Any) -> str:
 
 
 def _finite(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return all(isinstance(value, int | float) and abs(value) <= LARGEST for value in values)
 
 
 def _remark(path: Path, reason: str, numbers: list[int]) -> str:

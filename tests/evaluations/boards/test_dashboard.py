@@ -173,10 +173,11 @@ def test_videos_are_put_in_up_to_a_number_and_those_of_namm_first(folder):
     for row in rows:
         (folder / "media" / f"x-{row['key']}.gif").write_bytes(b"GIF89a")
     data = page_data(read_experiments([folder]), most_videos=3)
-    shown = [cell for cell in data["cells"] if cell["video"]]
+    shown = [cell for cell in data["cells"] if "video" in cell["media"]]
     assert [cell["family"] for cell in shown] == ["namm"] * 3
-    assert data["left_out"] == [f"{len(rows) - 3} films are not in this page; --videos says how many may be."]
-    assert shown[0]["video"].startswith("data:image/gif;base64,")
+    left_out = len(rows) - 3
+    assert data["left_out"] == [f"{left_out} films and pictures are not in this page; --videos says how many may be."]
+    assert shown[0]["media"]["video"].startswith("data:image/gif;base64,")
     shutil.rmtree(folder / "media")
 
 

@@ -162,11 +162,12 @@ def test_a_continued_evolution_is_replayed_as_one_run(tmp_path, capsys):
 def test_damage_costs_a_line_and_the_other_rows_are_there(tmp_path, capsys):
     rows = rows_of("window", "random")
     damaged = [
-        "{half", "[]", json.dumps({**rows[0], "key": "a", "score": None}), json.dumps({**rows[0], "episodes": []}),
+        "{half", "[]", json.dumps({**rows[0], "key": "a", "score": 10**400}), json.dumps({**rows[0], "episodes": []}),
         json.dumps({"key": "b"}), json.dumps({**rows[0], "key": "c", "episodes": None}),
     ]  # fmt: skip
     strange = {key: value for key, value in rows[0].items() if key != "episodes"} | {"key": "d", "sniffs": [{}]}
     damaged.append(json.dumps({**strange, "identity": {"modality": "smell"}}))
+    damaged.append(json.dumps({**rows[0], "key": "e", "identity": {"modality": ["smell"]}}))
     folder = write(tmp_path / "rl", rows, "\n".join(damaged) + '\n{"key": "being written')
     assert sync.main([str(folder)]) == 0
     assert len(synced(folder)) == 2
@@ -174,7 +175,7 @@ def test_damage_costs_a_line_and_the_other_rows_are_there(tmp_path, capsys):
     for line in (
         "lines 3, 4 left out: no JSON object", "line 5 left out: a row without a score",
         "lines 6, 8 left out: a row without episodes", "line 7 left out: a row without target, task",
-        "line 9 left out: a row of the modality 'smell'",
+        "line 9 left out: a row of the modality 'smell'", "line 10 left out: a row of the modality ['smell']",
     ):  # fmt: skip
         assert line in said
     assert "being written" not in said

@@ -21,6 +21,8 @@ from evaluations.rows.identity import experiment_identity
 from tests.evaluations.boards.offline_runs import id_of, inspect, records
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
+pytestmark = pytest.mark.slow
+
 SECRET = "0123456789abcdef" * 2 + "c0ffee42"
 
 
@@ -60,7 +62,6 @@ def mirrored(tmp_path_factory) -> tuple[list[dict], dict[str, str], Path]:
     )
 
 
-@pytest.mark.slow
 def test_a_run_read_back_says_of_its_row_what_the_row_says(mirrored):
     rows, folders, _ = mirrored
     assert len(set(folders.values())) == len(rows)
@@ -83,7 +84,6 @@ def test_a_run_read_back_says_of_its_row_what_the_row_says(mirrored):
             assert found["summary"].get(name) == value, name
 
 
-@pytest.mark.slow
 def test_history_is_that_of_the_row_against_axes_of_its_own(mirrored):
     rows, folders, _ = mirrored
     for row in rows:
@@ -272,7 +272,6 @@ def test_an_identity_is_drawn_once_also_by_many_at_a_time(tmp_path):
     assert len(experiment_identity(tmp_path)) == 16
 
 
-@pytest.mark.slow
 def test_where_w_and_b_cannot_be_reached_runs_are_kept_offline_and_it_is_said(tmp_path, rows, monkeypatch):
     """The second attempt has the id of the first, which W&B's process would otherwise call taken."""
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
@@ -322,7 +321,6 @@ def test_auto_means_offline_where_nobody_is_logged_in(tmp_path, monkeypatch):
     assert Tracker("auto", tmp_path).mode == "offline"
 
 
-@pytest.mark.slow
 def test_importing_the_tracker_does_not_import_wandb():
     code = "import sys, evaluations.boards.wandb_runs; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -36,6 +36,8 @@ from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionResult
 from tests.evaluations.tasks.text.made_up_data import longbench_config, longbench_folder, longbench_row
 
+pytestmark = pytest.mark.slow
+
 SMALL = RecallFitnessConfig(prompts=1, context_tokens=(80,), intervals=(32,), validation_prompts=1)
 
 
@@ -77,7 +79,6 @@ def test_stages_are_one_search_and_each_leaves_its_namm(run: tuple[EvolveConfig,
     assert torch.equal(first.statistics_mean, last.statistics_mean), "measured once, then frozen"
 
 
-@pytest.mark.slow
 def test_stopped_in_the_first_stage_and_continued_is_the_same(run: tuple[EvolveConfig, EvolutionResult]) -> None:
     config, result = run
     parts = dataclasses.replace(config, out=config.out.parent / "parts", stages=("pairs:2", "pairs,copy:1"))
@@ -125,7 +126,6 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(text) for text in out.splitlines()]
 
 
-@pytest.mark.slow
 def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[EvolveConfig, EvolutionResult]) -> None:
     config, _ = run
     rows = read_rows(config.out)
@@ -146,7 +146,6 @@ def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[Ev
     assert all(str(row["fitness"]["mean"]) in again for row in read_rows(config.out))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "--ranks"])
 def test_two_ranks_one_of_which_is_killed_come_to_the_same_bits(
     launcher: str, run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
@@ -322,7 +321,6 @@ def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, 
     assert fitness.validate(candidates[0], 1).extras["kept_fraction"] == 1.0
 
 
-@pytest.mark.slow
 def test_the_papers_course_runs_on_its_benchmarks(model: Path, data: Path, tmp_path: Path) -> None:
     config = preset_config(
         "paper", model=str(model), out=tmp_path / "run", data=data, window=160, bfloat16=False, wandb="disabled",

@@ -19,6 +19,8 @@ from evaluations.report.page import Animation, Page
 from evaluations.report.tables import markdown, rich_tables
 from tests.evaluations.rows.made_up_rows import made_up_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():
@@ -141,12 +143,11 @@ def test_tables_for_the_terminal_and_markdown_agree(rows, capsys):
     assert "…" not in printed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "played",
     [
         ("namm:source",), ("window",), ("full", "native_window"),
-        *(pytest.param(played, marks=pytest.mark.slow)
+        *(played
           for played in (("full",), ("namm:source", "namm:target"), ("namm:target", "full"), ("random", "window"))),
     ],
 )  # fmt: skip

@@ -15,6 +15,8 @@ from namm.policies import make_policy
 from namm.policies.base import Policy
 from tests.modalities.huggingface.test_rotations import SIZES, llama, model_of
 
+pytestmark = pytest.mark.slow
+
 SINKS, BUDGET, INTERVAL = 4, 12, 16
 
 

@@ -42,6 +42,7 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"]])
 def test_peft_adapters_are_as_the_model_that_they_are_merged_into(targets: list[str]) -> None:
     base = tiny_model("llama")
