@@ -63,7 +63,8 @@ def _unequal(matrix: Matrix, line: Line, cell: MatrixCell) -> str:
         for (other, column), found in matrix.cells.items()
         if other.kind == "rival" and other.share == line.share and column == _column(matrix, cell)
     }
-    off = [f"{name} {100 * kept:.0f}%" for name, kept in others.items() if abs(kept / cell.kept - 1) > SIZE_TOLERANCE]
+    most = SIZE_TOLERANCE * cell.kept
+    off = [f"{name} {100 * kept:.0f}%" for name, kept in others.items() if abs(kept - cell.kept) > most]
     return f" (not of equal size: {join(off)})" if off else ""
 
 

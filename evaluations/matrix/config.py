@@ -9,7 +9,7 @@ from typing import Literal
 from evaluations.boards.wandb_runs import Mode
 
 DEFAULT_NAMMS = ("text-v3", "text-v3-seed*", "text-v2", "text-v2-seed*")
-DEFAULT_TARGETS = ("text", "memory", "locomotion", "video")
+DEFAULT_TARGETS = ("text", "memory", "video")
 DEFAULT_RIVALS = ("window", "random", "h2o_age", "tova", "snapkv", "keydiff")
 
 
@@ -22,7 +22,7 @@ class TransferConfig:
     one recipe and make one line; `LINE=A,B` says so of others. Each reads the statistics that it was made with."""
 
     target: tuple[str, ...] = DEFAULT_TARGETS
-    """Columns: text (the shipped Llama), memory and locomotion (control), video; real (SmolLM2, fetched beforehand);
+    """Columns: text (the shipped Llama), memory (control), video; locomotion; real (SmolLM2, fetched beforehand);
     text=MODEL, control=TARGET,TARGET, video=MODEL."""
 
     policy: tuple[str, ...] = DEFAULT_RIVALS

@@ -54,6 +54,15 @@ class Loaded:
         """Line and name of each NAMM, by digest."""
         return {self.digests[name]: (line.name, name) for line in self.lines for name, _ in line.runs}
 
+    @property
+    def shown(self) -> tuple[Shown, ...]:
+        """The columns with the names that rows give their targets."""
+        names: dict[str, dict[str, None]] = {column.name: {} for column in self.columns}
+        for plan in self.plans:
+            column = next(name for name in names if plan.target.startswith(target_of(name, "")))
+            names[column][_target_name(plan, self.runners[plan.target])] = None
+        return tuple(Shown(column.name, column.title, tuple(names[column.name])) for column in self.columns)
+
 
 def run_experiment(config: TransferConfig, console: Console, command: str) -> Matrix | None:
     """Plays what has no row yet, draws the report and returns the matrix; None where another process leads.
@@ -78,7 +87,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     told = {
         **vars(config),
         "config": None,
-        "columns": [],
+        "columns": [vars(column) for column in loaded.shown],
         "lines": {line.name: {name: loaded.digests[name] for name, _ in line.runs} for line in lines},
     }
     results.write_config(told)
@@ -93,7 +102,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     )  # fmt: skip
     if rows is None:
         return None
-    return report(rows, loaded, results, console, command, told)
+    return report(rows, loaded, results, console, command)
 
 
 def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
@@ -170,12 +179,9 @@ def report(
     results: Results,
     console: Console,
     command: str,
-    told: Mapping[str, object],
 ) -> Matrix:
     """Writes report.html, summary.md and matrix.png, and shows the matrix."""
-    shown = tuple(_shown(column, loaded, rows) for column in loaded.columns)
-    results.write_config({**told, "columns": [vars(column) for column in shown]})
-    found = matrix(rows, shown, loaded.runs)
+    found = matrix(rows, loaded.shown, loaded.runs)
     config = json.loads((results.folder / "config.json").read_text(encoding="utf-8"))
     write_atomically(results.folder / "summary.md", matrix_tables.markdown(found))
     write_atomically(results.folder / "matrix.png", figures.png(matrix_figures.heat_map(found)))
@@ -189,17 +195,10 @@ def report(
     return found
 
 
-def _shown(column: Column, loaded: Loaded, rows: Sequence[Row]) -> Shown:
-    """The column with the names that rows give its targets."""
-    plans = [plan for plan in loaded.plans if plan.target.startswith(f"{column.name}/")]
-    known = {row["target"] for row in rows}
-    names = []
-    for plan in plans:
-        runner = loaded.runners[plan.target]
-        unit = Unit(plan.target, plan.references[-1], plan.seeds, "reference")
-        name = runner.cell(unit, plan.seeds[0], _Anything()).target
-        names += [name] if name in known else []
-    return Shown(column.name, column.title, tuple(dict.fromkeys(names)))
+def _target_name(plan: EqualPlan, runner: Runner) -> str:
+    """What rows call the target of a plan."""
+    unit = Unit(plan.target, plan.references[-1], plan.seeds, "reference")
+    return runner.cell(unit, plan.seeds[0], _Anything()).target
 
 
 class _Anything(dict[str, str]):
