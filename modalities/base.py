@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from namm import NAMM, Memory
 from namm.errors import AttachError
+from namm.outside import brought
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
-    from modalities.conformance.clauses import Subject
+    from modalities.conformance.subject import Subject
 
 GROUP = "namm.modalities"
 """Entry points of packages that bring adapters of their own; each names a subclass of `Adapter`."""
@@ -61,8 +61,15 @@ def register(adapter: type[Adapter]) -> type[Adapter]:
 def adapters() -> list[Adapter]:
     """Every adapter that is known; those of other packages are asked first."""
     from modalities.huggingface.adapter import HuggingFace
+    from modalities.own import OwnModels
 
-    return [*(point.load()() for point in entry_points(group=GROUP)), HuggingFace()]
+    outside = []
+    for one in brought(GROUP):
+        if isinstance(one.thing, type) and issubclass(one.thing, Adapter):
+            outside.append(one.thing())
+        else:
+            one.leave_out(f"expected a subclass of Adapter, found {one.thing!r}")
+    return [*outside, OwnModels(), HuggingFace()]
 
 
 def adapter_of(model: Any) -> Adapter:

@@ -8,46 +8,12 @@ it is part of the error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import checkpoints
-from modalities.control.facts import ControlFacts
+from evaluations.tasks.control.shipped_target import SHIPPED_FOLDER, Shipped
+from evaluations.tasks.outside import GROUP, is_task
 from namm.errors import CheckpointError, UnknownNameError, did_you_mean
-
-SHIPPED_FOLDER = Path(checkpoints.__file__).parent / "control"
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """A target that comes with the project."""
-
-    folder: str
-    """Folder of the checkpoint in `checkpoints/control`."""
-    episodes: int
-    """Episodes of one seed."""
-    quick_episodes: int
-    """The same in the short form (`--quick`)."""
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the environment, over those that the checkpoint names."""
-    in_quick: bool = True
-    """Not left out in the short form of a suite."""
-    recipe: str = ""
-    """Command that makes the checkpoint, run from the root of the repository."""
-
-    @property
-    def path(self) -> Path:
-        """Folder of the checkpoint."""
-        return SHIPPED_FOLDER / self.folder
-
-    @property
-    def env_id(self) -> str:
-        """Environment that the checkpoint names; empty where it has not been made."""
-        facts = self.path / "control.json"
-        return ControlFacts.from_json(facts).env_id if facts.is_file() else ""
-
+from namm.outside import Registry
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
 TIERS = ("medium", "medium-replay", "medium-expert")
@@ -60,42 +26,47 @@ def _maze(steps: int, episodes: int, cues: int = 1, in_quick: bool = False) -> S
     folder, recipe = ("tmaze", "tmaze") if cues == 1 else ("tmaze-cues", "tmaze_cues")
     env_kwargs = {"corridor_steps": steps, **({} if cues == 1 else {"cues": cues})}
     command = f"python checkpoints/recipes/{recipe}.py"
-    return Shipped(folder, episodes, quick_episodes=8, env_kwargs=env_kwargs, in_quick=in_quick, recipe=command)
+    name = f"tmaze-{steps}" if cues == 1 else f"tmaze-{cues}cues-{steps}"
+    return Shipped(name, folder, episodes, quick_episodes=8, env_kwargs=env_kwargs, in_quick=in_quick, recipe=command)
 
 
 def _reacher(wait: int, episodes: int, in_quick: bool = False) -> Shipped:
     """A remembered-goal Reacher."""
     command = "python checkpoints/recipes/remembered_reacher.py"
-    env_kwargs = {"wait_steps": wait}
-    return Shipped("reacher", episodes, quick_episodes=8, env_kwargs=env_kwargs, in_quick=in_quick, recipe=command)
+    played = {"env_kwargs": {"wait_steps": wait}, "in_quick": in_quick, "recipe": command}
+    return Shipped(f"reacher-{wait}", "reacher", episodes, quick_episodes=8, **played)
 
 
 def _recall(game: str) -> Shipped:
     """A recall game of POPGym; its score is a mean over many answers, so that a few episodes are enough."""
     command = f"python checkpoints/recipes/popgym_recall.py {game}"
-    return Shipped(game, episodes=8, quick_episodes=2, recipe=command)
+    return Shipped(game, game, episodes=8, quick_episodes=2, recipe=command)
 
 
-SHIPPED: dict[str, Shipped] = {
-    **{
-        cell: Shipped(cell, episodes=4, quick_episodes=1, recipe=f"python checkpoints/recipes/locomotion.py {cell}")
+OURS = (
+    *(
+        Shipped(cell, cell, episodes=4, quick_episodes=1, recipe=f"python checkpoints/recipes/locomotion.py {cell}")
         for cell in LOCOMOTION
-    },
-    "tmaze-150": _maze(150, 32, in_quick=True),
-    "tmaze-200": _maze(200, 32),
-    "tmaze-300": _maze(300, 16),
-    "tmaze-3cues-150": _maze(150, 32, cues=3, in_quick=True),
-    "reacher-100": _reacher(100, 32, in_quick=True),
-    "reacher-150": _reacher(150, 16),
-    "repeat-previous": _recall("repeat-previous"),
-    "autoencode": _recall("autoencode"),
-}
-"""Every target that is known by name; its environment is the one that the checkpoint's `control.json` names."""
+    ),
+    _maze(150, 32, in_quick=True),
+    _maze(200, 32),
+    _maze(300, 16),
+    _maze(150, 32, cues=3, in_quick=True),
+    _reacher(100, 32, in_quick=True),
+    _reacher(150, 16),
+    _recall("repeat-previous"),
+    _recall("autoencode"),
+)
+SHIPPED: Registry[Shipped] = Registry(
+    OURS, lambda thing: thing if isinstance(thing, Shipped) else None, "a Shipped", GROUP, is_task
+)
+"""Every target that is known by name, those of other packages among them; its environment is the one that the
+checkpoint's `control.json` names."""
 
 SUITES: dict[str, tuple[str, ...]] = {
     "default": ("hopper-medium-expert", "tmaze-150", "tmaze-300"),
     "d4rl": LOCOMOTION,
-    "memory": tuple(name for name in SHIPPED if name not in LOCOMOTION),
+    "memory": tuple(target.name for target in OURS if target.name not in LOCOMOTION),
 }
 """`default` runs when nothing is named: standard locomotion, and mazes that cannot be solved without memory."""
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evaluations.evolution.source_statistics import random_factors, rescaled, source_statistics
 from evaluations.tasks.recall.corpus import default_vocabulary
-from evaluations.tasks.recall.tasks import TASKS, TextPrompts, get_task, train_seed, validation_seed
+from evaluations.tasks.recall.tasks import SHIPPED_TASKS, TextPrompts, get_task, train_seed, validation_seed
 from modalities.language.recall import Recall, recall
 from namm import NAMM
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
@@ -39,7 +39,7 @@ SMALLEST_REFERENCE = 0.01
 class RecallFitnessConfig:
     """What candidates are judged on."""
 
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = SHIPPED_TASKS
     """Names of recall tasks; the fitness is the mean over them."""
 
     prompts: int = 8

@@ -17,6 +17,7 @@ from evaluations.language.exams import Exam
 from evaluations.language.likelihood_exams import AskedExam, LikelihoodExam, Question
 from evaluations.tasks.recall.corpus import default_vocabulary
 from evaluations.tasks.recall.needles import BEYOND, NEEDLES
+from evaluations.tasks.recall.tasks import SHIPPED_TASKS
 from evaluations.tasks.recall.tasks import TASKS as RECALL
 from evaluations.tasks.text import BENCHMARKS, BenchmarkOptions, benchmark_tasks
 from modalities.huggingface.rope import NTKRope, scale_rope
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CORPUS = {"corpus/perplexity": PerplexityExam, "corpus/next-line": NextLineExam}
-OWN = (*RECALL, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
+OWN = (*SHIPPED_TASKS, *(name for name in NEEDLES if name not in BEYOND), *CORPUS)
 """What can be asked without any data, by the shipped model; of it, `CORPUS` by any."""
-FAMILIES = {"recall": tuple(RECALL), "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
+FAMILIES = {"recall": SHIPPED_TASKS, "needles": tuple(NEEDLES), "corpus": tuple(CORPUS)}
 MARGIN = 128
 """Tokens that the questions of drawn tasks may need."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evaluations.rows.trials import described
 from namm.errors import ConfigError
+from namm.outside import outside_versions
 
 SHARED_PACKAGES = ("torch", "transformers", "numpy")
 SHARED_CODE = ("namm", "modalities")
@@ -26,9 +27,12 @@ SHARED_CODE = ("namm", "modalities")
 
 
 def made_with(modality: str) -> dict[str, str]:
-    """What the rows of a modality are made with: versions of the packages, and the code, that decide them."""
+    """What the rows of a modality are made with: versions of the packages, and the code, that decide them.
+
+    Packages that bring policies, tasks or modalities of their own are among them.
+    """
     trials = described(modality)
-    return versions(tuple(dict.fromkeys((*SHARED_PACKAGES, *trials.packages))), trials.code)
+    return {**versions(tuple(dict.fromkeys((*SHARED_PACKAGES, *trials.packages))), trials.code), **outside_versions()}
 
 
 def versions(packages: Sequence[str] = SHARED_PACKAGES, code: Sequence[str] = ()) -> dict[str, str]:

@@ -13,13 +13,13 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import evaluations
 from evaluations.rows.file import Row, Trial
 from evaluations.rows.policy_names import FULL
 from namm.errors import DataError, UnknownNameError, did_you_mean
+from namm.outside import brought
 
 Remark = tuple[Literal["note", "warning"], str]
 """What must be said beside a number."""
@@ -153,7 +153,11 @@ def registered() -> dict[str, Trials]:
         module = f"{entry.name}.trials"
         if entry.ispkg and module != __name__ and importlib.util.find_spec(module):
             found.append(importlib.import_module(module).TRIALS)
-    found += [point.load() for point in entry_points(group=GROUP)]
+    for one in brought(GROUP):
+        if isinstance(one.thing, Trials):
+            found.append(one.thing)
+        else:
+            one.leave_out(f"expected a Trials, found {one.thing!r}")
     return {described.modality: described for described in found}
 
 

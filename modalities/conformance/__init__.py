@@ -1,1 +1,1 @@
-"""The contract between a model and a memory, examined clause by clause: `python -m modalities.conformance MODEL`."""
+"""The contract between a model and a memory, examined clause by clause: `namm-check MODEL`."""

@@ -1,5 +1,7 @@
-"""`python -m modalities.conformance MODEL`: examines a model by the contract."""
+"""`python -m modalities.conformance MODEL`: the same as `namm-check MODEL`."""
 
-from modalities.conformance.examine import main
+import sys
 
-main()
+from modalities.conformance.command import main
+
+sys.exit(main())

@@ -1,105 +1,60 @@
-"""The clauses of the contract that a memory keeps with a model, one function each.
+"""The clauses about what a model computes: under a memory it says what it says without one.
 
 Stock outputs are the reference for a memory that keeps everything; for one that forgets it is attention written out
-plainly, over every token ever seen, with the forgotten ones masked.
+plainly, over every token ever seen, with the forgotten ones masked. Each clause is one function of a case; what is held
+and what it costs is examined in `holding.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
+from modalities.conformance.case import (
+    BUDGET,
+    INTERVAL,
+    NEVER_CALLED,
+    STOCK_ERRS,
+    Case,
+    Check,
+    Clause,
+    compared,
+    difference,
+    evicting,
+    in_pieces,
+    keeping,
+)
 from modalities.conformance.reference import PlainReference
-from namm.layer import LayerMemory
-from namm.memory import Memory
-from namm.policies import Policy, make_policy
-
-INTERVAL = 16
-BUDGET = 10
-LENGTHS = (41, 58, 33)
-"""Tokens of the prompts of a batch; left-padded to the longest."""
-ALONE = 18
-"""Tokens at the end of prompts that are fed one by one where a model takes no longer pieces: more than an interval."""
-STOCK_ERRS = 1e-2
-"""From here on a stock model that disagrees with itself (padded and not, in pieces and whole) is no reference."""
+from modalities.conformance.subject import Subject
+from namm.errors import AttachError
+from namm.policies import Policy
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is examined: any model, with a way to run it and a way to attach a policy to it."""
-
-    name: str
-    run: Callable[[Int[Tensor, "batch tokens"], Int[Tensor, "batch columns"] | None, Any], tuple[Tensor, Any]]
-    """New tokens, mask over all columns so far, the last call's cache or None: outputs of the new tokens, cache."""
-    attach: Callable[[Policy], AbstractContextManager[Memory]]
-    generate: Callable[..., Tensor] | None
-    """Stock generation of a Hugging Face model (ids, mask, options); None where there is none."""
-    fingerprint: Callable[[], str]
-    """Of everything that attaching could leave behind."""
-    tokens: Int[Tensor, " vocabulary"]
-    """Tokens that mean nothing special."""
-    tolerance: float
-    placed: Callable[[Tensor, Tensor], Tensor] = lambda ids, mask: ids
-    """Puts into prompts of drawn tokens what this model must also be shown; such as the places of pictures."""
-    lengths: tuple[int, ...] = LENGTHS
-    """Tokens of the prompts; what is placed near their beginning makes them longer."""
+def keep_all_equals_stock(case: Case) -> Check:
+    """A memory that keeps everything changes no output."""
+    return compared(KEEP_ALL.name, case.stock, case.kept.outputs, case.subject.tolerance, case.mask)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One clause of the contract."""
-
-    name: str
-    passed: bool
-    detail: str
-    note: str = ""
-    """What the stock model itself does not do, so that nothing can be compared."""
-
-
-def evicting(name: str = "random", **options: Any) -> Policy:
-    """A policy that lets go early: each head keeps others."""
-    return make_policy(name, interval=INTERVAL, budget=BUDGET, protected_last=4, **options)
+def tokens_seen(case: Case) -> Check:
+    """Each row has seen its tokens, and no padding."""
+    seen = case.kept.seen
+    if not seen:
+        return Check(SEEN.name, "fails", NEVER_CALLED)
+    if seen == list(case.lengths):
+        return Check(SEEN.name, "holds", f"{seen}")
+    return Check(SEEN.name, "fails", f"expected {list(case.lengths)} tokens, found {seen}")
 
 
-def prompts(subject: Subject) -> tuple[Int[Tensor, "batch columns"], Int[Tensor, "batch columns"]]:
-    """Left-padded prompts of several lengths, and their mask."""
-    lengths, longest = subject.lengths, max(subject.lengths)
-    drawn = torch.randint(len(subject.tokens), (len(lengths), longest), generator=torch.Generator().manual_seed(1))
-    ids = subject.tokens[drawn.to(subject.tokens.device)]
-    mask = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
-    mask = mask.long().to(ids.device)
-    return subject.placed(torch.where(mask.bool(), ids, subject.tokens[0]), mask), mask
-
-
-def _difference(wanted: Tensor, found: Tensor, mask: Tensor | None = None) -> Float[Tensor, "batch tokens"]:
-    """Largest difference of each token's outputs, in units of the largest value; padding aside."""
-    difference = (wanted - found).abs().amax(-1) / wanted.abs().max().clamp_min(1e-6)
-    return difference if mask is None else difference.masked_fill(mask[:, -difference.shape[1] :] == 0, 0.0)
-
-
-def compared(name: str, wanted: Tensor, found: Tensor, tolerance: float, mask: Tensor | None = None) -> Check:
-    """Equal to rounding, padding aside."""
-    difference = _difference(wanted, found, mask)
-    worst = float(difference.max())
-    where = ""
-    if not worst <= tolerance:  # also NaN
-        row, column = divmod(int((~(difference <= tolerance)).flatten().int().argmax()), difference.shape[1])
-        where = f"; first in row {row} at column {column}"
-    return Check(name, worst <= tolerance, f"largest difference {worst:.1e} of {tolerance:.0e}{where}")
-
-
-def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
+def generation_equals_stock(case: Case) -> Check:
     """Greedy, sampled and with beams, a memory that keeps everything gives the stock model's tokens."""
-    name = "generate() equals stock"
-    generate = subject.generate
+    subject, generate = case.subject, case.subject.generate
     if generate is None:
-        return Check(name, True, "this model does not generate")
+        return Check(GENERATION.name, "does not apply", "this model does not generate")
+    mask = torch.ones_like(case.ids) if case.mask is None else case.mask
     differing, note = [], ""
     for kind, options in {
         "greedy": {"do_sample": False},
@@ -110,16 +65,17 @@ def generation_equals_stock(subject: Subject, ids: Tensor, mask: Tensor) -> Chec
         def generated(policy: Policy | None, **more: Any) -> Tensor:
             with _attached(subject, policy), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(7)
-                return generate(ids, mask, max_new_tokens=8, **more)
+                return generate(case.ids, mask, max_new_tokens=8, **more)
 
-        ours = generated(make_policy("full", interval=INTERVAL), **options)
+        ours = generated(keeping(), **options)
         if not torch.equal(generated(None, **options), ours):
             if torch.equal(generated(None, use_cache=False, **options), ours):
                 note = "stock itself errs with its cache, and this is as stock without it"
             else:
                 differing.append(kind)
-    detail = f"differs: {', '.join(differing)}" if differing else "greedy, sampling, beams"
-    return Check(name, not differing, detail, note)
+    if differing:
+        return Check(GENERATION.name, "fails", f"other tokens: {', '.join(differing)}", note)
+    return Check(GENERATION.name, "holds", "greedy, sampling, beams", note)
 
 
 @contextmanager
@@ -132,112 +88,110 @@ def _attached(subject: Subject, policy: Policy | None) -> Iterator[None]:
             yield
 
 
-def pieces_equal_one_call(subject: Subject, ids: Tensor) -> Check:
-    """Several calls through the returned cache see the positions that one call sees, also after eviction."""
-    name = "pieces equal one call"
-    whole, _ = subject.run(ids, None, None)
-    columns = ids.shape[1]
-    begun = columns - ALONE
-    ways = (
-        ((1, 20, 37, 38, columns), ""),
-        ((begun, begun + 9, begun + 10, columns), "stock itself errs where the first call is short"),
-        ((begun, *range(begun + 1, columns + 1)), "stock itself errs when fed several tokens after the first call"),
-    )
-    tried = ((stops, note, _own_error(subject, ids, whole, stops)) for stops, note in ways)
-    fitting = next((way for way in tried if way[2] <= STOCK_ERRS), None)
-    if fitting is None:
-        return Check(name, True, "not asked", "the stock model itself cannot be fed in pieces")
-    stops, note, own = fitting
-    with subject.attach(evicting()):
-        whole, _ = subject.run(ids, None, None)
-        pieces = _in_pieces(subject, ids, stops)
-    found = compared(name, whole, pieces, max(subject.tolerance, 4 * own))
-    return Check(name, found.passed, found.detail, note)
+def pieces_equal_one_call(case: Case) -> Check:
+    """Several calls through the returned cache give what one call gives, with everything kept."""
+    feeding = case.feeding
+    if not feeding.stops:
+        return Check(PIECES.name, "does not apply", feeding.note, feeding.note)
+    with case.subject.attach(keeping()):
+        pieces = in_pieces(case.subject, feeding.ids, feeding.stops)
+    return compared(PIECES.name, feeding.whole, pieces, max(case.subject.tolerance, 4 * feeding.own), note=feeding.note)
 
 
-def _own_error(subject: Subject, ids: Tensor, whole: Tensor, stops: Sequence[int]) -> float:
-    """How far the stock model is from itself when fed in pieces; infinite where it does not take them at all."""
-    try:
-        return float(_difference(whole, _in_pieces(subject, ids, stops)).max())
-    except (RuntimeError, ValueError, IndexError):
-        return float("inf")
+def positions_go_on(case: Case) -> Check:
+    """After tokens were forgotten a later call's positions are still those of one call."""
+    feeding = case.feeding
+    if not feeding.stops:
+        return Check(POSITIONS.name, "does not apply", feeding.note, feeding.note)
+    with case.subject.attach(evicting()):
+        whole, _ = case.subject.run(feeding.ids, None, None)
+        pieces = in_pieces(case.subject, feeding.ids, feeding.stops)
+    return compared(POSITIONS.name, whole, pieces, max(case.subject.tolerance, 4 * feeding.own), note=feeding.note)
 
 
-def _in_pieces(subject: Subject, ids: Tensor, stops: Sequence[int]) -> Tensor:
-    outputs, cache, start = [], None, 0
-    for stop in stops:
-        output, cache = subject.run(ids[:, start:stop], None, cache)
-        outputs.append(output)
-        start = stop
-    return torch.cat(outputs, 1)
+def prompts_begin_anew(case: Case) -> Check:
+    """A call without a cache sees nothing of the prompts before it, and a cache whose prompts have ended is refused."""
+    subject = case.subject
+    first, second = case.row(0), case.row(len(case.lengths) - 1)
+    wanted, _ = subject.run(second, None, None)
+    with subject.attach(keeping()) as memory:
+        subject.run(first, None, None)
+        found, _ = subject.run(second, None, None)
+        seen = memory.seen.tolist()
+        check = compared(ANEW.name, wanted, found, subject.tolerance)
+        if check.outcome == "fails" or seen != [second.shape[1]]:
+            return Check(ANEW.name, "fails", f"{check.detail}; {seen} tokens seen of {second.shape[1]}")
+        if subject.reorder is None or not case.feeding.stops:
+            return check
+        _, cache = subject.run(first, None, None)
+        subject.run(first, None, None)
+        try:
+            subject.run(first[:, -1:], None, cache)
+        except AttachError:
+            return Check(ANEW.name, "holds", f"{check.detail}; the cache of the prompt before is refused")
+    return Check(ANEW.name, "fails", "the cache of a prompt that has ended is taken for that of another")
 
 
-def forgetting_equals_masking(subject: Subject, ids: Tensor) -> Check:
+def forgetting_equals_masking(case: Case) -> Check:
     """A memory that evicts attends as the whole sequence does with the evicted tokens masked."""
+    subject, ids = case.subject, case.ids[:2]
     with subject.attach(evicting()) as memory:
         reference = PlainReference(memory)
         subject.run(ids, None, None)
         reference.close()
         evicted, worst, layers = memory.report().evicted, reference.worst, len(memory.layers)
-    passed = worst <= subject.tolerance and (evicted > 0 or reference.bounded)
     detail = f"{evicted} tokens forgotten in {layers} layers, largest difference {worst:.1e} of {subject.tolerance:.0e}"
-    return Check("forgetting equals masking", passed, detail)
+    if not layers:
+        return Check(FORGETTING.name, "does not apply", NEVER_CALLED)
+    if not worst <= subject.tolerance:
+        return Check(FORGETTING.name, "fails", detail)
+    # two intervals hold more than the budget, however a layer's reach is bounded
+    if evicted == 0 and not reference.bounded and ids.shape[1] >= 2 * INTERVAL > BUDGET:
+        return Check(FORGETTING.name, "fails", f"expected tokens to be forgotten, found none: {detail}")
+    return Check(FORGETTING.name, "holds", detail)
 
 
-def batch_equals_its_members(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
+def batch_equals_its_members(case: Case) -> Check:
     """Left-padded rows of several lengths come out, and hold, what each does alone."""
-    name = "a batch equals its members"
-    stock, _ = subject.run(ids, mask, None)
-    rows = [(slice(row, row + 1), slice(-length, None)) for row, length in enumerate(subject.lengths)]
-    own = max(float(_difference(subject.run(ids[at], None, None)[0], stock[at]).max()) for at in rows)
+    name, subject = BATCH.name, case.subject
+    alone = [subject.run(case.row(row), None, None)[0] for row in range(len(case.lengths))]
+    ends = [slice(-length, None) for length in case.lengths]
+    own = max(float(difference(out, case.stock[row : row + 1, ends[row]]).max()) for row, out in enumerate(alone))
     if own > STOCK_ERRS:
-        return Check(name, True, "not asked", "in the stock model itself padding changes a row's outputs")
+        told = "in the stock model itself padding changes a row's outputs"
+        return Check(name, "does not apply", told, told)
     with subject.attach(evicting("window")) as memory:
-        together, _ = subject.run(ids, mask, None)
+        together, _ = subject.run(case.ids, case.mask, None)
         held = [[head.tolist() for head in layer.cache.slots()] for layer in memory.layers.values()]
-        for row, at in enumerate(rows):
-            alone, _ = subject.run(ids[at], None, None)
-            found = compared(name, alone, together[at], max(subject.tolerance, 4 * own))
+        for row, end in enumerate(ends):
+            single, _ = subject.run(case.row(row), None, None)
+            found = compared(name, single, together[row : row + 1, end], max(subject.tolerance, 4 * own))
             same = [layer.cache.slots()[0].tolist() for layer in memory.layers.values()] == [of[row] for of in held]
             if not (found.passed and same):
-                return Check(name, False, f"row {row}: {found.detail}{'' if same else ', and holds other slots'}")
-    return Check(name, True, f"{len(rows)} prompts of {', '.join(map(str, subject.lengths))} tokens, left-padded")
+                return Check(name, "fails", f"row {row}: {found.detail}{'' if same else ', and holds other slots'}")
+    lengths = ", ".join(map(str, case.lengths))
+    if not subject.padded:
+        return Check(name, "holds", f"{len(ends)} prompts of {lengths} tokens; this model takes no padding")
+    return Check(name, "holds", f"{len(ends)} prompts of {lengths} tokens, left-padded")
 
 
-def bytes_reported_are_held(subject: Subject, ids: Tensor, mask: Tensor) -> Check:
-    """What a report counts is what is allocated, forgetting makes it less, and a compressed prompt leaves no room."""
-    with subject.attach(make_policy("full", interval=INTERVAL)) as memory:
-        subject.run(ids, mask, None)
-        everything, claimed = _allocated(memory), memory.report().cache_bytes
-        bounded = all(layer.rule.local is not None for layer in memory.layers.values())
-    with subject.attach(evicting()) as memory:
-        subject.run(ids, mask, None)
-        kept, reported = _allocated(memory), memory.report().cache_bytes
-        grouped = {f"{layer.group * layer.cache.kv_heads}/{layer.cache.kv_heads}" for layer in memory.layers.values()}
-    with subject.attach(evicting(schedule="prompt")) as memory:
-        subject.run(ids, mask, None)
-        compressed, needed = _allocated(memory), sum(map(_slot_bytes, memory.layers.values()))
-    passed = everything == claimed and kept == reported and (kept < everything or bounded) and compressed == needed
-    heads = ", ".join(sorted(grouped))
-    detail = (
-        f"{claimed} bytes with everything kept, {reported} after forgetting, {compressed} of a compressed prompt whose "
-        f"slots need {needed}; query/KV heads {heads}"
-    )
-    return Check("bytes reported are bytes held", passed, detail)
-
-
-def _allocated(memory: Memory) -> int:
-    """Bytes of every storage behind keys and values, each once."""
-    tensors = [
-        tensor
-        for layer in memory.layers.values()
-        for tensor in (layer.cache.keys, layer.cache.values, layer.cache.tail_keys, layer.cache.tail_values)
-    ]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
-
-
-def _slot_bytes(layer: LayerMemory) -> int:
-    """Bytes that the slots in use take."""
-    cache = layer.cache
-    return int(cache.slots().sum()) * (cache.head_dim + cache.value_dim) * cache.keys.element_size()
+KEEP_ALL = Clause(
+    "keep-all equals stock", "a wrong mask, scale or order of heads; padding that is attended to", keep_all_equals_stock
+)
+SEEN = Clause(
+    "tokens seen are counted without padding", "padding that is stored and judged", tokens_seen, compares=False
+)
+GENERATION = Clause(
+    "generate() equals stock", "rows that are not reordered with beams; a cache that generate() passes by",
+    generation_equals_stock,
+)  # fmt: skip
+PIECES = Clause("pieces equal one call", "a cache that is lost, or stored twice, between calls", pieces_equal_one_call)
+POSITIONS = Clause(
+    "positions go on after forgetting", "positions counted from what is held, not from what was seen", positions_go_on
+)
+ANEW = Clause("a new prompt begins anew", "a stale cache: tokens of an earlier prompt", prompts_begin_anew)
+FORGETTING = Clause(
+    "forgetting equals masking", "a wrong mask over what is kept; forgotten tokens that are still attended to",
+    forgetting_equals_masking,
+)  # fmt: skip
+BATCH = Clause("a batch equals its members", "rows that see each other, or another's padding", batch_equals_its_members)

@@ -1,56 +1,53 @@
 """Does a model keep what a Memory promises? One contract for every adapter, with a verdict to act on.
 
-    python -m modalities.conformance meta-llama/Llama-3.2-1B        # a name on the Hub, or a folder
-    python -m modalities.conformance tiny:gemma2                    # a tiny random model of a family
-    python -m modalities.conformance package.module:function        # what a function makes, by its own adapter
-
-The clauses are in `modalities.conformance.clauses`; here a model is made their subject, and what became of them a
-verdict.
+The clauses are in `clauses.py` and `holding.py`; here a model is made their subject, and what became of them a verdict.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
-import tyro
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils import logging
 
-from modalities.base import adapter_of
-from modalities.conformance.clauses import (
-    BUDGET,
-    INTERVAL,
-    Check,
-    Subject,
-    batch_equals_its_members,
-    bytes_reported_are_held,
-    compared,
-    evicting,
-    forgetting_equals_masking,
-    generation_equals_stock,
-    pieces_equal_one_call,
-    prompts,
-)
-from modalities.conformance.tiny_models import tiny_model
-from modalities.pretrained import load_config, load_model
-from namm.errors import AttachError, CheckpointError, ConfigError, NammError
+from modalities.base import Adapter, adapter_of
+from modalities.conformance import clauses, holding
+from modalities.conformance.case import Case, Check, Clause, evicting, keeping
+from modalities.conformance.counterexample import tried, with_counterexample
+from modalities.conformance.subject import Subject, cast, types_of
+from namm.errors import AttachError, ConfigError, NammError, UnknownNameError, did_you_mean
 from namm.memory import Memory
-from namm.policies import make_policy
-from namm.terminal import any_terminal
 
-__all__ = ["Check", "Subject", "Verdict", "examine", "load", "main", "prompts", "subject_of"]
+__all__ = [
+    "AS_BEFORE",
+    "CLAUSES",
+    "Check",
+    "Subject",
+    "Verdict",
+    "check_runs",
+    "examine",
+    "lines",
+    "subject_of",
+    "verdict_on",
+]
 
-REFUSED, NOT_EXAMINED = 2, 3
-"""Exit status of a model that cannot be attached, and of one that does not load or run by itself."""
+AS_BEFORE = Clause(
+    "the model is as before",
+    "hooks, attributes or replaced parts that outlive the block",
+    lambda case: _left(case),
+    shrinks=False,
+    compares=False,
+)
+CLAUSES = (
+    clauses.KEEP_ALL, clauses.SEEN, holding.HEADS, holding.TYPES, clauses.GENERATION, clauses.PIECES, clauses.POSITIONS,
+    clauses.ANEW, clauses.FORGETTING, clauses.BATCH, holding.ROWS, holding.BYTES, AS_BEFORE,
+)  # fmt: skip
+"""The contract, in the order in which it is examined."""
+OTHER_DRAWS = (2, 3)
+"""Seeds of further prompts."""
+NAMES = tuple(clause.name for clause in CLAUSES)
 
 
 @dataclass(frozen=True)
@@ -69,67 +66,206 @@ class Verdict:
     @property
     def conforms(self) -> bool:
         """Whether every clause holds."""
-        return self.refused is None and bool(self.checks) and all(check.passed for check in self.checks)
+        return self.refused is None and bool(self.checks) and not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of clauses that do not."""
+        return [check.name for check in self.checks if check.outcome == "fails"]
 
     def __str__(self) -> str:
+        return "\n".join([self.summary, *map(lines, self.checks)])
+
+    @property
+    def summary(self) -> str:
+        """What all clauses come to, or why there are none."""
         if self.refused is not None:
             return f"{self.subject}: REFUSED, and nothing was computed wrongly.\n  {self.refused}"
-        lines = [
-            f"  {'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}{check.note and '; ' + check.note}"
-            for check in self.checks
-        ]
-        failed = [check.name for check in self.checks if not check.passed]
-        end = "CONFORMS" if self.conforms else f"DOES NOT CONFORM ({'; '.join(failed)}): do not use its numbers"
-        return "\n".join([f"{self.subject}: {end}", *lines])
+        if self.conforms:
+            return f"{self.subject}: CONFORMS"
+        return f"{self.subject}: DOES NOT CONFORM ({'; '.join(self.failed)}): do not use its numbers"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON values: `conforms`, `refused`, and of every clause its outcome."""
+        guards = {clause.name: clause.guards for clause in CLAUSES}
+        told = [{"guards": guards[check.name], **asdict(check)} for check in self.checks]
+        return {
+            "model": self.subject, "conforms": self.conforms, "refused": self.refused, "clauses": told,
+            "held": self.how, "report": self.report,
+        }  # fmt: skip
 
 
-def subject_of(model: nn.Module, name: str | None = None) -> Subject:
+def lines(check: Check) -> str:
+    """A check as it is printed."""
+    word = {"holds": "ok  ", "fails": "FAIL", "does not apply": "  - "}[check.outcome]
+    away = "does not apply: " if check.outcome == "does not apply" else ""
+    note = f"; {check.note}" if check.note and check.note != check.detail else ""
+    example = "" if check.counterexample is None else f"\n        smallest found: {check.counterexample}"
+    return f"  {word}  {check.name}: {away}{check.detail}{note}{example}"
+
+
+def subject_of(model: nn.Module, name: str | None = None, adapter: type[Adapter] | None = None) -> Subject:
     """A model as its adapter shows it for examination.
 
+    Args:
+        model: The model.
+        name: In messages.
+        adapter: The adapter to ask; None asks those that are registered.
+
     Raises:
-        AttachError: No adapter takes it.
+        AttachError: No adapter takes it, or the one that is named does not.
     """
-    return adapter_of(model).subject(model, name)
+    if adapter is None:
+        return adapter_of(model).subject(model, name)
+    asked = adapter()
+    if not asked.takes(model):
+        raise AttachError(f"Expected a model that {asked.name} takes, found {type(model).__name__}; mend its takes().")
+    return asked.subject(model, name)
 
 
-def examine(subject: Subject, only: tuple[str, ...] = ()) -> Verdict:
+def verdict_on(
+    subject: Subject, only: Sequence[str] = (), watch: Callable[[Check], object] = lambda check: None
+) -> Verdict:
+    """What `namm-check` says of a subject: refused, or examined after the stock model has shown that it runs.
+
+    Args:
+        subject: What is examined.
+        only: Names of clauses; none stands for all.
+        watch: Is given each check as it comes.
+
+    Raises:
+        ConfigError: The stock model does not run, or not twice the same.
+        UnknownNameError: There is no such clause.
+    """
+    try:
+        with subject.attach(keeping()):
+            pass
+    except AttachError as error:
+        return Verdict(subject.name, refused=str(error))
+    check_runs(subject)
+    return examine(subject, only, watch=watch)
+
+
+def check_runs(subject: Subject) -> None:
+    """The stock model runs on the prompts that it will be examined on, and gives the same twice.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    case = Case.of(subject)
+    try:
+        outputs = [subject.run(case.ids, case.mask, None)[0] for _ in range(2)]
+    except NammError:
+        raise
+    except Exception as error:  # of a model that is not ours: whatever it raises
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{subject.name}: the stock model does not run. {type(error).__name__}: {told}") from error
+    if not torch.equal(*outputs):
+        raise ConfigError(
+            f"{subject.name}: expected a stock model that gives the same twice, found that it does not (dropout, a "
+            "state of its own, draws); put it into evaluation mode, and have it draw from a seed."
+        )
+    if not bool(outputs[0].isfinite().all()):
+        raise ConfigError(
+            f"{subject.name}: expected finite outputs of the stock model, found others; mend its weights."
+        )
+
+
+def examine(
+    subject: Subject,
+    only: Sequence[str] = (),
+    shrink: bool = True,
+    watch: Callable[[Check], object] = lambda check: None,
+) -> Verdict:
     """Runs every clause of the contract, or those named.
 
+    Args:
+        subject: What is examined.
+        only: Names of clauses; none stands for all.
+        shrink: Whether smaller prompts are looked for where a clause fails.
+        watch: Is given each check as it comes.
+
     Raises:
+        UnknownNameError: There is no such clause.
         Nothing that the model raises under a memory: an AttachError of the first call is a refusal, anything later
         is a failed clause. What the stock model raises by itself is passed on.
     """
-    ids, mask = prompts(subject)
-    stock, _ = subject.run(ids, mask, None)
-    before = subject.fingerprint()
+    for name in only:
+        if name not in NAMES:
+            raise UnknownNameError(f"There is no clause {name!r}. {did_you_mean(name, NAMES)}")
+    case = Case.of(subject)
+    _, _ = case.stock, case.before  # what they raise is not the memory's
     try:
-        with subject.attach(make_policy("full", interval=INTERVAL)) as memory:
-            kept, _ = subject.run(ids, mask, None)
-            seen = memory.seen.tolist()
+        _ = case.kept
     except AttachError as error:
         return Verdict(subject.name, refused=str(error))
-    checks = [compared("keep-all equals stock", stock, kept, subject.tolerance, mask)]
-    checks.append(Check("tokens seen are counted without padding", seen == list(subject.lengths), f"{seen}"))
-    clauses: list[tuple[str, Callable[[], Check]]] = [
-        ("generate() equals stock", lambda: generation_equals_stock(subject, ids, mask)),
-        ("pieces equal one call", lambda: pieces_equal_one_call(subject, ids)),
-        ("forgetting equals masking", lambda: forgetting_equals_masking(subject, ids[:2])),
-        ("a batch equals its members", lambda: batch_equals_its_members(subject, ids, mask)),
-        ("bytes reported are bytes held", lambda: bytes_reported_are_held(subject, ids, mask)),
-    ]
-    for name, clause in clauses:
-        if not only or name in only:
-            try:
-                checks.append(clause())
-            except (NammError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-                checks.append(Check(name, False, f"raised {type(error).__name__}: {error}"))
-    again, _ = subject.run(ids, mask, None)
-    same = torch.equal(stock, again) and subject.fingerprint() == before
-    checks.append(Check("the model is as before", same, "outputs, configuration, hooks and attributes compared"))
-    with subject.attach(evicting()) as memory:
-        subject.run(ids, mask, None)
-        report, how = str(memory.report()), "; ".join([_how(memory), *(check.note for check in checks if check.note)])
-    return Verdict(subject.name, checks, report=report, how=how)
+    except Exception:  # of the memory's way: a clause that fails
+        pass
+    checks = []
+    for clause in CLAUSES:
+        if not only or clause.name in only:
+            check = tried(clause, case)
+            if check.outcome == "fails" and clause.compares and "nan" not in check.detail:
+                check = _by_rounding(clause, subject) or check
+            broken = check.outcome == "fails" and shrink
+            checks.append(with_counterexample(clause, case, check) if broken else check)
+            watch(checks[-1])
+    return Verdict(subject.name, checks, **_told(case, checks))
+
+
+def _by_rounding(clause: Clause, subject: Subject) -> Check | None:
+    """A check that holds, where a failed one came of rounding that tips a choice of the model's; None where it did not.
+
+    In float64 such choices are the same; where a model does not run in it, they are on other prompts.
+    """
+    if subject.model is None or types_of(subject.model) != {torch.float32}:
+        return None
+    tipped = "rounding tips a choice of the model's here, as between experts;"
+    try:
+        with cast(subject.model, torch.float64):
+            check = clause.check(Case.of(subject))
+        note = f"{tipped} in float64 it does not"
+    except Exception:  # a model that computes some of it in float32
+        others = [tried(clause, Case.of(subject, seed)) for seed in OTHER_DRAWS]
+        check, note = max(others, key=lambda other: other.outcome == "fails"), f"{tipped} on other prompts it does not"
+    return replace(check, note=note) if check.outcome == "holds" else None
+
+
+def _left(case: Case) -> Check:
+    """Outputs and parts are the same before, after a block, and after a block that was left by an error."""
+    subject, name = case.subject, AS_BEFORE.name
+    for raises in (False, True):
+        try:
+            with subject.attach(evicting()):
+                subject.run(case.ids, case.mask, None)
+                if raises:
+                    raise _LeftEarlyError
+        except _LeftEarlyError:
+            pass
+        again, _ = subject.run(case.ids, case.mask, None)
+        after = " a block that an error ended" if raises else " a block"
+        if not torch.equal(case.stock, again):
+            return Check(name, "fails", f"its outputs are others after{after}")
+        if subject.fingerprint() != case.before:
+            return Check(name, "fails", f"its hooks, parts, attributes or configuration are others after{after}")
+    return Check(name, "holds", "outputs, configuration, hooks and attributes compared")
+
+
+class _LeftEarlyError(Exception):
+    """Ends a block."""
+
+
+def _told(case: Case, checks: Sequence[Check]) -> dict[str, str]:
+    """What a memory that forgets held, and how; nothing where that is what fails."""
+    notes = dict.fromkeys(check.note for check in checks if check.note)
+    try:
+        with case.subject.attach(evicting()) as memory:
+            case.subject.run(case.ids, case.mask, None)
+            return {"report": str(memory.report()), "how": "; ".join([_how(memory), *notes])}
+    except Exception:
+        if all(check.passed for check in checks):
+            raise
+        return {"report": "", "how": "; ".join(notes)}
 
 
 def _how(memory: Memory) -> str:
@@ -144,94 +280,3 @@ def _how(memory: Memory) -> str:
     facts += [f"values {v} wide, keys {k}" for k, v in sorted(widths) if k != v]
     facts += ["recurrent layers left to transformers"] if memory.report().beside_bytes else []
     return "; ".join(facts) or "all layers alike"
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Checks that a model may be used under a forgetting memory."""
-
-    model: tyro.conf.Positional[str]
-    """A folder, a Hub id, FILE.gguf, smollm2, gemma3-270m, ``tiny:FAMILY`` (a random model of a family), or
-    ``package.module:function``, which makes a model of any kind that a registered adapter takes."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights; only in float32 are small errors told from rounding."""
-
-    device_map: str | None = None
-    """Where the weights go, as in transformers (``auto``); None leaves them on the CPU."""
-
-    trust_remote_code: bool = False
-    """Whether the folder's own Python files may run."""
-
-
-def load(arguments: Arguments) -> nn.Module:
-    """The model that the arguments name; of pictures and text where it is one.
-
-    Raises:
-        CheckpointError: It cannot be loaded.
-    """
-    dtype = getattr(torch, arguments.dtype)
-    options: dict[str, Any] = {"device_map": arguments.device_map}
-    trust = {"trust_remote_code": arguments.trust_remote_code}
-    try:
-        if arguments.model.startswith("tiny:"):
-            model = tiny_model(arguments.model.removeprefix("tiny:")).to(dtype)
-            return model if arguments.device_map is None else _placed(model, {"dtype": dtype, **options})
-        if ":" in arguments.model and not Path(arguments.model).exists():
-            return _made(arguments.model).to(dtype)
-        config = load_config(arguments.model, **trust)
-        of_text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
-        if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not of_text:
-            return AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=dtype, **options, **trust)
-        return load_model(arguments.model, dtype, **options, **trust)
-    except Exception as error:  # damaged files, missing packages, devices that are not there: each in its own words
-        raise CheckpointError(f"{arguments.model}: could not be loaded. {' '.join(str(error).split())}") from error
-
-
-def _placed(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
-    """A model where a device map puts it, in the way of any other."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return type(model).from_pretrained(folder, **options)
-
-
-def _made(name: str) -> nn.Module:
-    """What `package.module:function` gives."""
-    try:
-        model = resolve_name(name)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"expected package.module:function that makes a model, found {name!r} ({error}); run from where the "
-            "package is, or install it"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"expected {name} to give a torch module, found {type(model).__name__}; return the model")
-    return model
-
-
-def main() -> None:
-    """The command; exit status 0 if the model conforms, 1 if it does not, 2 if it is refused, 3 if it was not examined.
-
-    That is a model that could not be loaded or fails by itself: nothing is said of it.
-    """
-    logging.set_verbosity_error()
-    with any_terminal():
-        arguments = tyro.cli(Arguments, prog="python -m modalities.conformance")
-        try:
-            subject = subject_of(load(arguments), arguments.model)
-        except CheckpointError as error:
-            _not_examined(str(error))
-        try:
-            subject.run(*prompts(subject), None)
-        except Exception as error:
-            _not_examined(f"{arguments.model}: the stock model does not run. {type(error).__name__}: {error}")
-        verdict = examine(subject)
-        print(verdict)
-        if verdict.report:
-            print(f"What a memory of {BUDGET} slots held of it:\n{verdict.report}")
-        sys.exit(0 if verdict.conforms else REFUSED if verdict.refused else 1)
-
-
-def _not_examined(reason: str) -> NoReturn:
-    print(f"{reason}\nNOT EXAMINED", file=sys.stderr)
-    sys.exit(NOT_EXAMINED)

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modalities.conformance.clauses import LENGTHS
+from modalities.conformance.subject import LENGTHS
 
 BEFORE = 2
 """Tokens of text before the pictures."""

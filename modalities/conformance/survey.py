@@ -16,7 +16,8 @@ import transformers
 import tyro
 from transformers.utils import logging
 
-from modalities.conformance.examine import examine, prompts
+from modalities.conformance.case import Case
+from modalities.conformance.examine import examine
 from modalities.conformance.pictures import FAMILIES, pictures_of
 from modalities.conformance.tiny_models import UNBUILT, family_names, tiny_model
 from modalities.huggingface.adapter import examined
@@ -45,8 +46,8 @@ Every causal language model family of transformers {version}, as a tiny random m
 PICTURES = """## With pictures in the prompts
 
 Vision-language families, each row of a batch with a video or picture of its own in front of its text; made by
-`python -m modalities.conformance.survey --pictures`. `python -m modalities.conformance` examines these with pictures
-and others on text alone.
+`python -m modalities.conformance.survey --pictures`. `namm-check` examines these with pictures and others on text
+alone.
 """
 """How the part about pictures begins."""
 
@@ -74,11 +75,11 @@ def look_at(family: str, pictures: bool = False) -> Finding:
         model = tiny_model(family)
         shown = pictures_of(model) if pictures else None
         subject = examined(model, family, shown)
-        subject.run(*prompts(subject), None)
+        _ = Case.of(subject).stock
     except Exception as error:  # the stock model itself: whatever it raises is the finding
         return Finding(family, "not tried", f"the stock model does not run: {_line(error)}")
     try:
-        verdict = examine(subject)
+        verdict = examine(subject, shrink=False)
     except Exception as error:
         return Finding(family, "differs", f"raised {_line(error)}")
     if verdict.refused is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from contextlib import AbstractContextManager
@@ -13,15 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modalities.base import Adapter
-from modalities.conformance.clauses import Subject
 from modalities.conformance.pictures import Pictures, pictures_of
+from modalities.conformance.subject import TOLERANCE, Subject, fingerprint
 from modalities.huggingface.attach import attach, cache_name, cache_of
-from modalities.huggingface.wrappers import holds_decoder
+from modalities.huggingface.wrappers import holds_decoder, unwrapped
 from namm import Memory
 from namm.policies import Policy
-
-TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
-"""Largest difference, in units of the largest stock value."""
 
 
 class HuggingFace(Adapter):
@@ -38,7 +34,12 @@ class HuggingFace(Adapter):
         return attach(model, policy, store=store)
 
     def subject(self, model: Any, name: str | None = None) -> Subject:
-        """See Adapter."""
+        """See Adapter.
+
+        Raises:
+            AttachError: A decoder is inside of it; the message says which part to examine.
+        """
+        unwrapped(model)
         # cast: what wraps a transformers model passes its configuration and methods on
         own = cast("PreTrainedModel", model)
         return examined(own, name, pictures_of(own))
@@ -65,9 +66,9 @@ def examined(model: PreTrainedModel, name: str | None = None, pictures: Pictures
             output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options, **shown(ids))
         value = output.logits if hasattr(output, "logits") else output.last_hidden_state
         try:
-            return value.float(), cache_of(output)
+            return value, cache_of(output)
         except StopIteration:
-            return value.float(), None
+            return value, None
 
     def generate(ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         # Any: it is offered only where the model can generate, and no class of transformers says so
@@ -88,21 +89,27 @@ def examined(model: PreTrainedModel, name: str | None = None, pictures: Pictures
         run=run,
         attach=lambda policy: attach(model, policy),
         generate=generate if model.can_generate() else None,
-        fingerprint=lambda: _fingerprint(model),
+        fingerprint=lambda: fingerprint(model, *_configured(model)),
         tokens=tokens.to(model.device),
         tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
+        model=model,
+        reorder=_reordered,
+        stored_types=_stored_types,
         **({} if pictures is None else {"placed": pictures.placed, "lengths": pictures.lengths}),
     )
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
-    """A hash over a model's configuration, hooks, attributes and small change of its weights."""
-    facts: list[Any] = [
-        json.dumps(model.config.to_dict(), sort_keys=True, default=str),
-        model.config._attn_implementation,
-    ]
-    for name, module in model.named_modules():
-        facts.append((name, sorted(map(str, vars(module))), len(module._forward_hooks), len(module._forward_pre_hooks)))
-        facts.append("forward" in vars(module))
-    facts += [(name, tuple(p.shape), p.dtype, p._version) for name, p in model.named_parameters()]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+def _reordered(cache: Any, rows: Tensor) -> Any:
+    cache.reorder_cache(rows)
+    return cache
+
+
+def _stored_types(cache: Any) -> set[torch.dtype]:
+    """Of the keys and values in a cache of transformers; none where it holds no such tensors."""
+    found = (getattr(layer, name, None) for layer in getattr(cache, "layers", ()) for name in ("keys", "values"))
+    return {tensor.dtype for tensor in found if isinstance(tensor, Tensor)}
+
+
+def _configured(model: PreTrainedModel) -> tuple[str, str]:
+    """What a model's configuration says."""
+    return json.dumps(model.config.to_dict(), sort_keys=True, default=str), str(model.config._attn_implementation)

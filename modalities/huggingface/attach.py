@@ -21,6 +21,7 @@ from modalities.base import as_policy
 from modalities.huggingface.cache import CACHE_NAMES, MemoryCache, cache_argument, cache_name, cache_of
 from modalities.huggingface.call import CacheInPlace, without_cache
 from modalities.huggingface.counting import PictureCounter
+from modalities.huggingface.heads import stored_once
 from modalities.huggingface.mask import Reading, mask_codes, read_codes
 from modalities.huggingface.wrappers import unwrapped
 from namm import NAMM, Memory
@@ -197,11 +198,12 @@ class Attached:
         self.wants_no_cache = wants_no_cache
         self._masks = {}
         self._begun = self.memory.seen > 0
-        self.cache.pending = {}
+        self.cache.pending, self.cache.handed = {}, {}
 
     @torch.compiler.disable
     def finish_call(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: no layer has kept its new tokens from the memory; the output is what the caller asked for."""
+        self.cache.handed = {}
         self._check_all_attended()
         self.counter.after(self.cache)
         return without_cache(output, self.cache) if self.wants_no_cache else output
@@ -238,7 +240,10 @@ def _decoder(model: PreTrainedModel) -> PreTrainedModel:
     name = type(model).__name__
     cache_argument(model)
     if model.config.is_encoder_decoder or getattr(model.config, "add_cross_attention", False):
-        raise AttachError(f"{name} attends to an encoder too; only causal self-attention is exact under a Memory.")
+        raise AttachError(
+            f"{name} attends to an encoder too; only causal self-attention is exact under a Memory. It "
+            "needs an adapter that leads its self-attention to memory.attend; examples/new_shape.py is one for Whisper."
+        )
     # Any: only what can generate has this method, and no class of transformers says so
     if model.can_generate() and not cast("Any", model)._supports_default_dynamic_cache():
         raise AttachError(f"{name} keeps its past in a cache of its own make, which a Memory cannot stand in for.")
@@ -298,5 +303,7 @@ def _attention(
     layer = attached.layer_of(module, tokens)
     said = attached.read(attention_mask, batch, tokens)
     rule = AttentionRule(local=said.local, softcap=softcap, sinks=s_aux)
-    out = attached.memory.attend(layer, query, key, value, said.padding, scaling, rule)
+    handed = attached.cache.handed.pop(layer, None)
+    query, key, value, ordered = stored_once(query, key, value, handed if s_aux is None else None)
+    out = ordered(attached.memory.attend(layer, query, key, value, said.padding, scaling, rule))
     return out.transpose(1, 2).contiguous(), None

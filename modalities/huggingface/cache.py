@@ -175,6 +175,7 @@ class MemoryCache(Cache):
         memory: Holds the tokens of all layers with attention.
         family: Of the attachment, whose model accepts just these caches.
         pending: Layers whose new tokens have been handed over and not yet attended, with their number.
+        handed: Their keys and values, until they are attended.
         behind: How far each sequence's text is behind its tokens, where pictures are counted in several dimensions.
         caller_counted: Whether the last call's positions were the caller's own.
     """
@@ -191,6 +192,7 @@ class MemoryCache(Cache):
         super().__init__(layers=_layers(config))
         self.config, self.memory, self.family = config, memory, Family()
         self.pending: dict[int, int] = {}
+        self.handed: dict[int, tuple[Tensor, Tensor]] = {}
         memory.sequence_state = self
         if not any(isinstance(layer, MemoryCacheLayer) for layer in self.layers):
             raise AttachError(
@@ -216,7 +218,7 @@ class MemoryCache(Cache):
         """Forgets everything: new sequences follow."""
         self.memory.reset()
         self.layers = _layers(self.config)
-        self.pending, self.behind, self.caller_counted = {}, None, False
+        self.pending, self.handed, self.behind, self.caller_counted = {}, {}, None, False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -229,6 +231,7 @@ class MemoryCache(Cache):
             what = "has stored new tokens twice" if layer is not None else "was not expected to store any"
             raise AttachError(f"Layer {layer_idx} {what} without attending through transformers' attention interface.")
         self.pending[layer_idx] = key_states.shape[-2]
+        self.handed[layer_idx] = key_states, value_states
         layer.take(key_states.shape[-2])
         return key_states, value_states
 
@@ -274,7 +277,7 @@ class MemoryCache(Cache):
     def fork(self, memory: Memory) -> MemoryCache:
         """The same columns and recurrent states, before a memory that was forked."""
         other = copy.copy(self)
-        other.memory, other.pending = memory, {}
+        other.memory, other.pending, other.handed = memory, {}, {}
         other.layers = [_forked(layer) for layer in self.layers]
         return other
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.outside import Registry
 from namm.policies.adakv import AdaKV
 from namm.policies.base import Places, Policy, Queries, Selection, State, TokenView
 from namm.policies.compactor import Compactor
@@ -26,7 +27,6 @@ from namm.policies.oldest import Oldest
 from namm.policies.oracle import Oracle
 from namm.policies.pyramidkv import PyramidKV
 from namm.policies.random import Random
-from namm.policies.registry import Registry
 from namm.policies.scissorhands import Scissorhands
 from namm.policies.selection import check_number
 from namm.policies.snapkv import SnapKV
@@ -34,7 +34,16 @@ from namm.policies.tova import TOVA
 from namm.policies.window import SinkWindow, Window
 from namm.typed import Origin, check_arguments
 
-POLICIES = Registry(
+GROUP = "namm.policies"
+"""Entry points of packages that bring policies of their own; each names a subclass of `Policy`."""
+
+
+def _policy(thing: Any) -> type[Policy] | None:
+    fits = isinstance(thing, type) and issubclass(thing, Policy) and not inspect.isabstract(thing)
+    return thing if fits else None
+
+
+POLICIES: Registry[type[Policy]] = Registry(
     (
         Full,
         Window,
@@ -60,7 +69,10 @@ POLICIES = Registry(
         Graded,
         FastV,
         NAMMPolicy,
-    )
+    ),
+    _policy,
+    "a subclass of Policy that scores",
+    GROUP,
 )
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,9 +9,9 @@ disjoint namespaces (`train_seed`, `validation_seed`, `test_seed`), which also r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from inspect import isabstract
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from evaluations.tasks.outside import GROUP, is_task
 from evaluations.tasks.recall.corpus import RecallVocabulary, Split, default_vocabulary
 from evaluations.tasks.recall.filler import Filler, hide
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.outside import Registry
 
 IGNORED = -100
 """Target where nothing is asked, as in Hugging Face losses."""
@@ -261,10 +263,17 @@ class Variables(TextTask):
         )
 
 
-TASKS: Mapping[str, TextTask] = MappingProxyType(
-    {task.name: task for task in (Pairs(), Passkey(), Copy(), Variables())}
-)
-"""The recall tasks of the shipped checkpoint, by name."""
+def _task(thing: Any) -> TextTask | None:
+    if isinstance(thing, type) and issubclass(thing, TextTask) and not isabstract(thing):
+        return thing()
+    return thing if isinstance(thing, TextTask) else None
+
+
+_OURS = (Pairs(), Passkey(), Copy(), Variables())
+SHIPPED_TASKS = tuple(task.name for task in _OURS)
+"""The recall tasks that the shipped checkpoint was made for."""
+TASKS: Registry[TextTask] = Registry(_OURS, _task, "a TextTask that draws evidence", GROUP, is_task)
+"""Every recall task by its name, those of other packages among them."""
 
 
 def get_task(name: str) -> TextTask:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
+from evaluations.tasks.outside import GROUP, is_task
 from evaluations.tasks.text.babilong import BabiLong
 from evaluations.tasks.text.base import Benchmark, BenchmarkOptions, TextItem
 from evaluations.tasks.text.choubun import ChouBun
@@ -16,14 +18,24 @@ from evaluations.tasks.text.longbench_v2 import LongBenchV2
 from evaluations.tasks.text.niah import Niah
 from evaluations.tasks.text.ruler import Ruler
 from namm.errors import UnknownNameError, did_you_mean
+from namm.outside import Registry
 
 __all__ = ["BENCHMARKS", "Benchmark", "BenchmarkOptions", "TextItem", "benchmark_tasks", "make_benchmark"]
 
-BENCHMARKS: dict[str, type[Benchmark]] = {
-    kind.name: kind
-    for kind in (LongBench, LongBenchE, LongBenchV2, InfiniteBench, ChouBun, Ruler, Niah, BabiLong, Documents)
-}
-"""Every benchmark by its name."""
+
+def _benchmark(thing: Any) -> type[Benchmark] | None:
+    fits = isinstance(thing, type) and issubclass(thing, Benchmark) and not isabstract(thing)
+    return thing if fits else None
+
+
+BENCHMARKS: Registry[type[Benchmark]] = Registry(
+    (LongBench, LongBenchE, LongBenchV2, InfiniteBench, ChouBun, Ruler, Niah, BabiLong, Documents),
+    _benchmark,
+    "a subclass of Benchmark with items, score and protocol",
+    GROUP,
+    is_task,
+)
+"""Every benchmark by its name, those of other packages among them."""
 
 
 def make_benchmark(name: str, data: str | Path | None = None, **options: Any) -> Benchmark:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import isabstract
+from typing import Any
 
+from evaluations.tasks.outside import GROUP, is_task
 from evaluations.tasks.video.base import VideoOptions, VideoTask
 from evaluations.tasks.video.drawn import EasyVQA, Rendered
 from evaluations.tasks.video.longvideobench import LongVideoBench
 from evaluations.tasks.video.mlvu import FILES, JUDGED, MLVU
 from evaluations.tasks.video.video_mme import VideoMME
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.outside import Registry
 
-KINDS: dict[str, type[VideoTask]] = {kind.name: kind for kind in (Rendered, EasyVQA, LongVideoBench, VideoMME)}
+
+def _kind(thing: Any) -> type[VideoTask] | None:
+    fits = isinstance(thing, type) and issubclass(thing, VideoTask) and not isabstract(thing)
+    return thing if fits else None
+
+
+KINDS: Registry[type[VideoTask]] = Registry(
+    (Rendered, EasyVQA, LongVideoBench, VideoMME),
+    _kind,
+    "a subclass of VideoTask with items, chosen and protocol",
+    GROUP,
+    is_task,
+)
+"""Video tasks by name, those of other packages among them; mlvu is seven."""
 OWN = (Rendered.name, EasyVQA.name)
 """Drawn here: what can be asked without any data."""
-NAMES = (*KINDS, MLVU.name)
 
 
 def task_names(written: Sequence[str]) -> tuple[str, ...]:
@@ -35,7 +51,7 @@ def task_names(written: Sequence[str]) -> tuple[str, ...]:
         elif base in KINDS and not kind:
             found[base] = None
         else:
-            raise UnknownNameError(f"There is no video task {name!r}. {did_you_mean(base, NAMES)}")
+            raise UnknownNameError(f"There is no video task {name!r}. {did_you_mean(base, (*KINDS, MLVU.name))}")
     if not found:
         raise ConfigError("--benchmark must name at least one, found none.")
     return tuple(found)

@@ -49,7 +49,9 @@ def test_an_unknown_suite_is_refused(tmp_path, capsys):
 
 
 def test_a_missing_checkpoint_names_the_command_that_makes_it(monkeypatch):
-    monkeypatch.setitem(shipped.SHIPPED, "hopper-medium", replace(SHIPPED["hopper-medium"], folder="not-made-yet"))
+    monkeypatch.setitem(
+        shipped.SHIPPED._known, "hopper-medium", replace(SHIPPED["hopper-medium"], folder="not-made-yet")
+    )
     for options in (TargetOptions(env=["hopper-medium"]), TargetOptions(checkpoint=["hopper-medium"])):
         with pytest.raises(CheckpointError, match=r"python checkpoints/recipes/locomotion\.py hopper-medium"):
             resolve_targets(options, CPU)

@@ -14,7 +14,7 @@ from evaluations import evolve, text
 from evaluations.evolution.config import EvolveConfig
 from evaluations.evolution.source import Source
 from evaluations.language.lm_eval_model import NammLM
-from modalities.conformance.examine import Arguments, load
+from modalities.conformance.loading import load
 from modalities.pretrained import load_model, load_tokenizer
 from modalities.pretrained.precision import quick_dtype
 from tests.modalities.pretrained.tiny_gguf import tiny_llama, write_gguf
@@ -59,6 +59,5 @@ def test_an_evolution_and_the_conformance_check_read_it(file: str, tmp_path: Pat
     source = Source.load(config, config.course())
     assert source.weights[0]["weights_from"]["format"] == "GGUF"
     evolve.check_before_ranks(config, 1)
-    dtype = str(quick_dtype(torch.bfloat16, "cpu")).removeprefix("torch.")
-    checked = load(Arguments(file, dtype=dtype)).state_dict()  # type: ignore[arg-type]
+    checked = load(file, quick_dtype(torch.bfloat16, "cpu")).state_dict()
     assert all(torch.equal(checked[name], weight) for name, weight in source.model.state_dict().items())

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from modalities import attach
-from modalities.conformance.clauses import Subject, prompts
+from modalities.conformance.case import prompts
 from modalities.conformance.examine import examine, subject_of
 from modalities.conformance.pictures import FAMILIES, pictures_of
+from modalities.conformance.subject import Subject
 from modalities.conformance.tiny_models import tiny_model
 from modalities.vision.features import FeatureStore
 from modalities.vision.prompts import Composer

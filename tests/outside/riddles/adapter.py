@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modalities.base import Adapter
-from modalities.conformance.clauses import Subject
+from modalities.conformance.subject import Subject, module_subject
 from namm import Memory
 from namm.errors import AttachError
 from namm.policies import Policy
@@ -37,21 +35,4 @@ class LookupAdapter(Adapter):
             model.memory = None
 
     def subject(self, model: nn.Module, name: str | None = None) -> Subject:
-        def run(ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
-            if cache is None and model.memory is not None:
-                model.memory.reset()
-            return model(ids, mask, cache), ids if cache is None else torch.cat([cache, ids], dim=1)
-
-        def fingerprint() -> str:
-            content = (model.embedding.weight.tolist(), sorted(map(str, vars(model))), model.memory is None)
-            return hashlib.sha256(repr(content).encode()).hexdigest()
-
-        return Subject(
-            name=name or type(model).__name__,
-            run=run,
-            attach=lambda policy: self.attach(model, policy),
-            generate=None,
-            fingerprint=fingerprint,
-            tokens=torch.arange(ASK),
-            tolerance=2e-4,
-        )
+        return module_subject(model, lambda policy: self.attach(model, policy), model, tokens=ASK, name=name)

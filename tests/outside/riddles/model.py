@@ -33,25 +33,21 @@ class LookupMachine(nn.Module):
         self,
         ids: Int[Tensor, "batch tokens"],
         mask: Int[Tensor, "batch columns"] | None = None,
-        past: Int[Tensor, "batch past"] | None = None,
     ) -> Float[Tensor, "batch tokens values"]:
         """How likely each value is, seen from every token.
 
         Args:
-            ids: New tokens.
+            ids: Tokens; with a memory those that are new.
             mask: 1 for real tokens, over all columns so far.
-            past: What was read before; a memory has it already.
         """
-        new = ids.shape[1]
+        columns = ids.shape[1]
         if self.memory is not None:
-            padding = None if mask is None else mask[:, -new:].bool()
+            padding = None if mask is None else mask[:, -columns:].bool()
             return self.memory.attend(0, *self._heads(ids), padding=padding)[:, 0]
-        whole = ids if past is None else torch.cat([past, ids], dim=1)
-        columns = whole.shape[1]
         seen = torch.ones(columns, columns, dtype=torch.bool).tril()[None]
         if mask is not None:
             seen = seen & mask[:, None, :].bool() | torch.eye(columns, dtype=torch.bool)
-        return scaled_dot_product_attention(*self._heads(whole), attn_mask=seen[:, None])[:, 0, -new:]
+        return scaled_dot_product_attention(*self._heads(ids), attn_mask=seen[:, None])[:, 0]
 
     def _heads(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of one head."""
