@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -28,6 +29,7 @@ from evaluations.boards.wandb_package import Mode, open_wandb, project
 from evaluations.boards.wandb_runs import SYNCED
 from evaluations.commands.exit import exit_code
 from evaluations.evolution.replay import replay_evolution
+from evaluations.matrix.namms import recipes
 from evaluations.rows.file import UnfinishedError
 from evaluations.rows.identity import renew_identity
 from namm.errors import ConfigError, NammError
@@ -77,7 +79,9 @@ def sync(config: SyncConfig, console: Console) -> list[Replayed]:
     evolutions = find_folders(config.folders, HISTORY_FILE)
     experiments = read_experiments(config.folders) if find_folders(config.folders) or not evolutions else []
     jobs: list[tuple[Path, Work]] = [(folder, partial(replay_evolution, folder)) for folder in evolutions]
-    jobs += [(experiment.folder, partial(replay, experiment)) for experiment in experiments]
+    jobs += [
+        (experiment.folder, partial(replay, experiment, _namms(experiment.settings))) for experiment in experiments
+    ]
     found = []
     for folder, work in jobs:
         with console.status(f"{folder}") as status:
@@ -91,6 +95,16 @@ def sync(config: SyncConfig, console: Console) -> list[Replayed]:
             f"Expected {sum(done.asked for done in found)} runs, found {missing} that could not be made (see above); "
             "the others are there, and the same command makes all of them anew."
         )
+    return found
+
+
+def _namms(settings: Mapping[str, Any]) -> list[Path]:
+    """Folders of the NAMMs that the settings name, by folder, name or pattern, as far as they are still there."""
+    told = settings.get("namm")
+    found = []
+    for written in [told] if isinstance(told, str) else told if isinstance(told, list) else []:
+        with suppress(NammError, TypeError):
+            found += [folder for recipe in recipes([written]) for _, folder in recipe.runs]
     return found
 
 

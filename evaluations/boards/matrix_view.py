@@ -33,15 +33,16 @@ def matrix_view(experiment: Experiment, places: Mapping[str, int]) -> dict[str, 
     columns = columns_told(experiment.settings, rows)
     try:
         found = matrix(rows, columns, runs_told(experiment.settings))
+        cells = [_cell(found, line, column, places) for column in columns for line in found.lines]
+        left_out = found.left_out
     except Exception as error:  # rows of others may hold anything; what was measured is shown all the same
-        found = Matrix((), columns, {}, (f"no part of the full cache's score could be computed ({reason(error)})",))
-    cells = [_cell(found, line, column, places) for column in columns for line in found.lines]
+        cells, left_out = [], (f"no part of the full cache's score could be computed ({reason(error)})",)
     shown = {place for cell in cells if cell for place in cell["cells"]}
     return {
         "experiment": experiment.name,
         "columns": [_column(column, rows) for column in columns],
         "cells": [cell for cell in cells if cell] + _as_measured(rows, columns, places, shown),
-        "left_out": list(found.left_out),
+        "left_out": list(left_out),
         "remarks": list(experiment.remarks),
     }
 
@@ -107,13 +108,13 @@ def _cell(found: Matrix, line: Line, column: Column, places: Mapping[str, int]) 
         "relative": _interval(cell.relative),
         "native": cell.native,
         "score": cell.score,
-        "kept": cell.kept,
+        "kept": cell.kept or None,  # rows that do not say it
         "bytes": cell.bytes,
         "seconds": cell.seconds,
         "runs": dict(cell.by_run),
         "targets": dict(cell.by_target),
         "against": _against(cell, line),
-        "sentence": sentence(replace(found, columns=(column,)), line) if line.kind == "namm" else "",
+        "sentence": sentence(replace(found, columns=(column,)), line) if line.kind == "namm" and cell.kept else "",
         "cells": sorted({places[row["key"]] for row in cell.rows if row["key"] in places}),
     }
 

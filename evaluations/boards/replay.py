@@ -6,7 +6,7 @@ stayed offline. A row has everything, so all runs are made again from the rows u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +34,19 @@ class Replayed:
     remarks: tuple[str, ...]
 
 
-def replay(experiment: Experiment, mode: Mode, progress: Callable[[int], object]) -> Replayed:
+def replay(experiment: Experiment, folders: Sequence[Path], mode: Mode, progress: Callable[[int], object]) -> Replayed:
     """Makes the run of every row and that of the matrix; what W&B refuses costs that run and a line.
 
     Args:
         experiment: As it was read.
+        folders: Where its NAMMs may lie.
         mode: Of W&B.
         progress: Is told how many rows are done.
 
     Raises:
         OSError: The folder cannot be written, where the notes of what is mirrored lie.
     """
-    namms, remarks = _namms(experiment)
+    namms, remarks = _namms(experiment, folders)
     made: list[str] = []
     with ExitStack() as stack:
         claims = stack.enter_context(Claims(experiment.folder))
@@ -63,11 +64,11 @@ def replay(experiment: Experiment, mode: Mode, progress: Callable[[int], object]
     return Replayed(tuple(map(Path, made)), len(experiment.rows) + 1, tracker.mode, told)
 
 
-def _namms(experiment: Experiment) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each NAMM that rows name by its digest, as far as the settings still lead to it."""
+def _namms(experiment: Experiment, folders: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each NAMM that rows name by its digest, and a line for each that is in none."""
     wanted = dict.fromkeys(digest for row in experiment.rows if (digest := row["identity"].get("namm_sha256")))
     found: dict[str, Path] = {}
-    for folder in _folders(experiment):
+    for folder in folders:
         try:
             digest = NAMM.from_pretrained(folder).sha256()
         except (NammError, OSError):
@@ -80,10 +81,3 @@ def _namms(experiment: Experiment) -> tuple[dict[str, Path], list[str]]:
         "artifact that its evolution has logged, else none."
         for digest in missing
     ]
-
-
-def _folders(experiment: Experiment) -> list[Path]:
-    """Where NAMMs of an experiment may lie: its settings say it for the folder that the command ran in."""
-    told = experiment.settings.get("namm")
-    named = [told] if isinstance(told, str) else told if isinstance(told, list) else []
-    return [Path(folder) for folder in named if isinstance(folder, str)]

@@ -259,6 +259,15 @@ def test_without_a_full_cache_the_scores_are_shown_as_they_were_measured(tmp_pat
     assert window["score"] == pytest.approx(np.mean([row["score"] for row in rows if row["policy"] == "window"]))
 
 
+def test_rows_that_do_not_say_what_was_kept_have_a_matrix_all_the_same(tmp_path):
+    rows = made_up_rows(seeds=2)
+    for row in rows:
+        del row["metrics"]["kept_fraction"]
+    (view,) = page_data(read_experiments([write(tmp_path / "rl", rows)]), 0)["matrices"]
+    assert {cell["kept"] for cell in view["cells"]} == {None}
+    assert all(cell["relative"] for cell in view["cells"])
+
+
 def test_one_cell_that_cannot_be_shown_costs_a_line(tmp_path):
     rows = made_up_rows(seeds=1)
     rows[2] = {**rows[2], "retention": {"heads": [["no number"]], "age_edges": [0]}}

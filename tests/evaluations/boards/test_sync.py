@@ -60,7 +60,7 @@ def test_an_interrupted_and_rescored_mirror_becomes_one_clean_run_a_row(tmp_path
     rows = rows_of("namm:target", "window")
     digest = NAMM.from_pretrained(namm).sha256()
     rows[1]["identity"]["namm_sha256"] = digest
-    folder = write(tmp_path / "results" / "rl", rows, namm=str(namm))
+    folder = write(tmp_path / "results" / "rl", rows, namm=["text-v2", "no-such", str(namm)])
     with Tracker("offline", folder) as tracker:
         tracker.mirror(rows[:1])
         tracker.mirror([{**rows[0], "rescored": True, "score": 1.0}])  # the same id again, offline
