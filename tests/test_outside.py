@@ -56,11 +56,12 @@ def played(path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("played")
     program = f"""
 from pathlib import Path
-import evaluations.rl, evaluations.text, evaluations.video
-for command in (evaluations.rl, evaluations.text, evaluations.video):
+import evaluations.rl, evaluations.text, evaluations.transfer, evaluations.video
+for command in (evaluations.rl, evaluations.text, evaluations.transfer, evaluations.video):
     assert command.main(["--policy", "every_othr", "--out", "nowhere"]) == 2
 assert evaluations.text.main(["--tasks", "proverb", "--out", "nowhere"]) == 2
 assert evaluations.text.main(["--tasks", "lookpu", "--out", "nowhere"]) == 2
+assert evaluations.rl.main(["--env", "shortmaze", "--out", "nowhere"]) == 2
 from modalities.conformance.examine import examine, subject_of
 from riddles.experiment import run
 from riddles.model import LookupMachine
@@ -103,9 +104,10 @@ def test_a_modality_from_outside_runs_through_examination_harness_report_and_das
 
 def test_every_command_knows_what_the_package_brings(played: Path) -> None:
     said = (played / "said.txt").read_text()
-    assert said.count("Unknown policy 'every_othr'. Did you mean 'every_other'") == 3
+    assert said.count("Unknown policy 'every_othr'. Did you mean 'every_other'") == 4
     assert "Unknown task 'proverb'. Did you mean 'proverbs'" in said
     assert "Unknown task 'lookpu'. Did you mean 'lookup'" in said
+    assert "Did you mean 'short-maze'" in said
 
 
 def test_the_groups_that_the_guide_names_are_those_that_are_looked_at() -> None:
@@ -116,11 +118,10 @@ def test_the_groups_that_the_guide_names_are_those_that_are_looked_at() -> None:
     assert told == set(outside.GROUPS) == set(own)
 
 
-@pytest.mark.slow
 def test_every_command_plays_its_policy_and_its_tasks_and_reports_them(path: str, tmp_path: Path) -> None:
     options = ["--policy", "full", "every_other", "--budget", "40", "--wandb", "disabled"]
     told = {
-        "rl": ["--env", "tmaze-150", "--quick", "--episodes", "1", "--max-steps", "20", "--no-video"],
+        "rl": ["--env", "short-maze", "--quick", "--episodes", "1", "--max-steps", "20", "--no-video"],
         "text": ["--tasks", "lookup", "proverbs", "--prompts", "2", "--example-tokens", "0"],
         "video": ["--benchmark", "rendered", "--clips", "1", "--limit", "2"],
     }
@@ -132,6 +133,7 @@ def test_every_command_plays_its_policy_and_its_tasks_and_reports_them(path: str
         assert {(row["policy"], row["task"]) for row in rows} == {
             (policy, task) for policy in ("full", "every_other") for task in tasks
         }
+        assert command != "rl" or {row["target"] for row in rows} == {"short-maze"}
         assert {row["versions"]["riddles"] for row in rows} == {"1.0"}
         assert "every_other" in (out / "report.html").read_text()
         assert "every_other" in (out / "summary.md").read_text()

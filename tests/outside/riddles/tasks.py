@@ -1,4 +1,4 @@
-"""Tasks from outside: one that is drawn, and a benchmark; registered as entry points of the group `namm.tasks`."""
+"""Tasks from outside: one that is drawn, a benchmark, a control target; entry points of the group `namm.tasks`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from evaluations.tasks.control.shipped_target import SHIPPED_FOLDER, Shipped
 from evaluations.tasks.recall.corpus import RecallVocabulary
 from evaluations.tasks.recall.filler import Filler
 from evaluations.tasks.recall.tasks import Evidence, TextTask, statements
 from evaluations.tasks.text.base import Benchmark, TextItem
 
+SHORT_MAZE = Shipped(
+    name="short-maze",
+    folder=str(SHIPPED_FOLDER / "tmaze"),  # a package would bring its own
+    episodes=4,
+    quick_episodes=1,
+    env_kwargs={"corridor_steps": 60},
+)
 PROVERBS = {"A rolling stone gathers no": "moss", "Still waters run": "deep", "Many hands make light": "work"}
 
 
