@@ -185,7 +185,9 @@ def report(
     config = json.loads((results.folder / "config.json").read_text(encoding="utf-8"))
     write_atomically(results.folder / "summary.md", matrix_tables.markdown(found))
     write_atomically(results.folder / "matrix.png", figures.png(matrix_figures.heat_map(found)))
-    page = write_page(results.folder / "report.html", rows, found, loaded.lines, command, config)
+    targets = [target for column in loaded.shown for target in column.targets]
+    single = matrix(rows, [Shown(target, target.rpartition("/")[2], (target,)) for target in targets], loaded.runs)
+    page = write_page(results.folder / "report.html", rows, found, single, loaded.lines, command, config)
     console.print(matrix_tables.rich_table(found))
     for text in matrix_tables.sentences(found):
         console.print(f"  · {text}", markup=False, soft_wrap=True)

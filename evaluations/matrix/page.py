@@ -40,15 +40,31 @@ READING = (
 
 
 def write_page(
-    path: Path, rows: Sequence[Row], matrix: Matrix, lines: Sequence[Recipe], command: str, config: Mapping[str, Any]
+    path: Path,
+    rows: Sequence[Row],
+    matrix: Matrix,
+    single: Matrix,
+    lines: Sequence[Recipe],
+    command: str,
+    config: Mapping[str, Any],
 ) -> Path:
-    """Writes the report and returns its path."""
+    """Writes the report and returns its path.
+
+    Args:
+        path: Where to.
+        rows: All rows of the experiment.
+        matrix: By columns.
+        single: The same, with every target by itself.
+        lines: Which NAMM is which.
+        command: Shown as the way to continue.
+        config: Shown.
+    """
     page = Page("Transfer", command, config, reading=READING)
     sections = (
         partial(_opening, matrix),
         partial(_matrix, matrix),
         partial(_pareto, matrix),
-        partial(_targets, matrix),
+        partial(_targets, matrix, single),
         partial(_namms, lines),
         frame.making,
     )
@@ -82,9 +98,10 @@ def _pareto(matrix: Matrix, report: Report) -> str:
     return f"<section><h2>Score against memory</h2>{drawn}</section>"
 
 
-def _targets(matrix: Matrix, report: Report) -> str:
-    """Relative score of every line on every target."""
+def _targets(matrix: Matrix, single: Matrix, report: Report) -> str:
+    """Relative score of every line on every target, and against its memory there."""
     del report
+    by_name = {column.name: column for column in single.columns}
     parts = []
     for column in matrix.columns:
         names = [target.rpartition("/")[2] for target in column.targets]
@@ -104,7 +121,9 @@ def _targets(matrix: Matrix, report: Report) -> str:
                     )
         heads = [head(""), *(head(name) for name in names)]
         heads += [head("kept %"), head("KiB", "keys and values of a trial"), head("s", "a trial"), head("each run")]
-        shown = table(heads, lines)
+        own = Matrix(single.lines, tuple(by_name[target] for target in column.targets), single.cells, ())
+        drawn = picture(matrix_figures.pareto(own), f"pareto{column.name}") if column.targets else ""
+        shown = table(heads, lines) + drawn
         parts.append(f"<details><summary>{escape(column.title)}</summary>{shown}</details>")
     return f"<section><h2>Target by target</h2><p>% of the full cache's score.</p>{''.join(parts)}</section>"
 

@@ -15,7 +15,8 @@ from evaluations.report.matrix_tables import blocks, mark, plain_name
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#d98b8b", "#f6f2ea", "#7fb58a"])
 """From nothing to all of the full cache's score."""
-PANELS = 2
+PANELS, MANY = 2, 4
+"""Side by side; one more where there are many."""
 NAMM_SHADES = (NAMM_COLOUR, "#7a4a20", "#f0a860", "#a33b00", "#c9a227")
 
 
@@ -48,10 +49,10 @@ def heat_map(matrix: Matrix) -> Figure:
 
 def pareto(matrix: Matrix) -> Figure:
     """Of every column: relative score against what was kept, everybody at every size."""
-    across = min(PANELS, len(matrix.columns))
+    across = min(PANELS + (len(matrix.columns) > MANY), len(matrix.columns))
     down = -(-len(matrix.columns) // across)
     with context(STYLE):
-        figure = Figure(figsize=(9.2, 3.4 * down), layout="constrained")
+        figure = Figure(figsize=(9.2, (3.4 if across <= PANELS else 2.6) * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         styles = _styles(matrix)
         for axes, column in zip(panels, matrix.columns, strict=False):
