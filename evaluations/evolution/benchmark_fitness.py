@@ -1,16 +1,18 @@
 """Fitness on a text benchmark: candidates generate answers to real prompts, and the benchmark scores them.
 
-As published: each generation draws prompts without replacement, the same for all candidates; a task's mean score is
-divided by that of the full cache on the same prompts; prompts are read whole, evicting on the way, and answered
-greedily. What the full cache scores on a prompt is measured once.
+Or, far denser, the likelihood of the right answer is scored, as a part of the full cache's. As published: each
+generation draws prompts without replacement, the same for all candidates; a task's mean score is divided by that of
+the full cache on the same prompts; prompts are read whole, evicting on the way, and answered greedily. What the full
+cache scores on a prompt is measured once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from namm.policies import Policy, make_policy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Answers = Literal["generated", "likelihood"]
 SMALLEST_REFERENCE = 0.01
 """Floor of the full-cache score that a candidate's is divided by."""
 
@@ -53,8 +56,17 @@ class BenchmarkFitnessConfig:
     prompts: int = 64
     """Prompts a task and generation, drawn without replacement."""
 
-    interval: int = 512
-    """Update interval in tokens."""
+    intervals: tuple[int, ...] = (512,)
+    """Update intervals in tokens; one is drawn a generation, and a validation sees all of them."""
+
+    lengths: tuple[int, ...] = (4096,)
+    """Context lengths, where the benchmark makes contexts or comes in lengths."""
+
+    samples: int | None = None
+    """Prompts a task and length, where it makes them; None for as many as its source."""
+
+    answers: Answers = "generated"
+    """What is scored: what candidates generate, or how likely the right answer is (at most the full cache's)."""
 
     window: int = 32_768
     """Longest prompt with its answer, in tokens; longer ones lose their middle."""
@@ -74,6 +86,9 @@ class BenchmarkFitnessConfig:
         for name, fine, expected in (
             ("prompts", self.prompts >= 1, "at least 1"),
             ("window", self.window >= 64, "at least 64"),
+            ("intervals", len(self.intervals) > 0, "at least one"),
+            ("lengths", len(self.lengths) > 0 and min(self.lengths, default=0) >= 1, "at least one above 0"),
+            ("samples", self.samples is None or self.samples >= 1, "at least 1"),
             ("validation_share", 0 <= self.validation_share < 1, "0 or more and below 1"),
         ):
             if not fine:
@@ -106,7 +121,9 @@ class _Task:
     def __init__(self, name: str, config: BenchmarkFitnessConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         [(benchmark, self.task)] = benchmark_tasks([name])
         self.name, self.tokenizer = name, tokenizer
-        self.benchmark: Benchmark = make_benchmark(benchmark, config.data, templates=config.templates)
+        made = {"templates": config.templates, "lengths": config.lengths, "samples": config.samples}
+        self.benchmark: Benchmark = make_benchmark(benchmark, config.data, **made)
+        self.likelihood = config.answers == "likelihood"
         self.items: Sequence[TextItem] = self.benchmark.items(self.task, tokenizer)
         self.stop: Sequence[str] = self.benchmark.protocol(self.task).get("stop", ())
         self.prompts = [self._prompt(item, config.window) for item in self.items]
@@ -120,10 +137,19 @@ class _Task:
     def _prompt(self, item: TextItem, window: int) -> Prompt:
         name = f"Prompt {item.id!r} of {self.name}"
         ids = tuple(fitted(item.prompt, None, self.tokenizer, window - item.max_new_tokens, name=name).ids)
-        return Prompt(ids[:-1], ids[-1:], (), item.max_new_tokens)
+        if not self.likelihood:
+            return Prompt(ids[:-1], ids[-1:], (), item.max_new_tokens)
+        text = self.benchmark.answer(self.task, item)
+        said = text if item.prompt[-1:].isspace() else f" {text}"
+        answer = tuple(self.tokenizer(said, add_special_tokens=False)["input_ids"])
+        if not answer:
+            raise DataError(f"{name}: expected a right answer of a token or more, found {text!r}.")
+        return Prompt(ids[:-1], (ids[-1], *answer[:-1]), answer)
 
     def score(self, place: int, answer: Answer) -> float:
-        """The benchmark's score of an answer to a prompt, from 0 to 1."""
+        """The benchmark's score of an answer to a prompt, from 0 to 1, or the right one's log-likelihood a token."""
+        if self.likelihood:
+            return float(np.mean(answer.log_likelihoods))
         text = text_of(self.tokenizer, answer.tokens, skip_special_tokens=True)
         for stop in self.stop:
             text = text.partition(stop)[0]
@@ -154,24 +180,28 @@ class BenchmarkFitness:
         """Mean over tasks of the score relative to the full cache, less the price of what was kept."""
         draws = np.random.default_rng(seed)
         relative, kept = [], []
-        for task in self.tasks:
-            count = min(self.config.prompts, len(task.training))
-            places = draws.choice(task.training, count, replace=False).tolist()
-            scores, fractions = self._scores(task, candidates, places)
-            relative.append(scores / max(self._reference(task, places), SMALLEST_REFERENCE))
+        places = [
+            draws.choice(task.training, min(self.config.prompts, len(task.training)), replace=False).tolist()
+            for task in self.tasks
+        ]
+        interval = int(draws.choice(self.config.intervals))
+        for task, drawn in zip(self.tasks, places, strict=True):
+            scores, fractions = self._scores(task, candidates, drawn, interval)
+            relative.append(self._relative(task, drawn, scores))
             kept.append(fractions)
         score, fraction = torch.stack(relative).mean(0), torch.stack(kept).mean(0)
         each = {"relative_score": score, "kept_fraction": fraction}
-        return FitnessReport(score - self.config.price * fraction, {"interval": self.config.interval}, each)
+        return FitnessReport(score - self.config.price * fraction, {"interval": interval}, each)
 
     def validate(self, mean: Float[Tensor, " params"], generation: int) -> ValidationReport:
-        """The mean on the validation prompts of every task."""
+        """The mean on the validation prompts of every task, at every interval."""
         rows, relative, kept = {}, [], []
-        for task in self.tasks:
-            scores, fractions = self._scores(task, mean[None], task.validation)
-            relative.append(float(scores) / max(self._reference(task, task.validation), SMALLEST_REFERENCE))
+        for task, interval in product(self.tasks, self.config.intervals):
+            scores, fractions = self._scores(task, mean[None], task.validation, interval)
+            relative.append(float(self._relative(task, task.validation, scores)))
             kept.append(float(fractions))
-            rows[task.name] = relative[-1]
+            several = f"_{interval}" if len(self.config.intervals) > 1 else ""
+            rows[f"{task.name}{several}"] = relative[-1]
         score, fraction = float(np.mean(relative)), float(np.mean(kept))
         return ValidationReport(
             score - self.config.price * fraction, {"relative_score": score, "kept_fraction": fraction, **rows}
@@ -179,34 +209,43 @@ class BenchmarkFitness:
 
     def measure(self, prompts: int = 16) -> FeatureStatistics:
         """Feature statistics of the source: a full-cache pass over training prompts, pooled over layers."""
-        calibration = Calibration(self.namm, self.config.interval, self.model.config.num_hidden_layers)
+        calibration = Calibration(self.namm, min(self.config.intervals), self.model.config.num_hidden_layers)
         for task in self.tasks:
             for place in task.training[:prompts]:
                 self._read(calibration, [Prompt(task.prompts[place].context, task.prompts[place].question)])
         return calibration.statistics(pooled=True)
 
     def _scores(
-        self, task: _Task, candidates: Float[Tensor, "population params"], places: Sequence[int]
-    ) -> tuple[Float[Tensor, " population"], Float[Tensor, " population"]]:
-        """Mean score and mean kept fraction of each candidate; all of them answer a prompt side by side."""
+        self, task: _Task, candidates: Float[Tensor, "population params"], places: Sequence[int], interval: int
+    ) -> tuple[Float[Tensor, "prompts population"], Float[Tensor, " population"]]:
+        """Scores and mean kept fraction of each candidate; all of them answer a prompt side by side."""
         scores, kept = [], []
         population = len(candidates)
         for place in places:
             policy = make_policy(
-                "namm", namm=self.namm, interval=self.config.interval,
+                "namm", namm=self.namm, interval=interval,
                 population=candidates.to(self.model.device), candidate=torch.arange(population),
             )  # fmt: skip
             answers = self._read(policy, [task.prompts[place]] * population)
             scores.append([task.score(place, answer) for answer in answers])
             kept.append([answer.slots / answer.context_tokens for answer in answers])
-        return torch.tensor(scores).mean(0), torch.tensor(kept).mean(0)
+        return torch.tensor(scores), torch.tensor(kept).mean(0)
 
-    def _reference(self, task: _Task, places: Sequence[int]) -> float:
+    def _relative(
+        self, task: _Task, places: Sequence[int], scores: Float[Tensor, "prompts population"]
+    ) -> Float[Tensor, " population"]:
+        """As a part of the full cache's: mean scores, or, prompt by prompt, likelihoods a token, each at most 1."""
+        reference = torch.tensor(self._references(task, places))
+        if task.likelihood:
+            return (scores - reference[:, None]).clamp_max(0.0).exp().mean(0)
+        return scores.mean(0) / max(float(reference.double().mean()), SMALLEST_REFERENCE)
+
+    def _references(self, task: _Task, places: Sequence[int]) -> list[float]:
         for place in places:
             if place not in task.reference:
                 [answer] = self._read(make_policy("full"), [task.prompts[place]])
                 task.reference[place] = task.score(place, answer)
-        return float(np.mean([task.reference[place] for place in places]))
+        return [task.reference[place] for place in places]
 
     def _read(self, policy: Policy, prompts: Sequence[Prompt]) -> list[Answer]:
         groups = [Group((row,), len(prompt.context), row) for row, prompt in enumerate(prompts)]

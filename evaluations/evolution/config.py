@@ -74,6 +74,16 @@ class EvolveConfig:
     window: int = 32_768
     """Longest prompt of a benchmark with its answer, in tokens; longer ones lose their middle."""
 
+    lengths: tuple[int, ...] = (4096,)
+    """Context lengths of benchmarks that make contexts or come in lengths (ruler, niah, babilong)."""
+
+    samples: int | None = None
+    """Prompts a task and length, where a benchmark makes them; by default as many as its source."""
+
+    answers: Literal["generated", "likelihood"] = "generated"
+    """What a benchmark's fitness scores: answers that are generated, or the likelihood of the right one, which is far
+    denser."""
+
     validation_share: float = 0.0
     """Part of a benchmark's prompts that only validations see; 0: validations use all prompts, as published."""
 
@@ -113,7 +123,8 @@ class EvolveConfig:
     what the NAMM to start from reads."""
 
     fitness: Annotated[RecallFitnessConfig, tyro.conf.arg(name="")] = field(default_factory=RecallFitnessConfig)
-    """What candidates are judged on; benchmarks take `prompts`, `price` and the first of `intervals`."""
+    """What candidates are judged on; benchmarks take `prompts`, `price` and `intervals`, of which one is drawn a
+    generation."""
 
     bfloat16: bool = True
     """Run the source in bfloat16 while evolving, unless this CPU only emulates it; the NAMM itself is always fp32."""

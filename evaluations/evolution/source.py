@@ -74,8 +74,9 @@ class Source:
             return RecallFitness(self.models, namm, replace(config.fitness, tasks=stage.tasks))
         assert self.tokenizer is not None  # loaded for benchmarks
         wanted = BenchmarkFitnessConfig(
-            stage.tasks, config.data, config.templates, config.fitness.prompts, config.fitness.intervals[0],
-            config.window, config.fitness.price, config.validation_share,
+            stage.tasks, config.data, config.templates, config.fitness.prompts, config.fitness.intervals,
+            config.lengths, config.samples, config.answers, config.window, config.fitness.price,
+            config.validation_share,
         )  # fmt: skip
         return BenchmarkFitness(self.model, self.tokenizer, namm, wanted)
 

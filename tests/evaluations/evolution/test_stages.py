@@ -298,7 +298,7 @@ def test_prompts_about_one_document_are_all_held_back_or_all_evolved_on() -> Non
 
 def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, data: Path) -> None:
     config = BenchmarkFitnessConfig(
-        ("longbench/narrativeqa",), data, prompts=3, interval=32, window=200, price=0.25, validation_share=0.25
+        ("longbench/narrativeqa",), data, prompts=3, intervals=(32,), window=200, price=0.25, validation_share=0.25
     )
     source = evolve.load_source(str(model), torch.float32)
     fitness = BenchmarkFitness(source, AutoTokenizer.from_pretrained(model), NAMM(), config)
@@ -319,6 +319,38 @@ def test_a_benchmark_judges_candidates_as_the_full_cache_is_judged(model: Path, 
     alone = torch.cat([fitness(row[None], 1, 5).fitness for row in candidates])
     torch.testing.assert_close(alone, report.fitness)
     assert fitness.validate(candidates[0], 1).extras["kept_fraction"] == 1.0
+
+
+def test_a_benchmark_is_made_at_lengths_and_scored_by_likelihood_over_several_intervals(model: Path) -> None:
+    """It ran at 4,096 tokens and one interval whatever was asked for; right or wrong says little about a candidate."""
+    config = BenchmarkFitnessConfig(
+        ("ruler/niah_single_1",), prompts=2, intervals=(32, 64), lengths=(640, 704), samples=2, answers="likelihood",
+        price=0.25,
+    )  # fmt: skip
+    source = evolve.load_source(str(model), torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    fitness = BenchmarkFitness(source, tokenizer, NAMM(), config)
+    [task] = fitness.tasks
+    assert len(task.prompts) == 4
+    assert max(len(prompt.context) for prompt in task.prompts) < 704
+    keep_none = torch.zeros(4172)
+    keep_none[-1] = -1.0
+    candidates = torch.stack([torch.zeros(4172), keep_none])
+    reports = [fitness(candidates, 1, seed) for seed in range(6)]
+    assert {report.extras["interval"] for report in reports} == {32, 64}
+    for report in reports:
+        relative, kept = report.candidates["relative_score"], report.candidates["kept_fraction"]
+        assert float(relative[0]) == pytest.approx(1.0, abs=1e-4), "zeros keep everything: the full cache"
+        assert 0.0 < float(relative[1]) < 1.0
+        torch.testing.assert_close(report.fitness, relative - 0.25 * kept)
+    [prompt] = [task.prompts[place] for place in task.training[:1]]
+    ids = torch.tensor([[*prompt.context, *prompt.question]])
+    logits = source(input_ids=ids).logits[0, len(prompt.context) :].log_softmax(-1)
+    by_hand = logits.gather(1, torch.tensor(prompt.targets)[:, None]).mean()
+    fitness.validate(candidates[0], 1)
+    assert task.reference[task.training[0]] == pytest.approx(float(by_hand.detach()), abs=1e-4)
+    extras = fitness.validate(candidates[1], 1).extras
+    assert {"ruler/niah_single_1_32", "ruler/niah_single_1_64"} <= set(extras)
 
 
 def test_the_papers_course_runs_on_its_benchmarks(model: Path, data: Path, tmp_path: Path) -> None:
