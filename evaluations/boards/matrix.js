@@ -147,7 +147,7 @@ function facts(matrix, cell, named) {
   const add = (name, text) => text && list.append(element("dt", {}, name), element("dd", {}, text));
   if (cell.relative) add("of the full cache", `${round(cell.relative[0], 1)}% ${interval(cell.relative, 1)}`);
   if (cell.native != null) add("of the model without a cache", `${round(cell.native, 1)}%`);
-  add("score", `${round(cell.score, 2)}${cell.unit ? ` (${cell.unit})` : ""}`);
+  if (cell.score !== null) add("score", `${round(cell.score, 2)}${cell.unit ? ` (${cell.unit})` : ""}`);
   add("kept", cell.kept == null ? "" : `${percent(cell.kept)} of the tokens`);
   add("keys and values", cell.bytes ? bytes(cell.bytes) : "");
   add("time a trial", cell.seconds ? `${round(cell.seconds, 2)} s` : "");

@@ -121,6 +121,16 @@ def test_a_namm_is_tested_against_every_rival_of_its_size_and_corrected_together
     assert "not told apart from keydiff" in said
 
 
+def test_differences_are_in_one_unit_whatever_the_scores() -> None:
+    """A column may hold accuracies and log-likelihoods: a mean of points and nats would be of nothing."""
+    rows = full_rows() + namm_rows("aa", [100, 100, 50, 50], FULL["reacher"]) + rival_rows("window", *FULL.values())
+    cell = matrix(rows, [CONTROL], RUNS).cell(Line("text-v9", "namm", 0.25), CONTROL)
+    assert cell.versus["window"].difference.value == pytest.approx((100 * (-50 / 4) / 87.5 + 0.0) / 2)
+    assert cell.score == pytest.approx((75.0 + 60.0) / 2)
+    other = [{**row, "score_name": "normalised score"} if row["target"] == "maze" else row for row in rows]
+    assert matrix(other, [CONTROL], RUNS).cell(Line("text-v9", "namm", 0.25), CONTROL).score is None
+
+
 def test_too_few_trials_are_told_as_that() -> None:
     rows = full_rows() + namm_rows("aa", *FULL.values()) + rival_rows("window", [0] * 4, [0] * 4)
     rows = [{**row, "episodes": row["episodes"][:2]} for row in rows]
