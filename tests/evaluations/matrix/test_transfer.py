@@ -111,14 +111,14 @@ def test_rows_of_rl_are_reused_and_the_matrix_is_made_of_rows(
     played = ["--env", "tmaze-150", "--namm", namm, "--policy", "full", "namm:sequence", "--episodes", "2", *SEEDS]
     assert rl.main([*played, "--no-video", "--out", str(tmp_path / "rl")]) == 0
     asked = ["--namm", "text-v3", "--target", "control=tmaze-150", "--policy", "window", "--episodes", "2", *SEEDS]
-    asked += ["--workers", "1", "--out", str(tmp_path / "transfer")]
+    asked += ["--heads", "equal", "--workers", "1", "--out", str(tmp_path / "transfer")]
     assert transfer.main([*asked, "--reuse", str(tmp_path / "rl")]) == 0
     told = capsys.readouterr().out
     theirs, ours = rows_in(tmp_path / "rl"), rows_in(tmp_path / "transfer")
     assert theirs.keys() < ours.keys()
     assert all(ours[key] == theirs[key] for key in theirs)
     assert {row["policy"] for row in ours.values()} == {
-        "full", "namm:sequence", "namm:sequence(keep=0.25)", "window",
+        "full", "namm:sequence", "namm:sequence(threshold=-1000000000.0)", "window",
     }  # fmt: skip
     config = json.loads((tmp_path / "transfer" / "config.json").read_text())
     assert config["columns"] == [{"name": "control=tmaze-150", "title": "control: tmaze-150", "targets": ["tmaze-150"]}]
