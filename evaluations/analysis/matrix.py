@@ -120,7 +120,8 @@ def _compared(found: Mapping[Line, Played]) -> dict[Line, MatrixCell]:
 def _shares(rows: Sequence[Row]) -> dict[tuple[str, int | None], float]:
     """What share a budget stands for on a target: a row that another command made does not say it."""
     told = [(row, row["memory"].get("share")) for row in rows]
-    return {(row["target"], row["identity"].get("budget")): share for row, share in told if share is not None}
+    budgets = [(row, share, row["identity"].get("budget")) for row, share in told if share is not None]
+    return {(row["target"], budget): share for row, share, budget in budgets if budget is not None}
 
 
 def _line(row: Row, shares: Mapping[tuple[str, int | None], float], runs: Runs | None) -> tuple[Line, str]:
@@ -128,7 +129,8 @@ def _line(row: Row, shares: Mapping[tuple[str, int | None], float], runs: Runs |
     policy = row["policy"]
     share = row["memory"].get("share", row["identity"].get("options", {}).get("keep"))
     if share is None and role(row) == "given":
-        share = shares.get((row["target"], row["identity"].get("budget")))
+        budget, own = row["identity"].get("budget"), row["identity"].get("kept_fraction")
+        share = own if budget is None else shares.get((row["target"], budget))
     if policy in of(row).references or is_ceiling(policy):
         return Line(policy, "reference"), policy
     if not is_namm(policy):
@@ -149,7 +151,9 @@ def _targets(
         first = next(iter(by_run.values()))[0]
         kind = of(first).score(first["score_name"])
         likelihood = kind.name == LOG_LIKELIHOOD.name
-        if not full[target]:
+        if any(len({row["seed"] for row in rows}) < len(rows) for rows in by_run.values()):
+            refused.append(f"{target}: rows of several settings (sizes, intervals, lengths) would be one cell")
+        elif not full[target]:
             refused.append(f"{target}: the full cache was not played")
         elif not kind.percentage and not likelihood:
             refused.append(f"{target}: a {first['score_name']} has no zero, so nothing is a part of it")

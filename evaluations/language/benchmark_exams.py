@@ -98,17 +98,14 @@ class BenchmarkExam(Exam):
             tuple(" | ".join(item.answers) for item in items),
             {"prompts_cut": cut},
             tuple(_document(item) for item in items),
+            tuple(items),
         )
 
     def grade(self, asked: ExamPrompts, place: int, answers: Sequence[Answer]) -> Grade:
         """See Exam."""
-        item = self._graded[asked.ids[place]]
+        item: TextItem = asked.sources[place]
         told = {name: value for name, value in item.groups.items() if isinstance(value, (int, float, str))}
         return {"score": 100.0 * self.benchmark.score(self.task, item, self.answer_text(answers)), **told}
-
-    @property
-    def _graded(self) -> dict[str, TextItem]:
-        return {item.id: item for items in self._items.values() for item in items}
 
     def finished(self, tokens: list[int]) -> bool:
         """At an end-of-text token, or a string that cuts answers of this task."""

@@ -32,6 +32,8 @@ class ExamPrompts:
     """What was done to make them, such as how many were cut."""
     documents: tuple[str | None, ...] = ()
     """Which document each of the graded items is about, the same in every run; None where each has its own."""
+    sources: tuple[Any, ...] = ()
+    """What each of the graded items was made of, where grading needs it: other seeds have others of the same name."""
 
 
 class Exam(ABC):

@@ -55,8 +55,8 @@ def recipes(written: Sequence[str]) -> tuple[Recipe, ...]:
 
 
 def statistics_of(namm: NAMM, wanted: str | None) -> str:
-    """Whose feature statistics a NAMM reads: those that are wanted, else those that it was made with."""
-    return wanted or namm.config.trained_statistics
+    """Whose feature statistics a NAMM reads: those wanted, else those that it was made with, of several the first."""
+    return wanted or namm.config.trained_statistics.partition("+")[0]
 
 
 def _folders(text: str) -> list[Path]:

@@ -210,6 +210,24 @@ def test_a_run_that_has_not_played_every_target_is_not_in_yet() -> None:
     assert matrix(rows, [CONTROL], RUNS).cell(Line("text-v9", "namm", 0.25), CONTROL) is None
 
 
+def test_settings_that_differ_are_not_pooled_into_one_cell() -> None:
+    rows = full_rows() + rival_rows("window", *FULL.values())
+    rows += [{**row, "key": f"other {row['key']}"} for row in rival_rows("window", [0] * 4, [0] * 4)]
+    found = matrix(rows, [CONTROL], RUNS)
+    assert found.cell(Line("window", "rival", 0.25), CONTROL) is None
+    assert "several settings" in found.left_out[0]
+
+
+def test_a_kept_fraction_that_was_given_is_its_own_share() -> None:
+    """It has no budget, and must not take the share of a NAMM's row that has none either."""
+    rows = full_rows() + namm_rows("aa", *FULL.values()) + rival_rows("window", *FULL.values(), share=None, budget=None)
+    for row in rows[-2:]:
+        row["identity"]["kept_fraction"] = 0.5
+    found = matrix(rows, [CONTROL], RUNS)
+    assert Line("window", "rival", 0.5) in found.lines
+    assert Line("window", "rival", 0.25) not in found.lines
+
+
 def test_trials_that_differ_are_compared_on_what_is_shared() -> None:
     rows = full_rows() + namm_rows("aa", [100, 100, 0, 0], FULL["reacher"])
     longer = [a_row("maze", "window", [100, 100, 0, 0, 7, 7], share=0.25, budget=9)]

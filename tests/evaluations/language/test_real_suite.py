@@ -19,7 +19,7 @@ from evaluations.tasks.recall.corpus import TOKENIZER_FOLDER
 from evaluations.tasks.text import make_benchmark, package_texts
 from evaluations.tasks.text.haystacks import open_haystack
 from modalities.language.prompts import IGNORED, groups_of
-from modalities.language.reading import read
+from modalities.language.reading import Answer, read
 from modalities.pretrained.precision import matmul_rate
 from namm.errors import DataError
 from namm.policies import make_policy
@@ -30,6 +30,23 @@ TOKENIZER = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
 def exam(task: str, kind: type[AskedExam] = LikelihoodExam, **options: str) -> AskedExam:
     ruler = make_benchmark("ruler", lengths=(1000,), samples=3)
     return kind(ruler, task, TOKENIZER, frozenset(), Reading(2048), context_tokens=1000, **options)  # type: ignore[arg-type]
+
+
+def test_an_answer_is_graded_by_the_prompt_of_its_own_seed() -> None:
+    """Seeds name prompts alike: once a second one was read, the first one's answers were graded by its needles."""
+    asked = exam("niah_single_1", AskedExam)
+    first, second = asked.prompts(0), asked.prompts(1)
+    assert first.ids == second.ids
+    assert first.expected != second.expected
+    held = torch.zeros(1, 1, dtype=torch.long)
+
+    def said(text: str) -> list[Answer]:
+        tokens = tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+        return [Answer(tokens, (), (), (), 0, held, held, None)]
+
+    assert asked.grade(first, 0, said(first.expected[0]))["score"] == 100.0
+    assert asked.grade(first, 0, said(second.expected[0]))["score"] == 0.0
+    assert asked.grade(second, 0, said(second.expected[0]))["score"] == 100.0
 
 
 @torch.inference_mode()
