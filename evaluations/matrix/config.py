@@ -44,8 +44,14 @@ class TransferConfig:
     seeds: tuple[int, ...] = (1,)
     """Of episodes, prompts, clips and policies that draw."""
 
-    prompts: int = 24
-    """Prompts a task of text."""
+    prompts: int | None = None
+    """Prompts a task of text. Default: 24; real: 4."""
+
+    tasks: tuple[str, ...] | None = None
+    """What the columns of text ask, as `text.py --tasks`. Default: all that the model can; real: four of its suite."""
+
+    lengths: tuple[int, ...] | None = None
+    """Context lengths in the columns of text, each a target of its own. Default: 384 tokens; real: 640."""
 
     clips: int = 24
     """Clips of video."""

@@ -116,6 +116,11 @@ def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
     check_device(config.device)
     for interval in config.intervals:
         check_interval(interval)
+    for name in ("tasks", "lengths"):
+        if getattr(config, name) == ():
+            raise ConfigError(f"--{name} must name at least one, found none.")
+    if config.lengths is not None and min(config.lengths) < 1:
+        raise ConfigError(f"--lengths are numbers of tokens, 1 or more, found {list(config.lengths)}.")
     check_least(config, {"prompts": 1, "clips": 1, "episodes": 1, "workers": 1, "threads": 1})
     if not all(0.0 < share < 1.0 for share in config.kept) or len(set(config.kept)) < len(config.kept):
         raise ConfigError(f"--kept takes different parts of the tokens between 0 and 1, found {list(config.kept)}.")
