@@ -16,7 +16,7 @@ from evaluations.commands.devices import check_device
 from evaluations.commands.line import open_results
 from evaluations.experiment.checks import check_least, check_seeds
 from evaluations.experiment.contract import Media, Runner, Unit
-from evaluations.experiment.names import STATISTICS, NamedPolicy, named, rivals
+from evaluations.experiment.names import STATISTICS, NamedPolicy, judges_by_threshold, named, rivals
 from evaluations.matrix.columns import Column, columns
 from evaluations.matrix.config import DEFAULT_NAMMS, DEFAULT_RIVALS, TransferConfig
 from evaluations.matrix.namms import Recipe, recipes, statistics_of
@@ -70,7 +70,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     Raises:
         NammError: A setting or a file is wrong, or something could not be played.
     """
-    policies = check(config)
+    policies, free = check(config)
     results = open_results(config.out, console)
     for folder in config.reuse:
         console.print(f"{results.reuse(folder)} rows of {folder} may be reused", markup=False, soft_wrap=True)
@@ -83,7 +83,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
         tuple(run for line in lines for run in line.runs),
         config.threads,
     )
-    loaded = load(config, setup, lines, asked, policies)
+    loaded = load(config, setup, lines, asked, policies, free)
     told = {
         **vars(config),
         "config": None,
@@ -105,8 +105,8 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     return report(rows, loaded, results, console, command)
 
 
-def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
-    """The rivals, after everything that can be checked without opening a file.
+def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedPolicy, ...]]:
+    """The rivals, and those that get a NAMM's freedom, after all that can be checked without opening a file.
 
     Raises:
         NammError: A setting is wrong.
@@ -133,9 +133,19 @@ def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
             "--statistics target reads text or plays episodes beforehand, and video does neither: drop it."
         )
     if not config.kept:
-        return ()
+        return (), ()
+    if not config.heads or len(set(config.heads)) < len(config.heads):
+        raise ConfigError(f"--heads takes free, equal, or both, each once, found {list(config.heads)}.")
     names = QUICK_RIVALS if config.quick and config.policy == DEFAULT_RIVALS else config.policy
-    return named(names, rivals(streams=True), streams=True)
+    known = rivals(streams=True)
+    free = named(config.free_rivals, known, streams=True) if config.free_rivals else ()
+    for policy in free:
+        if policy.keep is not None or not judges_by_threshold(policy.name):
+            raise ConfigError(
+                f"--free-rivals takes policies that can judge by a threshold, of a size that --kept says, found "
+                f"{policy.label!r}; drop it."
+            )
+    return named(names, known, streams=True), free
 
 
 def load(
@@ -144,6 +154,7 @@ def load(
     lines: Sequence[Recipe],
     asked: Sequence[Column],
     policies: Sequence[NamedPolicy],
+    free: Sequence[NamedPolicy],
 ) -> Loaded:
     """Loads every target and NAMM, and plans what is played.
 
@@ -172,6 +183,7 @@ def load(
                 own=config.own,
                 sizes=column.sizes,
                 heads=config.heads,
+                free_rivals=tuple(free),
             )
             for target in plain
         ]

@@ -57,7 +57,7 @@ def test_everybody_is_given_one_size_which_follows_from_the_full_cache() -> None
 
 
 def test_heads_may_be_equal() -> None:
-    units, _ = a_plan(PromptSizes(64, 1), heads="equal", own=False).main(lambda unit: prompts(256))
+    units, _ = a_plan(PromptSizes(64, 1), heads=("equal",), own=False).main(lambda unit: prompts(256))
     ranking = next(unit for unit in units if unit.target == "at · a")
     assert ranking.budget == 64
     assert ranking.spec.option("threshold", None) == -1e9
