@@ -46,6 +46,8 @@ class DTConfig:
     """Rows of the timestep table: the longest episode that the model can see."""
     updates: int = 5000
     """Gradient steps (the reference makes 100,000)."""
+    stop_after: int | None = None
+    """Gradient steps after which training ends, before the schedule of `updates` does; None goes on to its end."""
     batch: int = 64
     """Windows a batch."""
     steps_per_batch: int = 4096
@@ -245,8 +247,8 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     done, seconds = resume(model, optimiser, config, state_file)
     model.train()
-    running = None
-    while done < config.updates:
+    running, last = None, min(config.updates, config.stop_after or config.updates)
+    while done < last:
         started = time.monotonic()
         batch = sampler(np.random.default_rng([config.seed, done]), done)
         torch.manual_seed(config.seed * 1_000_003 + done)  # dropout has no generator argument
@@ -259,9 +261,9 @@ def train(
         optimiser.step()
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         done, seconds = done + 1, seconds + time.monotonic() - started
-        if done % config.save_every == 0 or done == config.updates:
+        if done % config.save_every == 0 or done == last:
             save_state(model, optimiser, config, state_file, done, seconds)
-            print(f"update {done:>6} of {config.updates} loss {running:.4f} after {seconds:.0f} s", flush=True)
+            print(f"update {done:>6} of {last} loss {running:.4f} after {seconds:.0f} s", flush=True)
             if on_save is not None:
                 model.eval()
                 on_save(model, done)

@@ -6,6 +6,9 @@ are indexed with them whenever `interval` more tokens have been seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -66,3 +69,48 @@ class EvictingAgent(IncrementalAgent):
             luck[..., slots - PROTECTED :] = 2.0
             return luck.topk(budget, dim=-1).indices.sort(-1).values
         return kept.expand(*shape[:2], -1)
+
+
+class KnowingAgent(EvictingAgent):
+    """Keeps the states that show what will be asked for, and the newest tokens: no policy, but what a size can hold.
+
+    For `rollout` in one lane, with episodes of one length; its `on_start` is `told`.
+
+    Args:
+        control: The model and its facts.
+        budget: Slots kept at a cut.
+        interval: Tokens between two cuts.
+    """
+
+    def __init__(self, control: ControlModel, budget: int, interval: int = 48) -> None:
+        super().__init__(control, "cues", budget, interval)
+
+    def told(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Learns which steps show the cues of each episode; one number of cues for all."""
+        self.cues = torch.tensor([info["cue_steps"] for info in infos]) * 3 + 1  # R_t, s_t, a_t
+
+    def reset(self, batch: int) -> None:
+        """Forgets everything; `batch` episodes start."""
+        super().reset(batch)
+        self.seen, self.held = 0, torch.zeros(batch, 0, dtype=torch.long)
+
+    def act(self, states: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
+        """As `EvictingAgent.act`."""
+        added = 2 if self.previous is None else 3
+        self.seen += added
+        new = torch.arange(self.seen - added, self.seen).expand(len(states), -1)
+        self.held = torch.cat([self.held, new], dim=1)
+        actions = super().act(states, returns_to_go, timesteps)
+        slots = self.cache.layers[0].keys.shape[2]
+        if slots < self.held.shape[1]:
+            self.held = self.held.gather(1, self.chosen(slots))
+        return actions
+
+    def keep(self, shape: tuple[int, int, int]) -> Int[Tensor, "batch heads kept"]:
+        """Slots to keep in a layer of shape (batch, heads, slots), ascending."""
+        return self.chosen(min(self.budget, shape[2]))[:, None].expand(-1, shape[1], -1)
+
+    def chosen(self, count: int) -> Int[Tensor, "batch kept"]:
+        """So many of the slots held: cues before others, newer ones first."""
+        cue = (self.held[:, :, None] == self.cues[:, None]).any(-1)
+        return (self.held + cue * self.seen).topk(count, dim=1).indices.sort(-1).values

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from checkpoints.recipes.control_card import save_model, show, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
-from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent
+from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent, KnowingAgent
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.rows.provenance import made_with
@@ -98,6 +98,8 @@ class MemoryRecipe:
     """Slots that the simple rules keep."""
     reference_scores: tuple[float, float] | None = None
     """Returns that count as 0 and 100."""
+    knowing: tuple[int, ...] = ()
+    """Slots in which a row keeps the cues' states and the newest tokens, to show that a size is enough."""
     remarks: str = ""
     """What else the card says about the scores."""
 
@@ -212,6 +214,14 @@ def measure(recipe: MemoryRecipe, control: ControlModel, episodes: int) -> dict[
             estimate = score(recipe, played)
             table.setdefault(name, []).append(estimate)
             print(f"{name}, {setting}: {show(estimate, 2)}", flush=True)
+    for budget in recipe.knowing:
+        for setting, kwargs in recipe.settings.items():
+            agent = KnowingAgent(control, budget)
+            told = {"on_start": agent.told, "lanes": 1}
+            played = rollout(agent, control.facts.env_id, seeds, control.facts.target_return, kwargs, **told)
+            estimate = score(recipe, played)
+            table.setdefault(f"cues + newest, {budget} in all", []).append(estimate)
+            print(f"cues, {budget}, {setting}: {show(estimate, 2)}", flush=True)
     return table
 
 
@@ -256,6 +266,9 @@ def card(
     times = _times(lengths)
     interval = "the bootstrap's" if recipe.answers else "Wilson's"
     what = "Share of right answers" if recipe.answers else "Success"
+    updates, stopped = f"{training['updates']:,} updates", training.get("stop_after")
+    updates = updates if stopped is None else f"the first {stopped:,} of {updates}"
+    precision = "bfloat16 autocast" if training["bf16"] else "float32"
     order = ", shortest first" if recipe.longest is not None else ""
     return f"""
 # Decision Transformer, {recipe.title}, full history
@@ -282,7 +295,7 @@ step is {TOKENS_PER_STEP} tokens):
 
 {training["layers"]} layers, {training["heads"]} head, width {training["width"]}, trained on whole episodes (histories
 of up to {data["longest_tokens"]} tokens){order}. AdamW {training["learning_rate"]:g} with half a cosine,
-{training["updates"]:,} updates of about {training["steps_per_batch"]:,} steps, bfloat16 autocast, no dropout;
+{updates} of about {training["steps_per_batch"]:,} steps, {precision}, no dropout;
 {recipe.weighting}. {recipe.start_words + " " if recipe.start_words else ""}Seed {training["seed"]};
 {made["training_minutes"]} minutes on one busy core. The last state is shipped, no state was selected.
 

@@ -43,6 +43,14 @@ def _recall(game: str) -> Shipped:
     return Shipped(game, game, episodes=8, quick_episodes=2, recipe=command)
 
 
+def _stream(rule: str) -> Shipped:
+    """A stream of items under one of its rules; its exam has several answers."""
+    command = "python checkpoints/recipes/item_stream.py"
+    return Shipped(f"stream-{rule}", "stream", episodes=24, quick_episodes=4, env_kwargs={"rule": rule}, recipe=command)
+
+
+HARD = tuple(_stream(rule) for rule in ("unasked", "twice", "marked"))
+"""Tasks in which what is needed is as distinct as what is not."""
 OURS = (
     *(
         Shipped(cell, cell, episodes=4, quick_episodes=1, recipe=f"python checkpoints/recipes/locomotion.py {cell}")
@@ -56,6 +64,7 @@ OURS = (
     _reacher(150, 16),
     _recall("repeat-previous"),
     _recall("autoencode"),
+    *HARD,
 )
 SHIPPED: Registry[Shipped] = Registry(
     OURS, lambda thing: thing if isinstance(thing, Shipped) else None, "a Shipped", GROUP, is_task
@@ -66,7 +75,8 @@ checkpoint's `control.json` names."""
 SUITES: dict[str, tuple[str, ...]] = {
     "default": ("hopper-medium-expert", "tmaze-150", "tmaze-300"),
     "d4rl": LOCOMOTION,
-    "memory": tuple(target.name for target in OURS if target.name not in LOCOMOTION),
+    "memory": tuple(target.name for target in OURS if target.name not in LOCOMOTION and target not in HARD),
+    "memory-hard": tuple(target.name for target in HARD),
 }
 """`default` runs when nothing is named: standard locomotion, and mazes that cannot be solved without memory."""
 

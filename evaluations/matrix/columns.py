@@ -13,6 +13,7 @@ from typing import Any, cast
 from evaluations.control.cells import ControlRunner
 from evaluations.control.media import media_of
 from evaluations.control.setup import ControlSetup
+from evaluations.control.shipped import SUITES
 from evaluations.control.targets import TargetOptions
 from evaluations.experiment.contract import Media, Runner, Unit
 from evaluations.language.config import SHIPPED as SHIPPED_MODELS
@@ -34,11 +35,13 @@ from namm.errors import UnknownNameError, did_you_mean
 
 MEMORY = ("tmaze-150", "tmaze-3cues-150", "reacher-100", "repeat-previous", "autoencode")
 """The memory suite without its longer corridors and waits."""
+MEMORY_HARD = SUITES["memory-hard"]
 LOCOMOTION = ("hopper-medium", "halfcheetah-medium")
 LOCOMOTION_EPISODES = 2
 """Each has a thousand steps, and locomotion tells memories apart in no number of them."""
+SUITE_TARGETS = {"memory": MEMORY, "memory-hard": MEMORY_HARD, "locomotion": LOCOMOTION}
 KINDS = ("text", "control", "video")
-NAMED = ("text", "real", "memory", "locomotion", "video")
+NAMED = ("text", "real", "memory", "memory-hard", "locomotion", "video")
 QUICK_TEXT = ("pairs", "needles/multikey")
 PROMPTS = 24
 """A task of text."""
@@ -88,8 +91,8 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
         return _text(config, written, "text: SmolLM2", _suite(config))
     if name == "video":
         return _video(config, written, value or str(SHIPPED_VIDEO))
-    targets = value.split(",") if value else {"memory": MEMORY, "locomotion": LOCOMOTION}[name]
-    title = {"memory": "control: memory", "locomotion": "control: locomotion"}.get(name, f"control: {value}")
+    targets = value.split(",") if value else SUITE_TARGETS[name]
+    title = f"control: {value or name}"
     return _control(config, written, title, tuple(target.strip() for target in targets))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.recipes import popgym_recall, remembered_reacher, tmaze, tmaze_cues
-from checkpoints.recipes.evicting_agent import EvictingAgent
+from checkpoints.recipes import item_stream, popgym_recall, remembered_reacher, tmaze, tmaze_cues
+from checkpoints.recipes.evicting_agent import EvictingAgent, KnowingAgent
 from checkpoints.recipes.memory_demonstrations import demonstrate, sometimes_wrong
 from checkpoints.recipes.memory_recipe import MemoryRecipe, score, steps_until_asked
 from evaluations.control.shipped import SHIPPED, SHIPPED_FOLDER, SUITES
@@ -20,8 +20,12 @@ from modalities.control.rollout import Agent, make_env, rollout
 
 RECIPES = {
     recipe.folder: recipe
-    for recipe in (tmaze.RECIPE, tmaze_cues.RECIPE, remembered_reacher.RECIPE, *popgym_recall.RECIPES.values())
+    for recipe in (
+        *(tmaze.RECIPE, tmaze_cues.RECIPE, remembered_reacher.RECIPE),
+        *(*popgym_recall.RECIPES.values(), item_stream.RECIPE),
+    )
 }
+TARGETS = (*SUITES["memory"], *SUITES["memory-hard"])
 FRESH_SEEDS = 900
 """First reset seed here: none of a card's episodes."""
 
@@ -74,7 +78,7 @@ def test_the_folder_is_whole(folder):
 def test_the_card_shows_a_task_that_needs_memory(folder):
     """At the settings that the suite plays; elsewhere a card may tell of a model's limits."""
     rows, recipe = card_rows(RECIPES[folder]), RECIPES[folder]
-    targets = [SHIPPED[name] for name in SUITES["memory"] if SHIPPED[name].folder == folder]
+    targets = [SHIPPED[name] for name in TARGETS if SHIPPED[name].folder == folder]
     played = [{**recipe_default(recipe), **target.env_kwargs} for target in targets]
     full = zip(recipe.settings.values(), rows["full history"], strict=True)
     assert min(value for kwargs, (value, _, _) in full if kwargs in played) >= 0.95
@@ -111,14 +115,26 @@ def test_the_model_is_held_to_its_card_at_every_setting(folder):
             assert forgetful <= rows["newest 30"][setting][0] + 0.3
 
 
-def test_every_target_of_the_suite_is_a_setting_that_its_model_was_trained_for():
-    folders = {SHIPPED[name].folder for name in SUITES["memory"]}
+def test_every_target_of_the_suites_is_a_setting_that_its_model_was_trained_for():
+    folders = {SHIPPED[name].folder for name in TARGETS}
     assert folders == set(RECIPES)
-    for name in SUITES["memory"]:
+    for name in TARGETS:
         shipped = SHIPPED[name]
         assert shipped.recipe == RECIPES[shipped.folder].command
         kwargs = {**recipe_default(RECIPES[shipped.folder]), **shipped.env_kwargs}
         assert kwargs in RECIPES[shipped.folder].settings.values(), f"{name} stands in no card"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", range(len(item_stream.RECIPE.settings)))
+def test_twelve_slots_are_enough_for_the_items_of_the_exam(setting):
+    """Who knows which items will be asked for needs their states alone: eight, and the newest tokens."""
+    recipe = item_stream.RECIPE
+    agent = KnowingAgent(ControlModel.load(SHIPPED_FOLDER / recipe.folder), budget=12)
+    kwargs, seeds = list(recipe.settings.values())[setting], range(FRESH_SEEDS, FRESH_SEEDS + 6)
+    played = rollout(agent, recipe.demonstrations.env_id, seeds, 1.0, kwargs, on_start=agent.told, lanes=1)
+    assert agent.held.shape[1] < 12 + 48
+    assert score(recipe, played).value >= 0.9
 
 
 def test_wrong_answers_are_shown_but_not_learned():

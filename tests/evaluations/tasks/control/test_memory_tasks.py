@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from evaluations.control.cues import cues_of
 from evaluations.tasks import register_all
-from evaluations.tasks.control import popgym_recall, remembered_reacher, tmaze
+from evaluations.tasks.control import item_stream, popgym_recall, remembered_reacher, tmaze
 from namm.errors import ConfigError
 
 
@@ -44,6 +44,12 @@ def _game(name: str) -> Case:
     return Case(popgym_recall.ENV_ID, {"game": name}, expert, slice(-4, None), 0.25)
 
 
+def _stream(rule: str) -> Case:
+    return Case(item_stream.ENV_ID, {"rule": rule, "steps": 60}, item_stream.ScriptedExpert, item_stream.VALUE, 0.25)
+
+
+ANSWERED = (popgym_recall.ENV_ID, item_stream.ENV_ID)
+"""Games: their return is 2 p - 1 where a share p of the answers is right, and other steps than the cues show cards."""
 CASES = {
     "tmaze": _maze(1),
     "tmaze-3cues": _maze(3),
@@ -57,6 +63,7 @@ CASES = {
     ),
     "repeat-previous": _game("repeat-previous"),
     "autoencode": _game("autoencode"),
+    **{f"stream-{rule}": _stream(rule) for rule in item_stream.RULES},
 }
 
 
@@ -98,7 +105,7 @@ def asked(states: np.ndarray, info: dict[str, Any]) -> list[int]:
 
 def score(case: Case, rewards: np.ndarray) -> float:
     """Share of right answers or 0 / 1; in the games the return is twice that less one."""
-    return (rewards.sum() + 1) / 2 if case.env_id == popgym_recall.ENV_ID else float(rewards.sum())
+    return (rewards.sum() + 1) / 2 if case.env_id in ANSWERED else float(rewards.sum())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -136,7 +143,7 @@ def test_the_cue_is_seen_at_the_steps_that_are_named_and_used_later(name):
     for seed in range(4):
         states, _, _, info = play(case, seed)
         seen = np.flatnonzero(np.abs(states[:, case.cue]).sum(1))
-        if case.env_id == popgym_recall.ENV_ID:
+        if case.env_id in ANSWERED:
             assert set(info["cue_steps"]) <= set(seen.tolist())
         else:
             assert seen.tolist() == info["cue_steps"]
