@@ -114,3 +114,11 @@ class KnowingAgent(EvictingAgent):
         """So many of the slots held: cues before others, newer ones first."""
         cue = (self.held[:, :, None] == self.cues[:, None]).any(-1)
         return (self.held + cue * self.seen).topk(count, dim=1).indices.sort(-1).values
+
+
+def agent_of(control: ControlModel, rule: str | None, budget: int) -> tuple[IncrementalAgent, dict[str, Any]]:
+    """An agent by its rule, "cues" or None (the full history) among them, and what `rollout` must be told for it."""
+    if rule == "cues":
+        agent = KnowingAgent(control, budget)
+        return agent, {"on_start": agent.told, "lanes": 1}
+    return IncrementalAgent(control) if rule is None else EvictingAgent(control, rule, budget), {}

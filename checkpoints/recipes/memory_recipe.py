@@ -22,14 +22,14 @@ from jaxtyping import Float
 
 from checkpoints.recipes.control_card import save_model, show, write_card
 from checkpoints.recipes.decision_transformer import DTConfig, EpisodeSampler, StepWeights, train
-from checkpoints.recipes.evicting_agent import SINKS, EvictingAgent, KnowingAgent
+from checkpoints.recipes.evicting_agent import SINKS, agent_of
 from checkpoints.recipes.memory_demonstrations import Demonstrations, demonstrate
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.rows.provenance import made_with
 from evaluations.tasks import register_all
 from evaluations.tasks.control.d4rl import state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
-from modalities.control.agents import ControlFacts, ControlModel, IncrementalAgent, StateStatistics
+from modalities.control.agents import ControlFacts, ControlModel, StateStatistics
 from modalities.control.rollout import Rollout, rollout
 
 EVALUATION_SEEDS = 7_000_000
@@ -186,14 +186,14 @@ def run(recipe: MemoryRecipe, description: str | None) -> None:
     measure_model(recipe, arguments.out, arguments.episodes)
 
 
-def rivals(budgets: tuple[int, ...]) -> list[tuple[str, str | None, int]]:
+def rivals(budgets: tuple[int, ...], knowing: tuple[int, ...]) -> list[tuple[str, str | None, int]]:
     """Name, rule and slots of the memories in a card."""
     found: list[tuple[str, str | None, int]] = [("full history", None, 0)]
     for budget in budgets:
         found.append((f"newest {budget}", "newest", budget))
         found.append((f"first {SINKS} + newest {budget - SINKS}", "sink", budget))
         found.append((f"random {budget}", "random", budget))
-    return found
+    return found + [(f"cues + newest, {budget} in all", "cues", budget) for budget in knowing]
 
 
 def score(recipe: MemoryRecipe, played: Rollout) -> Estimate:
@@ -207,21 +207,13 @@ def measure(recipe: MemoryRecipe, control: ControlModel, episodes: int) -> dict[
     """Score with the full history and with each cut of the cache, one estimate a setting."""
     table: dict[str, list[Estimate]] = {}
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + episodes)
-    for name, rule, budget in rivals(recipe.budgets):
+    for name, rule, budget in rivals(recipe.budgets, recipe.knowing):
         for setting, kwargs in recipe.settings.items():
-            agent = IncrementalAgent(control) if rule is None else EvictingAgent(control, rule, budget)
-            played = rollout(agent, control.facts.env_id, seeds, control.facts.target_return, kwargs)
+            agent, told = agent_of(control, rule, budget)
+            played = rollout(agent, control.facts.env_id, seeds, control.facts.target_return, kwargs, **told)
             estimate = score(recipe, played)
             table.setdefault(name, []).append(estimate)
             print(f"{name}, {setting}: {show(estimate, 2)}", flush=True)
-    for budget in recipe.knowing:
-        for setting, kwargs in recipe.settings.items():
-            agent = KnowingAgent(control, budget)
-            told = {"on_start": agent.told, "lanes": 1}
-            played = rollout(agent, control.facts.env_id, seeds, control.facts.target_return, kwargs, **told)
-            estimate = score(recipe, played)
-            table.setdefault(f"cues + newest, {budget} in all", []).append(estimate)
-            print(f"cues, {budget}, {setting}: {show(estimate, 2)}", flush=True)
     return table
 
 

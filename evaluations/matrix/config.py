@@ -23,8 +23,8 @@ class TransferConfig:
     one recipe and make one line; `LINE=A,B` says so of others. Each reads the statistics that it was made with."""
 
     target: tuple[str, ...] = DEFAULT_TARGETS
-    """Columns: text (the shipped Llama), memory (control), video; locomotion; real (SmolLM2, fetched beforehand);
-    text=MODEL, control=TARGET,TARGET, video=MODEL."""
+    """Columns: text (the shipped Llama), memory (control), video; memory-hard; locomotion; real (SmolLM2, fetched
+    beforehand); text=MODEL, control=TARGET,TARGET, video=MODEL."""
 
     policy: tuple[str, ...] = DEFAULT_RIVALS
     """Rivals, by name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -45,9 +47,7 @@ def namings(states: np.ndarray) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("rule", "of_the_exam", "of_others"), [("unasked", 0, 1), ("twice", 2, 1), ("marked", 1, 0)]
-)
+@pytest.mark.parametrize(("rule", "of_the_exam", "of_others"), [("unasked", 0, 1), ("twice", 2, 1), ("marked", 1, 0)])
 def test_the_rule_tells_which_items_the_exam_asks_for(rule, of_the_exam, of_others):
     """By how often they were named, soon after they were shown; those shown last of all may not have been yet."""
     for seed in range(5):
@@ -120,7 +120,8 @@ def test_wrong_answers_are_shown_but_not_learned():
     """Also those before the exam, which no reward tells."""
     register_all()
     settings = RECIPE.demonstrations
-    made = type(settings)(ENV_ID, lambda _: {"rule": "twice", "steps": 60}, settings.make_expert, sometimes_wrong(0.9), 3)
+    twice, wrong_ones = {"rule": "twice", "steps": 60}, sometimes_wrong(0.9)
+    made = replace(settings, draw_arguments=lambda _: twice, disturb=wrong_ones, episodes=3)
     wrong = 0
     for episode in demonstrate(made):
         wanted, weights = right_answers(episode.observations), answer_weights(episode)
