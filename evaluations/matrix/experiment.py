@@ -127,7 +127,7 @@ def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedP
         raise ConfigError("--kept names no size and NAMMs are not to choose their own: nothing is left to compare.")
     if not config.target:
         raise ConfigError("--target must name at least one column, found none.")
-    if config.statistics == "target" and any(target.partition("=")[0] == "video" for target in config.target):
+    if config.statistics == "target" and _has_video(config):
         raise ConfigError(
             "--statistics target reads text or plays episodes beforehand, and video does neither: drop it."
         )
@@ -167,6 +167,12 @@ def load(
     if same:
         raise ConfigError(f"{', '.join(same)} are the same NAMM under several names; name it once.")
     read = {name: _statistics(namm, config.statistics) for name, namm in namms.items()}
+    on_target = [name for name, statistics in read.items() if statistics == "target"]
+    if on_target and _has_video(config):
+        raise ConfigError(
+            f"{', '.join(on_target)} read the target's own statistics, as they were made, and video has none: leave video "
+            "out of --target, or say --statistics source or sequence."
+        )
     plans = []
     for column in asked:
         here = [name for name in runners if column_of(name) == column.name]
@@ -229,6 +235,10 @@ class _Anything(dict[str, str]):
 def _statistics(namm: NAMM, wanted: str | None) -> str:
     found = statistics_of(namm, wanted)
     return found if found in STATISTICS else "source"
+
+
+def _has_video(config: TransferConfig) -> bool:
+    return any(target.partition("=")[0] == "video" for target in config.target)
 
 
 def _ends(target: str, namm: str) -> bool:
