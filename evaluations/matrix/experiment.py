@@ -170,8 +170,8 @@ def load(
     on_target = [name for name, statistics in read.items() if statistics == "target"]
     if on_target and _has_video(config):
         raise ConfigError(
-            f"{', '.join(on_target)} read the target's own statistics, as they were made, and video has none: leave video "
-            "out of --target, or say --statistics source or sequence."
+            f"{', '.join(on_target)} read the target's own statistics, as they were made, and video has none: leave "
+            "video out of --target, or say --statistics source or sequence."
         )
     plans = []
     for column in asked:
