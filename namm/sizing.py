@@ -80,10 +80,12 @@ def _search(ranked: Float[Tensor, " scores"], held: Callable[[float], float], wa
             best = found
         if abs(found.kept_fraction - wanted) <= TOLERANCE * wanted:
             break
+        before = high - low
         low, high = (rank, high) if found.kept_fraction > wanted else (low, rank)
         if high - low < 2:
             break
-        rank = min(max(_next(tried, low, high, last, wanted), low + 1), high - 1)
+        halve = {low, high} <= tried.keys() and 2 * (high - low) > before
+        rank = (low + high) // 2 if halve else min(max(_next(tried, low, high, last, wanted), low + 1), high - 1)
     assert best is not None  # there was a step
     return best
 
@@ -92,20 +94,17 @@ def _next(tried: Mapping[int, float], low: int, high: int, last: int, wanted: fl
     """The rank to try between two, of which at least one has been tried."""
     aim = _log_odds(wanted)
     ends = [(_log_odds((rank + 0.5) / (last + 1)), _log_odds(tried[rank])) for rank in (low, high) if rank in tried]
-    if len(ends) == 1:
-        (place, reached), slope = ends[0], -1.0
-        place += (aim - reached) / slope * (1.0 if len(tried) == 1 else 2.0)  # twice as far where that fell short
-    else:
+    if len(ends) == 2:
         (left, above), (right, below) = ends
-        part = (above - aim) / (above - below)
-        place = left + (right - left) * part
-        if len(tried) > 3 and not 0.1 < part < 0.9:  # one end moves by little: halve
-            return (low + high) // 2
+        place = left + (right - left) * (above - aim) / (above - below)
+    else:
+        [(place, reached)] = ends
+        place += (reached - aim) * (1.0 if len(tried) == 1 else 2.0)  # twice as far where that fell short
     return round((last + 1) / (1.0 + math.exp(-place)) - 0.5)
 
 
 def _log_odds(part: float) -> float:
-    part = min(max(part, 1e-6), 1.0 - 1e-6)
+    part = min(max(part, 1e-3), 1.0 - 1e-3)  # what is told of "all" and "nothing" is not how far off they are
     return math.log(part / (1.0 - part))
 
 

@@ -22,7 +22,7 @@ from evaluations.matrix.config import DEFAULT_NAMMS, DEFAULT_RIVALS, TransferCon
 from evaluations.matrix.namms import Recipe, recipes, statistics_of
 from evaluations.matrix.page import write_page
 from evaluations.matrix.plan import Attached, EqualPlan
-from evaluations.matrix.setup import TransferSetup, attached_to, target_of
+from evaluations.matrix.setup import TransferSetup, attached_to, column_of
 from evaluations.report import figures, matrix_figures, matrix_tables
 from evaluations.rows.file import Row
 from evaluations.rows.results import Results
@@ -59,8 +59,7 @@ class Loaded:
         """The columns with the names that rows give their targets."""
         names: dict[str, dict[str, None]] = {column.name: {} for column in self.columns}
         for plan in self.plans:
-            column = next(name for name in names if plan.target.startswith(target_of(name, "")))
-            names[column][_target_name(plan, self.runners[plan.target])] = None
+            names[column_of(plan.target)][_target_name(plan, self.runners[plan.target])] = None
         return tuple(Shown(column.name, column.title, tuple(names[column.name])) for column in self.columns)
 
 
@@ -93,7 +92,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     results.write_config(told)
 
     def media(unit: Unit, rows: Sequence[Row]) -> Media:
-        column = next(column for column in asked if unit.target.startswith(f"{column.name}/"))
+        column = next(column for column in asked if column.name == column_of(unit.target))
         return column.media(loaded.runners[unit.target], unit, rows)
 
     rows = play_mirrored(
@@ -128,7 +127,7 @@ def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedP
         raise ConfigError("--kept names no size and NAMMs are not to choose their own: nothing is left to compare.")
     if not config.target:
         raise ConfigError("--target must name at least one column, found none.")
-    if config.statistics == "target" and any(target.partition("=")[0] == "video" for target in config.target):
+    if config.statistics == "target" and _has_video(config):
         raise ConfigError(
             "--statistics target reads text or plays episodes beforehand, and video does neither: drop it."
         )
@@ -168,10 +167,16 @@ def load(
     if same:
         raise ConfigError(f"{', '.join(same)} are the same NAMM under several names; name it once.")
     read = {name: _statistics(namm, config.statistics) for name, namm in namms.items()}
+    on_target = [name for name, statistics in read.items() if statistics == "target"]
+    if on_target and _has_video(config):
+        raise ConfigError(
+            f"{', '.join(on_target)} read the target's own statistics, as they were made, and video has none: leave "
+            "video out of --target, or say --statistics source or sequence."
+        )
     plans = []
     for column in asked:
-        prefix = target_of(column.name, "")
-        plain = [name for name in runners if name.startswith(prefix) and not any(_ends(name, namm) for namm in namms)]
+        here = [name for name in runners if column_of(name) == column.name]
+        plain = [name for name in here if not any(_ends(name, namm) for namm in namms)]
         plans += [
             EqualPlan(
                 target=target,
@@ -230,6 +235,10 @@ class _Anything(dict[str, str]):
 def _statistics(namm: NAMM, wanted: str | None) -> str:
     found = statistics_of(namm, wanted)
     return found if found in STATISTICS else "source"
+
+
+def _has_video(config: TransferConfig) -> bool:
+    return any(target.partition("=")[0] == "video" for target in config.target)
 
 
 def _ends(target: str, namm: str) -> bool:
