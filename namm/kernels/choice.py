@@ -1,0 +1,126 @@
+"""Whether the fused fold of :mod:`namm.kernels.fold` is taken, and the torch code that defines it.
+
+It is taken on CUDA from compute capability 8.0 on, with triton at hand, for the published hop of 16 queries, once its
+answer to a small random question has agreed with the definition's on the device, for each type, width and group: a
+kernel that does not compile there, or is wrong there, is said so in a warning and never used. `NAMM_KERNELS=off` keeps
+to the definition. With Triton's interpreter (`TRITON_INTERPRET=1`) it also runs on the CPU, for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from namm.attention.factors import Factors
+from namm.spectrogram import dft_basis, fold_columns
+
+LEAST_CAPABILITY = (8, 0)
+"""Of a CUDA device: tensor cores that multiply tf32 and bf16."""
+LARGEST_HEAD = 256
+"""Widest head whose keys fit a program."""
+TOLERANCE = 2e-3
+"""Part of the largest spectrum by which the kernel's may be off, in half precision; a thousandth of it in fp32."""
+
+
+def defined(
+    factors: Factors,
+    spectrum: Float[Tensor, "batch kv_heads slots bins"],
+    tail: Float[Tensor, "batch kv_heads slots hop"],
+    basis: Float[Tensor, "window two_bins"],
+    decay: float,
+) -> tuple[Float[Tensor, "batch kv_heads slots bins"], Float[Tensor, "batch kv_heads slots hop"]]:
+    """What :func:`namm.kernels.fold.fold` computes, by torch and with columns; see there for the arguments."""
+    return fold_columns(factors.columns(), spectrum, tail, basis, decay)
+
+
+def can_fold(query: Tensor, group: int, hop: int, capped: bool) -> bool:
+    """Whether the kernel is to be taken for queries like these.
+
+    Args:
+        query: For their device, type and width.
+        group: Query heads a KV head.
+        hop: Queries between two frames.
+        capped: Whether logits are bounded.
+    """
+    if hop != 16 or query.shape[-1] > LARGEST_HEAD or os.environ.get("NAMM_KERNELS") == "off":
+        return False
+    return _is_able(query.device) and _is_right(query.device, query.dtype, query.shape[-1], group, capped)
+
+
+def _is_able(device: torch.device) -> bool:
+    """Whether the device runs Triton's kernels at all."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if device.type == "cpu":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+@lru_cache(maxsize=256)
+def _is_right(device: torch.device, dtype: torch.dtype, head_dim: int, group: int, capped: bool) -> bool:
+    """Whether the kernel agrees with its definition there; a warning says so where not."""
+    try:
+        off = worst_difference(device, dtype, head_dim, group, capped)
+    except Exception as error:  # whatever a compiler or driver can raise: the definition needs neither
+        _say(device, f"does not run there ({type(error).__name__}: {error})")
+        return False
+    allowed = TOLERANCE if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else TOLERANCE / 100
+    if not off <= allowed:  # so that NaN is wrong too
+        _say(device, f"is off by {off:.1e} there, {allowed:.0e} is allowed ({dtype}, width {head_dim}, group {group})")
+        return False
+    return True
+
+
+def _say(device: torch.device, why: str) -> None:
+    warnings.warn(
+        f"The fused fold of attention into spectra is not used on {device}: it {why}. Torch computes the same, slower; "
+        "set NAMM_KERNELS=off to choose that without this warning.",
+        stacklevel=4,
+    )
+
+
+@torch.inference_mode()
+def worst_difference(
+    device: torch.device, dtype: torch.dtype, head_dim: int, group: int, capped: bool, slots: int = 70, frames: int = 3
+) -> float:
+    """The largest difference between kernel and definition, as a part of the largest number of the definition.
+
+    Args:
+        device: Where both run.
+        dtype: Of keys and queries; the definition gets the same numbers in fp32.
+        head_dim: Width of keys.
+        group: Query heads a KV head.
+        capped: Whether logits are bounded.
+        slots: Tokens of each of the two heads, as many interval tokens as queries among them.
+        frames: Hops of queries.
+    """
+    from namm.kernels.fold import HOP, fold
+
+    generator = torch.Generator().manual_seed(0)
+    queries, basis = frames * HOP, dft_basis(2 * HOP, device)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    key, query = drawn(1, 2, slots, head_dim).to(dtype), drawn(1, 2, group * queries, head_dim).to(dtype)
+    scale, softcap = head_dim**-0.5, 3.0 if capped else None
+    spectrum, tail = drawn(1, 2, slots, HOP + 1).abs() / slots, drawn(1, 2, slots, HOP).abs() / slots
+    logits = query.float() @ key.float().transpose(-1, -2) * scale
+    log_sum = (logits if softcap is None else softcap * (logits / softcap).tanh()).logsumexp(-1)
+    worst = 0.0
+    for causal_from in (None, 0, HOP + 3):
+        rest = (log_sum, group, scale, causal_from, softcap)
+        found = fold(Factors(key, query, *rest), spectrum, tail, basis, 0.99)
+        wanted = defined(Factors(key.float(), query.float(), *rest), spectrum, tail, basis, 0.99)
+        for ours, theirs in zip(found, wanted, strict=True):
+            off = float((ours - theirs).abs().max() / theirs.abs().max())
+            worst = off if not off <= worst else worst
+    return worst
