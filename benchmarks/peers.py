@@ -172,6 +172,7 @@ def rows(tokens: int, options: Options, peer: Path | None, rates: Rates) -> None
     for _ in range(options.repetitions):
         for name, runs in found.items():
             runs.append(measured(name, tokens, options, peer))
+            print(f"{tokens} {name} {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
     base = found[options.configurations[0]]
     for name, runs in found.items():
         ratio = {

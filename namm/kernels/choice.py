@@ -1,16 +1,14 @@
 """Whether the fused fold of :mod:`namm.kernels.fold` is taken, and the torch code that defines it.
 
-It is taken on CUDA from compute capability 8.0 on, with triton at hand, for the published hop of 16 queries, once its
-answer to a small random question has agreed with the definition's on the device, for each type, width and group: a
-kernel that does not compile there, or is wrong there, is said so in a warning and never used. `NAMM_KERNELS=off` keeps
-to the definition. With Triton's interpreter (`TRITON_INTERPRET=1`) it also runs on the CPU, for tests.
+It is taken on modern CUDA devices (:mod:`namm.kernels.devices`), with triton at hand, for the published hop of 16
+queries, once it was found right for the type, width and group. With Triton's interpreter (`TRITON_INTERPRET=1`) it also
+runs on the CPU, for tests.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import warnings
 from functools import lru_cache
 
 import torch
@@ -18,14 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from namm.attention.factors import Factors
+from namm.kernels.devices import agrees, is_modern, switched_off
 from namm.spectrogram import dft_basis, fold_columns
 
-LEAST_CAPABILITY = (8, 0)
-"""Of a CUDA device: tensor cores that multiply tf32 and bf16."""
 LARGEST_HEAD = 256
 """Widest head whose keys fit a program."""
 TOLERANCE = 2e-3
-"""Part of the largest spectrum by which the kernel's may be off, in half precision; a thousandth of it in fp32."""
+"""Part of the largest spectrum by which the kernel's may be off, in half precision; a hundredth of that in fp32."""
 
 
 def defined(
@@ -48,7 +45,7 @@ def can_fold(query: Tensor, group: int, hop: int, capped: bool) -> bool:
         hop: Queries between two frames.
         capped: Whether logits are bounded.
     """
-    if hop != 16 or query.shape[-1] > LARGEST_HEAD or os.environ.get("NAMM_KERNELS") == "off":
+    if hop != 16 or query.shape[-1] > LARGEST_HEAD or switched_off():
         return False
     return _is_able(query.device) and _is_right(query.device, query.dtype, query.shape[-1], group, capped)
 
@@ -57,34 +54,16 @@ def _is_able(device: torch.device) -> bool:
     """Whether the device runs Triton's kernels at all."""
     if importlib.util.find_spec("triton") is None:
         return False
-    if device.type == "cpu":
-        return os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+    return is_modern(device) or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @lru_cache(maxsize=256)
 def _is_right(device: torch.device, dtype: torch.dtype, head_dim: int, group: int, capped: bool) -> bool:
-    """Whether the kernel agrees with its definition there; a warning says so where not."""
-    try:
-        off = worst_difference(device, dtype, head_dim, group, capped)
-    except Exception as error:  # whatever a compiler or driver can raise: the definition needs neither
-        _say(device, f"does not run there ({type(error).__name__}: {error})")
-        return False
-    allowed = TOLERANCE if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else TOLERANCE / 100
-    if not off <= allowed:  # so that NaN is wrong too
-        _say(device, f"is off by {off:.1e} there, {allowed:.0e} is allowed ({dtype}, width {head_dim}, group {group})")
-        return False
-    return True
-
-
-def _say(device: torch.device, why: str) -> None:
-    warnings.warn(
-        f"The fused fold of attention into spectra is not used on {device}: it {why}. Torch computes the same, slower; "
-        "set NAMM_KERNELS=off to choose that without this warning.",
-        stacklevel=4,
-    )
+    """Whether the kernel agrees with its definition there."""
+    rounds = dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
+    name = f"The fused fold of attention into spectra ({dtype}, width {head_dim}, group {group})"
+    allowed = TOLERANCE if rounds else TOLERANCE / 100
+    return agrees(name, device, lambda: worst_difference(device, dtype, head_dim, group, capped), allowed)
 
 
 @torch.inference_mode()
