@@ -55,3 +55,14 @@ def test_a_row_for_each_doubling_and_the_full_cache_given_up() -> None:
     assert ours[2] == ours[1]
     impatient = table("lengths.py", *sizes, "--patience", "0")
     assert [row[1] == "—" for row in impatient] == [False, True, True]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_where_there_is_none() -> None:
+    """A first run on a GPU must not end in a mistake of the script's own."""
+    options = ("--device", "cpu", "--dtype", "float32", "--tokens", "600", "--new", "2", "--policies", "namm")
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *options, *TINY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 found wrong" in done.stdout
+    assert done.stdout.count("| 600 |") == 4
