@@ -23,8 +23,7 @@ from pathlib import Path
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.boards.wandb_runs import Tracker
 from evaluations.commands.devices import check_device
-from evaluations.commands.exit import exit_code
-from evaluations.commands.line import console, open_results, parsed, repeated, threads
+from evaluations.commands.line import console, open_results, parsed, run_command, threads
 from evaluations.control.cells import RESET_SEEDS
 from evaluations.control.config import NAMES, RLConfig
 from evaluations.control.experiment import ControlExperiment
@@ -47,15 +46,13 @@ PROGRAM = "namm-rl"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = repeated(PROGRAM, arguments)
 
-    def work() -> None:
+    def work(arguments: Sequence[str], command: str) -> None:
         config = parsed(RLConfig, arguments, PROGRAM, __doc__)
         with threads(config.threads):
             run(config, command)
 
-    return exit_code(work, f"finished rows are kept; continue with:\n  {command}")
+    return run_command(PROGRAM, argv, work, "finished rows are kept")
 
 
 def run(config: RLConfig, command: str = PROGRAM) -> Path:

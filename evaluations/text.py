@@ -21,8 +21,7 @@ from rich.console import Console
 
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.analysis.estimates import Estimate
-from evaluations.commands.exit import exit_code
-from evaluations.commands.line import console, parsed, repeated, threads
+from evaluations.commands.line import console, parsed, run_command, threads
 from evaluations.language.config import TextConfig
 from evaluations.language.real_suite import suite_options
 from evaluations.rows.file import Row
@@ -61,13 +60,11 @@ def summarise(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, int, Estimat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = repeated(PROGRAM, arguments)
 
-    def work() -> None:
+    def work(arguments: Sequence[str], command: str) -> None:
         run(configuration(arguments), console(), command)
 
-    return exit_code(work, f"finished rows and answers are kept; continue with:\n  {command}")
+    return run_command(PROGRAM, argv, work, "finished rows and answers are kept")
 
 
 def configuration(arguments: Sequence[str]) -> TextConfig:

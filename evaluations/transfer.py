@@ -21,8 +21,7 @@ from rich.console import Console
 
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
 from evaluations.analysis.matrix import Matrix
-from evaluations.commands.exit import exit_code
-from evaluations.commands.line import console, parsed, repeated, threads
+from evaluations.commands.line import console, parsed, run_command, threads
 from evaluations.matrix.config import TransferConfig
 
 PROGRAM = "namm-transfer"
@@ -47,13 +46,11 @@ def run(config: TransferConfig, terminal: Console | None = None, command: str = 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = repeated(PROGRAM, arguments)
 
-    def work() -> None:
+    def work(arguments: Sequence[str], command: str) -> None:
         run(parsed(TransferConfig, arguments, PROGRAM, __doc__), console(), command)
 
-    return exit_code(work, f"finished rows are kept; continue with:\n  {command}")
+    return run_command(PROGRAM, argv, work, "finished rows are kept")
 
 
 if __name__ == "__main__":

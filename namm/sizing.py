@@ -6,7 +6,8 @@ scores of what stays. No label is needed; what is read while trying is the modal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from namm.policies.base import Policy, TokenView
 
 TOLERANCE = 0.02
 """Part of the wanted size by which what is found may be off; then the search ends."""
+STEPS = 8
+"""Thresholds that are tried at most."""
 
 
 class Sized(NamedTuple):
@@ -27,16 +30,21 @@ class Sized(NamedTuple):
     kept_fraction: float
 
 
-def search_threshold(
-    scores: Sequence[Float[Tensor, " _"]], held: Callable[[float], float], kept_fraction: float, steps: int = 8
+def described() -> dict[str, float | int | str]:
+    """How sizes are found, for whoever must tell results apart that were found otherwise."""
+    return {"steps": STEPS, "tolerance": TOLERANCE, "search": "log-odds"}
+
+
+def found_size(
+    under: Callable[[float], Policy], held: Callable[[Policy], float], kept_fraction: float, steps: int = STEPS
 ) -> Sized:
-    """The best of some thresholds, or the first that is near enough; halves the scores given while all was kept.
+    """The threshold under which a policy keeps nearest to a part of the tokens.
 
     Args:
-        scores: Of a pass under which everything was kept; what is tried is one of them.
-        held: Tries a threshold: slots held / tokens seen.
+        under: The policy under a threshold.
+        held: Reads or plays under a policy, always the same: slots held / tokens seen.
         kept_fraction: What is wanted, between 0 and 1.
-        steps: Thresholds that are tried at most.
+        steps: Thresholds that are tried at most, beside a first pass under which everything is kept.
 
     Raises:
         ConfigError: A fraction that cannot be.
@@ -44,24 +52,63 @@ def search_threshold(
     """
     if not 0.0 < kept_fraction < 1.0 or steps < 1:
         raise ConfigError(f"Expected a fraction between 0 and 1 and 1 step or more, found {kept_fraction} and {steps}.")
+    everything = under(-torch.finfo(torch.float32).max)
+    scores = _watched(everything)
+    held(everything)
     if not sum(part.numel() for part in scores):
         raise DataError("Expected to read more than one interval to find a threshold, found no update: too short.")
-    ranked = torch.cat(list(scores)).sort().values
-    low, high, best = 0, ranked.numel() - 1, None
+    ranked = torch.cat(scores).sort().values
+    return _search(ranked, lambda threshold: held(under(threshold)), kept_fraction, steps)
+
+
+def _search(ranked: Float[Tensor, " scores"], held: Callable[[float], float], wanted: float, steps: int) -> Sized:
+    """The best of some thresholds, or the first that is near enough.
+
+    What is tried is one of the scores. In log-odds the part that is held falls about as fast as the threshold's rank
+    rises, whether scores stay (held is what passes) or are made anew at each update (held is about p / (1 - p)
+    intervals where a part p passes); so the next try is drawn from there, and halves what is left where that misses.
+    """
+    last = ranked.numel() - 1
+    low, high = -1, last + 1  # ranks at which too much and too little is held
+    tried: dict[int, float] = {}
+    rank = round((1.0 - wanted) * last)
+    best: Sized | None = None
     for _ in range(steps):
-        middle = (low + high) // 2
-        threshold = float(ranked[middle])
-        found = Sized(threshold, held(threshold))
-        if best is None or abs(found.kept_fraction - kept_fraction) < abs(best.kept_fraction - kept_fraction):
+        found = Sized(float(ranked[rank]), held(float(ranked[rank])))
+        tried[rank] = found.kept_fraction
+        if best is None or abs(found.kept_fraction - wanted) < abs(best.kept_fraction - wanted):
             best = found
-        if abs(found.kept_fraction - kept_fraction) <= TOLERANCE * kept_fraction:
+        if abs(found.kept_fraction - wanted) <= TOLERANCE * wanted:
             break
-        low, high = (middle, high) if found.kept_fraction > kept_fraction else (low, middle)
+        before = high - low
+        low, high = (rank, high) if found.kept_fraction > wanted else (low, rank)
+        if high - low < 2:
+            break
+        halve = {low, high} <= tried.keys() and 2 * (high - low) > before
+        rank = (low + high) // 2 if halve else min(max(_next(tried, low, high, last, wanted), low + 1), high - 1)
     assert best is not None  # there was a step
     return best
 
 
-def watched(policy: Policy) -> list[Float[Tensor, " tokens"]]:
+def _next(tried: Mapping[int, float], low: int, high: int, last: int, wanted: float) -> int:
+    """The rank to try between two, of which at least one has been tried."""
+    aim = _log_odds(wanted)
+    ends = [(_log_odds((rank + 0.5) / (last + 1)), _log_odds(tried[rank])) for rank in (low, high) if rank in tried]
+    if len(ends) == 2:
+        (left, above), (right, below) = ends
+        place = left + (right - left) * (above - aim) / (above - below)
+    else:
+        [(place, reached)] = ends
+        place += (reached - aim) * (1.0 if len(tried) == 1 else 2.0)  # twice as far where that fell short
+    return round((last + 1) / (1.0 + math.exp(-place)) - 0.5)
+
+
+def _log_odds(part: float) -> float:
+    part = min(max(part, 1e-3), 1.0 - 1e-3)  # what is told of "all" and "nothing" is not how far off they are
+    return math.log(part / (1.0 - part))
+
+
+def _watched(policy: Policy) -> list[Float[Tensor, " tokens"]]:
     """From now on, the finite scores that the policy gives."""
     found: list[Tensor] = []
     original = policy.score

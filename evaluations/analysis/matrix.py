@@ -19,10 +19,14 @@ from evaluations.analysis.estimates import PairedDifference, holm
 from evaluations.analysis.matrix_cells import Column, Line, MatrixCell, OnTarget, Played, on_target, over_runs
 from evaluations.analysis.summary import role
 from evaluations.rows.file import Row
-from evaluations.rows.policy_names import FULL, is_ceiling, is_namm
+from evaluations.rows.policy_names import FULL, KEEP, PolicyName, is_ceiling, is_namm
 from evaluations.rows.trials import LOG_LIKELIHOOD, of, trial_id, trials
 
 __all__ = ["Column", "Line", "Matrix", "MatrixCell", "Runs", "columns_of", "matrix", "over_runs"]
+
+
+FREE, EQUAL = "one threshold", "equal heads"
+"""How a line divides its size over layers and heads, where others of its kind do otherwise."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +131,21 @@ def _shares(rows: Sequence[Row]) -> dict[tuple[str, int | None], float]:
 def _line(row: Row, shares: Mapping[tuple[str, int | None], float], runs: Runs | None) -> tuple[Line, str]:
     """The line of a row, and its run."""
     policy = row["policy"]
-    share = row["memory"].get("share", row["identity"].get("options", {}).get("keep"))
+    share = row["memory"].get("share", row["identity"].get("options", {}).get(KEEP))
     if share is None and role(row) == "given":
         budget, own = row["identity"].get("budget"), row["identity"].get("kept_fraction")
         share = own if budget is None else shares.get((row["target"], budget))
     if policy in of(row).references or is_ceiling(policy):
         return Line(policy, "reference"), policy
+    options = row["identity"].get("options", {})
     if not is_namm(policy):
-        return Line(policy, "rival", share), policy
+        return Line(f"{PolicyName.parse(policy).base}, {FREE}" if KEEP in options else policy, "rival", share), policy
     digest = row["identity"].get("namm_sha256", "")
     if runs is None:
         return Line(policy, "namm", share), policy
     line, run = runs.get(digest, (f"namm {digest[:8]}", digest[:8]))
-    return Line(line, "namm", share), run
+    equal = role(row) == "given" and KEEP not in options
+    return Line(f"{line}, {EQUAL}" if equal else line, "namm", share), run
 
 
 def _targets(

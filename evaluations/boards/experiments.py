@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluations.boards.wandb_runs import SYNCED
 from evaluations.experiment.contract import Media
+from evaluations.rows.policy_names import KEEP
 from evaluations.rows.reading import read_rows
 from evaluations.rows.results import Row
 from namm.errors import DataError
@@ -90,7 +91,7 @@ def with_shares(experiment: Experiment) -> Experiment:
 
     def told_of(row: Row) -> Row:
         options = row["identity"].get("options")
-        own = options.get("keep") if isinstance(options, Mapping) else None
+        own = options.get(KEEP) if isinstance(options, Mapping) else None
         known = told.get(size(row)) if row["memory"].get("role") == "given" else None
         share = row["memory"].get("share", known if own is None else own)
         return row if share is None else {**row, "memory": {**row["memory"], "share": share}}

@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from evaluations.commands.exit import read_config
+from evaluations.commands.exit import exit_code, read_config
 from evaluations.rows.results import Results
 from namm.errors import ConfigError
 from namm.typed import check_fields
@@ -67,6 +67,22 @@ def repeated(program: str, arguments: Sequence[str]) -> str:
     script = f"{program.removeprefix('namm-')}.py"
     ran = Path(sys.argv[0]).name if sys.argv else program
     return shlex.join([*(["python", f"evaluations/{script}"] if ran == script else [program]), *arguments])
+
+
+def run_command(
+    program: str, argv: Sequence[str] | None, work: Callable[[Sequence[str], str], object], kept: str
+) -> int:
+    """Does what a command line says and returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted.
+
+    Args:
+        program: Name of the installed command.
+        argv: Its arguments; None for those of this process.
+        work: Takes them, and the command as it is to be repeated.
+        kept: What an interruption leaves, to be said with the way to go on.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = repeated(program, arguments)
+    return exit_code(lambda: work(arguments, command), f"{kept}; continue with:\n  {command}")
 
 
 def console() -> Console:

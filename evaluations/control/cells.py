@@ -35,7 +35,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 
 from evaluations.analysis.survival import held_when_asked
 from evaluations.control.holdings import MemoryHoldings, WindowHoldings
@@ -58,7 +57,7 @@ from namm import NAMM, MemoryReport
 from namm.calibration import Calibration
 from namm.features import FeatureStatistics
 from namm.policies import Policy
-from namm.sizing import TOLERANCE, Sized, search_threshold, watched
+from namm.sizing import Sized, described, found_size
 from namm.stores import StoreName
 
 RESET_SEEDS = 10_000
@@ -66,8 +65,6 @@ RESET_SEEDS = 10_000
 CALIBRATION_SEEDS = 5_000_000
 """First reset seed of the episodes that target statistics are estimated on: never one that is scored."""
 CALIBRATION_EPISODES = 4
-SIZING_STEPS = 8
-"""Thresholds that are tried for a wanted size, on the same episodes."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class ControlRunner:
         if spec.statistics == "target":
             acts |= {"calibration": [CALIBRATION_SEEDS, CALIBRATION_EPISODES]}
         if spec.keep is not None:
-            acts |= {"sizing": [CALIBRATION_SEEDS, CALIBRATION_EPISODES, SIZING_STEPS, TOLERANCE]}
+            acts |= {"sizing": {"seeds": CALIBRATION_SEEDS, "episodes": CALIBRATION_EPISODES, **described()}}
         if self.lanes != 2:
             acts |= {"lanes": self.lanes}  # rounds otherwise, and a long episode follows its rounding
         if self.store != "packed" and uses_cache:
@@ -265,23 +262,19 @@ class ControlRunner:
         return spec.make(**options)
 
     def _threshold(self, spec: NamedPolicy, options: Mapping[str, Any]) -> float:
-        """That of a NAMM that is to keep a part of the tokens: found on episodes that are never scored, without labels.
+        """That of a policy that is to keep a part of the tokens: found on episodes that are never scored.
 
         Args:
-            spec: The NAMM.
+            spec: The policy.
             options: What else it is made of.
         """
-        assert spec.keep is not None  # asked of such a NAMM alone
+        assert spec.keep is not None  # asked of such a policy alone
 
         def under(threshold: float) -> Policy:
             return spec.make(**{**options, "budget": None, "threshold": threshold})
 
         if spec.label not in self._sized:
-            everything = under(-torch.finfo(torch.float32).max)
-            scores = watched(everything)
-            self._held(everything)
-            found = search_threshold(scores, lambda threshold: self._held(under(threshold)), spec.keep, SIZING_STEPS)
-            self._sized[spec.label] = found
+            self._sized[spec.label] = found_size(under, self._held, spec.keep)
         return self._sized[spec.label].threshold
 
     def _held(self, policy: Policy) -> float:

@@ -68,7 +68,7 @@ class Plan:
 
     def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """The units of the curves, and whether they can be known so far."""
-        forget = [spec for spec in self.specs if not spec.is_reference]
+        forget = self._without_size()
         if not self.curve or not forget:
             return [], True
         full = rows(self._first(NamedPolicy.of(FULL)))
@@ -83,8 +83,12 @@ class Plan:
 
     def most_cells(self) -> int:
         """Cells of the whole plan; a short episode may have fewer points."""
-        forget = sum(not spec.is_reference for spec in self.specs)
+        forget = len(self._without_size())
         return len(self.specs) * len(self.seeds) + forget * self.curve * len(self.curve_seeds)
+
+    def _without_size(self) -> list[NamedPolicy]:
+        """Those that a budget can be given to: they forget, and no size of their own is asked of them."""
+        return [spec for spec in self.specs if not spec.is_reference and spec.keep is None]
 
     def _first(self, spec: NamedPolicy) -> Unit:
         if spec.is_reference:

@@ -57,7 +57,7 @@ class MatchedPlan:
 
     def points(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """Every policy at budgets in equal ratios, below that at which nothing would be evicted; and whether known."""
-        forget = [spec for spec in self.policies if not spec.is_reference and not spec.by_head]
+        forget = self._without_size()
         if not self.curve or not forget:
             return [], True
         full = next((spec for spec in self.policies if spec.label == FULL), None)
@@ -76,8 +76,12 @@ class MatchedPlan:
 
     def most_cells(self) -> int:
         """Cells of the whole plan."""
-        forget = sum(not spec.is_reference and not spec.by_head for spec in self.policies)
+        forget = len(self._without_size())
         return (len(self.policies) + forget * self.curve) * len(self.seeds)
+
+    def _without_size(self) -> list[NamedPolicy]:
+        """Those that a budget can be given to: they forget, and no size of their own is asked of them."""
+        return [spec for spec in self.policies if not (spec.is_reference or spec.by_head or spec.keep is not None)]
 
     def _first(self, spec: NamedPolicy) -> Unit:
         if spec.label == FULL:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import checkpoints
 import namm
-from evaluations.rows.policy_names import BY_HEAD, FULL, NAMM, NATIVE, Option, PolicyName
+from evaluations.rows.policy_names import BY_HEAD, FULL, KEEP, NAMM, NATIVE, Option, PolicyName
 from namm.compat import read_released
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
 from namm.features import StatisticsMode
@@ -24,8 +24,6 @@ from namm.policies import POLICIES, PRESETS, Policy, Selection, make_policy
 SHIPPED = Path(checkpoints.__file__).parent / "namm" / "text-v2"
 """The NAMM that is attached where none is named."""
 STATISTICS: tuple[str, ...] = get_args(StatisticsMode)
-KEEP = "keep"
-"""Option of a NAMM: the part of the tokens that it is to keep; a pass without labels moves the threshold there."""
 NAMMS = tuple(f"{NAMM}:{mode}" for mode in STATISTICS)
 """A NAMM by whose feature statistics it reads."""
 RELEASED = f"{NAMM}:released"
@@ -67,7 +65,7 @@ class NamedPolicy:
     @property
     def is_rival(self) -> bool:
         """It must be told how many slots to keep."""
-        return not self.is_reference and not self.is_namm
+        return not self.is_reference and not self.is_namm and self.keep is None
 
     @property
     def by_head(self) -> bool:
@@ -93,6 +91,10 @@ class NamedPolicy:
     def keep(self) -> float | None:
         """The part of the tokens that it is sized to keep; None leaves its threshold where it is."""
         return self.option(KEEP, None)
+
+    def sized(self, keep: float) -> NamedPolicy:
+        """The same policy, to keep a part of the tokens under one threshold."""
+        return NamedPolicy(replace(self.name, options=(*self.name.options, (KEEP, keep))))
 
     def takes(self, option: str) -> bool:
         """Whether it has an option, such as a seed."""
@@ -211,6 +213,14 @@ def load_namm(path: str | Path | None) -> namm.NAMM:
     return read_released(place) if place.is_file() else namm.NAMM.from_pretrained(place)
 
 
+def judges_by_threshold(name: PolicyName) -> bool:
+    """Whether one threshold can take the place of a budget: not where the policy is a way to divide a budget."""
+    if name.base == NAMM:
+        return name.variant in STATISTICS
+    divides = {"layer_allocation", "head_allocation"}
+    return name.base not in (FULL, NATIVE) and not divides & ({*POLICIES[name.base].defaults} | {*dict(name.options)})
+
+
 def _options_of(base: str) -> set[str]:
     if base not in POLICIES:
         return set()
@@ -222,11 +232,11 @@ def _check_options(name: PolicyName, streams: bool) -> None:
     own = _options_of(name.base) - GIVEN_APART - DECIDED
     told: Mapping[str, Option] = dict(name.options)
     for key, value in told.items():
-        if key == KEEP and name.base == NAMM and name.variant in STATISTICS:
-            if not isinstance(value, float) or not 0.0 < value < 1.0 or "threshold" in told:
+        if key == KEEP and judges_by_threshold(name):
+            if not isinstance(value, float) or not 0.0 < value < 1.0 or "threshold" in told or name.by_head:
                 raise ConfigError(
                     f"{KEEP} is a part of the tokens between 0 and 1 and moves the threshold, found {str(name)!r}; "
-                    f"write namm:sequence({KEEP}=0.25), without a threshold."
+                    f"write {name.plain}({KEEP}=0.25), without a threshold or the size of a NAMM."
                 )
             continue
         if key in DECIDED:

@@ -21,13 +21,13 @@ from namm.calibration import Calibration
 from namm.errors import ConfigError
 from namm.features import FeatureStatistics
 from namm.policies import Policy
-from namm.sizing import TOLERANCE, Sized
+from namm.sizing import Sized, described
 
 ROWS, TOKENS = 8, 1024
 """Stretches of text that are read, and their length, where the model can place so many tokens."""
 
-SIZING_ROWS, SIZING_STEPS = 2, 8
-"""Of these, stretches that are read to find a size, and how often."""
+SIZING_ROWS = 2
+"""Of these, stretches that are read to find a size."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class TargetStatistics:
 
     def described_sizing(self, model: PreTrainedModel, interval: int) -> dict[str, Any]:
         """What sizes are found on, for a row."""
-        return {**self.described(model, interval), "rows": SIZING_ROWS, "steps": SIZING_STEPS, "tolerance": TOLERANCE}
+        return {**self.described(model, interval), "rows": SIZING_ROWS, **described()}
 
     def sized(
         self, model: PreTrainedModel, name: tuple[str, str], make: Callable[[float], Policy], keep: float, interval: int
@@ -98,7 +98,7 @@ class TargetStatistics:
     ) -> Sized:
         """The same on texts that are given, as token ids, the last of each not read."""
         if name not in self._sized:
-            self._sized[name] = threshold_for(model, make, texts, keep, SIZING_STEPS)
+            self._sized[name] = threshold_for(model, make, texts, keep)
         return self._sized[name]
 
     def found(self, name: tuple[str, str]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluations.experiment.contract import Size, Unit
 from evaluations.experiment.prompt_measures import mean_of, measured
 from evaluations.language.answers import Journal
-from evaluations.language.calibration import SIZING_STEPS, TargetStatistics
+from evaluations.language.calibration import TargetStatistics
 from evaluations.language.exams import Exam, ExamPrompts
 from evaluations.language.trace import told_trace, traced_place
 from evaluations.language.trials import TRIALS
@@ -39,7 +39,7 @@ from modalities.language.reading import Answer, Costs, read
 from modalities.language.token_kinds import token_kinds
 from namm import NAMM, NAMMConfig
 from namm.policies import Policy
-from namm.sizing import TOLERANCE, Sized
+from namm.sizing import Sized, described
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
@@ -180,9 +180,9 @@ class TextRunner:
         return spec.make(**told)
 
     def _sized(self, unit: Unit, told: Mapping[str, Any]) -> Sized:
-        """The threshold of a NAMM that is to keep a part of the tokens, and what it kept where that was found."""
+        """The threshold of a policy that is to keep a part of the tokens, and what it kept where that was found."""
         spec, options = unit.spec, self.options
-        assert spec.keep is not None  # asked of such a NAMM alone
+        assert spec.keep is not None  # asked of such a policy alone
         free = {**told, "budget": None, "head_budgets": None, "schedule": "interval"}
 
         def under(threshold: float) -> Policy:
@@ -198,13 +198,14 @@ class TextRunner:
         """What sizes are found on, for the key of a row."""
         if not self.exam.drawn:
             return self.statistics.described_sizing(self.model, self.options.interval)
-        told = {"seed": SIZING_SEED, "prompts": SIZING_PROMPTS, "steps": SIZING_STEPS, "tolerance": TOLERANCE}
+        told = {"seed": SIZING_SEED, "prompts": SIZING_PROMPTS, **described()}
         return {"text": "the task's own prompts, without their questions", **told}
 
     def _name(self, unit: Unit) -> tuple[str, str]:
-        """Of a NAMM, how it is used, and where its size is found."""
+        """Of what is sized: the NAMM, if it is one, how it is used, and where its size is found."""
         task = f"{unit.target}: " if self.exam.drawn else ""
-        return ("" if self.namm is None else self.namm.sha256()), f"{task}{unit.spec.label}"
+        namm = self.namm.sha256() if self.namm is not None and unit.spec.is_namm else ""
+        return namm, f"{task}{unit.spec.label}"
 
     def _schedule(self, unit: Unit) -> str:
         """When a unit's policy judges: as it says itself, else as all do."""

@@ -40,6 +40,8 @@ LOCOMOTION_EPISODES = 2
 KINDS = ("text", "control", "video")
 NAMED = ("text", "real", "memory", "locomotion", "video")
 QUICK_TEXT = ("pairs", "needles/multikey")
+PROMPTS = 24
+"""A task of text."""
 QUICK = 4
 """Prompts and clips of the short form."""
 QUICK_TARGETS = ("text", "memory", "video")
@@ -83,7 +85,7 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
         model = value or str(SHIPPED_MODELS / "text" / "recall-llama")
         return _text(config, written, f"text: {Path(model).name}", {"model": model})
     if name == "real":
-        return _text(config, written, "text: SmolLM2", suite_options("real", True, None, config.device))
+        return _text(config, written, "text: SmolLM2", _suite(config))
     if name == "video":
         return _video(config, written, value or str(SHIPPED_VIDEO))
     targets = value.split(",") if value else {"memory": MEMORY, "locomotion": LOCOMOTION}[name]
@@ -91,14 +93,23 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
     return _control(config, written, title, tuple(target.strip() for target in targets))
 
 
+def _suite(config: TransferConfig) -> dict[str, Any]:
+    """The suite for real models at one protocol, with the tasks, lengths and prompts of its short form."""
+    whole, short = (suite_options("real", quick, None, config.device) for quick in (False, True))
+    narrowed = {key: short[key] for key in ("tasks", "lengths", "context_tokens", "questions", "samples", "prompts")}
+    return {key: value for key, value in (whole | narrowed).items() if key not in ("policy", "intervals")}
+
+
 def _text(config: TransferConfig, name: str, title: str, told: Mapping[str, Any]) -> Column:
-    options = {key: value for key, value in told.items() if key not in ("policy", "intervals")}
+    prompts = QUICK if config.quick else config.prompts
+    asked = {"tasks": config.tasks, "lengths": config.lengths, "context_tokens": config.lengths}
+    asked |= {"prompts": prompts, "samples": prompts}
+    options = {"prompts": PROMPTS, **told, **{key: value for key, value in asked.items() if value is not None}}
     if config.quick:
         options["tasks"] = options.get("tasks", QUICK_TEXT)[:1]
-    prompts = QUICK if config.quick else config.prompts
     text = TextConfig(
-        **{"prompts": prompts, **options}, intervals=(config.intervals[0],), seeds=config.seeds, out=config.out,
-        device=config.device, threads=config.threads,
+        **options, intervals=(config.intervals[0],), seeds=config.seeds, out=config.out, device=config.device,
+        threads=config.threads,
     )  # fmt: skip
     sizes = PromptSizes(config.intervals[0], text.protect_last)
 

@@ -10,6 +10,7 @@ from evaluations.boards.wandb_runs import Mode
 
 DEFAULT_NAMMS = ("text-v3", "text-v3-seed*", "text-v2", "text-v2-seed*")
 DEFAULT_TARGETS = ("text", "memory", "video")
+DEFAULT_FREE = ("keydiff",)
 DEFAULT_RIVALS = ("window", "random", "h2o_age", "tova", "snapkv", "keydiff")
 
 
@@ -32,8 +33,12 @@ class TransferConfig:
     """Parts of the tokens that everybody is given. Rivals get a budget on each target; a NAMM's threshold is moved
     there by a pass without labels, on what is never scored."""
 
-    heads: Literal["free", "equal"] = "free"
-    """How a NAMM divides such a size over layers and heads: as it likes, or a budget in every head, as its rivals."""
+    heads: tuple[Literal["free", "equal"], ...] = ("free",)
+    """How NAMMs divide such a size over layers and heads: as they like, under one threshold, or a budget in every head,
+    as their rivals. Both: a line each."""
+
+    free_rivals: tuple[str, ...] = DEFAULT_FREE
+    """Rivals that are tried with that freedom besides: one threshold for all layers and heads, found as a NAMM's."""
 
     own: bool = True
     """Try each NAMM at the size that it chooses, too."""
@@ -44,8 +49,14 @@ class TransferConfig:
     seeds: tuple[int, ...] = (1,)
     """Of episodes, prompts, clips and policies that draw."""
 
-    prompts: int = 24
-    """Prompts a task of text."""
+    prompts: int | None = None
+    """Prompts a task of text. Default: 24; real: 4."""
+
+    tasks: tuple[str, ...] | None = None
+    """What the columns of text ask, as `text.py --tasks`. Default: all that the model can; real: four of its suite."""
+
+    lengths: tuple[int, ...] | None = None
+    """Context lengths in the columns of text, each a target of its own. Default: 384 tokens; real: 640."""
 
     clips: int = 24
     """Clips of video."""

@@ -16,13 +16,13 @@ from evaluations.commands.devices import check_device
 from evaluations.commands.line import open_results
 from evaluations.experiment.checks import check_least, check_seeds
 from evaluations.experiment.contract import Media, Runner, Unit
-from evaluations.experiment.names import STATISTICS, NamedPolicy, named, rivals
+from evaluations.experiment.names import STATISTICS, NamedPolicy, judges_by_threshold, named, rivals
 from evaluations.matrix.columns import Column, columns
 from evaluations.matrix.config import DEFAULT_NAMMS, DEFAULT_RIVALS, TransferConfig
 from evaluations.matrix.namms import Recipe, recipes, statistics_of
 from evaluations.matrix.page import write_page
 from evaluations.matrix.plan import Attached, EqualPlan
-from evaluations.matrix.setup import TransferSetup, attached_to, target_of
+from evaluations.matrix.setup import TransferSetup, attached_to, column_of
 from evaluations.report import figures, matrix_figures, matrix_tables
 from evaluations.rows.file import Row
 from evaluations.rows.results import Results
@@ -59,8 +59,7 @@ class Loaded:
         """The columns with the names that rows give their targets."""
         names: dict[str, dict[str, None]] = {column.name: {} for column in self.columns}
         for plan in self.plans:
-            column = next(name for name in names if plan.target.startswith(target_of(name, "")))
-            names[column][_target_name(plan, self.runners[plan.target])] = None
+            names[column_of(plan.target)][_target_name(plan, self.runners[plan.target])] = None
         return tuple(Shown(column.name, column.title, tuple(names[column.name])) for column in self.columns)
 
 
@@ -70,7 +69,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     Raises:
         NammError: A setting or a file is wrong, or something could not be played.
     """
-    policies = check(config)
+    policies, free = check(config)
     results = open_results(config.out, console)
     for folder in config.reuse:
         console.print(f"{results.reuse(folder)} rows of {folder} may be reused", markup=False, soft_wrap=True)
@@ -83,7 +82,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
         tuple(run for line in lines for run in line.runs),
         config.threads,
     )
-    loaded = load(config, setup, lines, asked, policies)
+    loaded = load(config, setup, lines, asked, policies, free)
     told = {
         **vars(config),
         "config": None,
@@ -93,7 +92,7 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     results.write_config(told)
 
     def media(unit: Unit, rows: Sequence[Row]) -> Media:
-        column = next(column for column in asked if unit.target.startswith(f"{column.name}/"))
+        column = next(column for column in asked if column.name == column_of(unit.target))
         return column.media(loaded.runners[unit.target], unit, rows)
 
     rows = play_mirrored(
@@ -105,8 +104,8 @@ def run_experiment(config: TransferConfig, console: Console, command: str) -> Ma
     return report(rows, loaded, results, console, command)
 
 
-def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
-    """The rivals, after everything that can be checked without opening a file.
+def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedPolicy, ...]]:
+    """The rivals, and those that get a NAMM's freedom, after all that can be checked without opening a file.
 
     Raises:
         NammError: A setting is wrong.
@@ -116,6 +115,11 @@ def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
     check_device(config.device)
     for interval in config.intervals:
         check_interval(interval)
+    for name in ("tasks", "lengths"):
+        if getattr(config, name) == ():
+            raise ConfigError(f"--{name} must name at least one, found none.")
+    if config.lengths is not None and min(config.lengths) < 1:
+        raise ConfigError(f"--lengths are numbers of tokens, 1 or more, found {list(config.lengths)}.")
     check_least(config, {"prompts": 1, "clips": 1, "episodes": 1, "workers": 1, "threads": 1})
     if not all(0.0 < share < 1.0 for share in config.kept) or len(set(config.kept)) < len(config.kept):
         raise ConfigError(f"--kept takes different parts of the tokens between 0 and 1, found {list(config.kept)}.")
@@ -123,14 +127,24 @@ def check(config: TransferConfig) -> tuple[NamedPolicy, ...]:
         raise ConfigError("--kept names no size and NAMMs are not to choose their own: nothing is left to compare.")
     if not config.target:
         raise ConfigError("--target must name at least one column, found none.")
-    if config.statistics == "target" and any(target.partition("=")[0] == "video" for target in config.target):
+    if config.statistics == "target" and _has_video(config):
         raise ConfigError(
             "--statistics target reads text or plays episodes beforehand, and video does neither: drop it."
         )
     if not config.kept:
-        return ()
+        return (), ()
+    if not config.heads or len(set(config.heads)) < len(config.heads):
+        raise ConfigError(f"--heads takes free, equal, or both, each once, found {list(config.heads)}.")
     names = QUICK_RIVALS if config.quick and config.policy == DEFAULT_RIVALS else config.policy
-    return named(names, rivals(streams=True), streams=True)
+    known = rivals(streams=True)
+    free = named(config.free_rivals, known, streams=True) if config.free_rivals else ()
+    for policy in free:
+        if policy.keep is not None or not judges_by_threshold(policy.name):
+            raise ConfigError(
+                f"--free-rivals takes policies that can judge by a threshold, of a size that --kept says, found "
+                f"{policy.label!r}; drop it."
+            )
+    return named(names, known, streams=True), free
 
 
 def load(
@@ -139,6 +153,7 @@ def load(
     lines: Sequence[Recipe],
     asked: Sequence[Column],
     policies: Sequence[NamedPolicy],
+    free: Sequence[NamedPolicy],
 ) -> Loaded:
     """Loads every target and NAMM, and plans what is played.
 
@@ -152,10 +167,16 @@ def load(
     if same:
         raise ConfigError(f"{', '.join(same)} are the same NAMM under several names; name it once.")
     read = {name: _statistics(namm, config.statistics) for name, namm in namms.items()}
+    on_target = [name for name, statistics in read.items() if statistics == "target"]
+    if on_target and _has_video(config):
+        raise ConfigError(
+            f"{', '.join(on_target)} read the target's own statistics, as they were made, and video has none: leave "
+            "video out of --target, or say --statistics source or sequence."
+        )
     plans = []
     for column in asked:
-        prefix = target_of(column.name, "")
-        plain = [name for name in runners if name.startswith(prefix) and not any(_ends(name, namm) for namm in namms)]
+        here = [name for name in runners if column_of(name) == column.name]
+        plain = [name for name in here if not any(_ends(name, namm) for namm in namms)]
         plans += [
             EqualPlan(
                 target=target,
@@ -167,6 +188,7 @@ def load(
                 own=config.own,
                 sizes=column.sizes,
                 heads=config.heads,
+                free_rivals=tuple(free),
             )
             for target in plain
         ]
@@ -213,6 +235,10 @@ class _Anything(dict[str, str]):
 def _statistics(namm: NAMM, wanted: str | None) -> str:
     found = statistics_of(namm, wanted)
     return found if found in STATISTICS else "source"
+
+
+def _has_video(config: TransferConfig) -> bool:
+    return any(target.partition("=")[0] == "video" for target in config.target)
 
 
 def _ends(target: str, namm: str) -> bool:

@@ -27,8 +27,8 @@ READING = (
     "both together.",
     "Of a size that everybody is given, rivals get a budget, found from the full cache's lengths. A NAMM divides it "
     "over layers and heads as it likes, under a threshold that was found without labels on what is not scored; with "
-    "<code>--heads equal</code> it ranks inside the same budget in every head instead. Kept fractions say what came of "
-    "it.",
+    "<code>--heads equal</code> it ranks inside the same budget in every head instead (<i>equal heads</i>). Rivals of "
+    "<code>--free-rivals</code> have the freedom of a NAMM (<i>one threshold</i>). Kept fractions say what came of it.",
     "Intervals are over trials. A recipe with several runs has one over runs as well (Student's t over the runs, added "
     "in squares): it says what runs of the recipe come to on average. With three runs it is wide, and rightly so; it "
     "may reach beyond 100.",

@@ -1,8 +1,9 @@
 """What a transfer experiment plays on one target: references first, then everybody at the same sizes.
 
 Sizes are parts of the tokens that the full cache held. Rivals get a budget; a NAMM divides what it is given over layers
-and heads as it likes, under a threshold that a pass without labels has found, or, where heads are to be equal, ranks
-inside the same budget. All follows from rows alone, as in every plan.
+and heads as it likes, under a threshold that a pass without labels has found, and so does a rival that is to have the
+same freedom. Where heads are to be equal a NAMM ranks inside the same budget. All follows from rows alone, as in every
+plan.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class EqualPlan:
     own: bool
     """Whether NAMMs also play at the size that they choose."""
     sizes: Sizes
-    heads: Heads = "free"
+    heads: tuple[Heads, ...] = ("free",)
+    free_rivals: tuple[NamedPolicy, ...] = ()
+    """Those that get a NAMM's freedom besides."""
 
     def main(self, rows: FinishedRows) -> tuple[list[Unit], bool]:
         """The units that can be known so far, and whether these are all."""
@@ -125,10 +128,13 @@ class EqualPlan:
 
     def most_cells(self) -> int:
         """Cells of the whole plan."""
-        sized = (len(self.rivals) + len(self.namms)) * len(self.shares)
+        several = len(self.rivals) + len(self.free_rivals) + len(self.namms) * len(self.heads)
+        sized = several * len(self.shares)
         return (len(self.references) + len(self.namms) * self.own + sized) * len(self.seeds)
 
     def _sized(self, share: float, budget: int) -> list[Unit]:
-        namms = [namm.sized(self.seeds, share, budget, self.heads) for namm in self.namms]
+        namms = [namm.sized(self.seeds, share, budget, heads) for heads in self.heads for namm in self.namms]
         size = Size(budget=budget)
-        return [*namms, *(Unit(self.target, spec, self.seeds, "given", size, share=share) for spec in self.rivals)]
+        rivals = [Unit(self.target, spec, self.seeds, "given", size, share=share) for spec in self.rivals]
+        free = [Unit(self.target, spec.sized(share), self.seeds, "free", share=share) for spec in self.free_rivals]
+        return [*namms, *rivals, *free]

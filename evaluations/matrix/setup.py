@@ -58,7 +58,12 @@ class TransferSetup:
 
 def target_of(column: str, target: str) -> str:
     """What a target of a column is called."""
-    return f"{column}/{target}"
+    return f"{column} › {target}"
+
+
+def column_of(target: str) -> str:
+    """The column of a target, with a NAMM or without."""
+    return target.partition(" › ")[0]
 
 
 def attached_to(target: str, namm: str) -> str:

@@ -26,6 +26,8 @@ FULL = "full"
 NATIVE = "native_window"
 """Not a policy of the registry: the model is used without any cache, on the newest steps alone."""
 BY_HEAD = "@heads"
+KEEP = "keep"
+"""Option of whoever can judge by a threshold: the part of the tokens to keep; a pass without labels finds it."""
 HELD_OUT = "namm (held out)"
 """No policy that runs: the NAMM that is put together out of others' choices (evaluations/analysis/variants.py)."""
 

@@ -47,8 +47,7 @@ from modalities.vision.reading import Reading, read
 from namm import NAMM, Memory, NAMMConfig
 from namm.errors import DataError
 from namm.policies import Policy, make_policy
-from namm.sizing import TOLERANCE, Sized, search_threshold
-from namm.sizing import watched as watched_scores
+from namm.sizing import Sized, described, found_size
 
 HOP = NAMMConfig().hop
 """Queries of one step of a NAMM's spectra."""
@@ -56,8 +55,6 @@ CALIBRATION_SEED = 5_000_000
 """Of the clips on which sizes are found, where clips are drawn: never one that is scored."""
 CALIBRATION_QUESTIONS = 4
 """Where they are not drawn, the first of the task; what is right is not looked at."""
-SIZING_STEPS = 8
-"""Thresholds that are tried for a wanted size, on the same clips."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +83,12 @@ class VideoRunner:
     options: WatchingOptions
     folder: Path
     modality: ClassVar[str] = TRIALS.modality
-    _sized: dict[tuple[str, str], Sized] = field(default_factory=dict, repr=False)
-    """By NAMM and policy."""
+    _sized: dict[str, Sized] = field(default_factory=dict, repr=False)
+    """By policy."""
 
     def attached(self, namm: NAMM) -> Self:
         """A runner of the same task with another NAMM."""
-        return replace(self, namm=namm.to(self.loaded.model.device))
+        return replace(self, namm=namm.to(self.loaded.model.device), _sized={})
 
     def cell(self, unit: Unit, seed: int, versions: Mapping[str, str]) -> Cell:
         """One cell of a unit, its identity holding everything that decides the result."""
@@ -106,7 +103,7 @@ class VideoRunner:
             acts |= {"namm_sha256": self.namm.sha256()}
         if spec.keep is not None:
             seed_of_clips = CALIBRATION_SEED if self.task.drawn else "as asked"
-            acts |= {"sizing": [seed_of_clips, CALIBRATION_QUESTIONS, SIZING_STEPS, TOLERANCE]}
+            acts |= {"sizing": {"seed": seed_of_clips, "questions": CALIBRATION_QUESTIONS, **described()}}
         if unit.role == "curve":
             acts |= {"role": unit.role}  # its NAMM ignores the threshold
         judge = self.watching.judge
@@ -265,31 +262,22 @@ class VideoRunner:
         return spec.make(**told)
 
     def _size(self, unit: Unit, told: Mapping[str, Any]) -> Sized:
-        """The threshold of a NAMM that is to keep a part of the tokens, found on clips without their answers."""
+        """The threshold of a policy that is to keep a part of the tokens, found on clips without their answers."""
         spec = unit.spec
-        assert spec.keep is not None  # asked of such a NAMM alone
-        assert self.namm is not None  # its policy is a NAMM's
-        place = self.namm.sha256(), spec.label
+        assert spec.keep is not None  # asked of such a policy alone
 
         def under(threshold: float) -> Policy:
             return spec.make(**{**told, "budget": None, "head_budgets": None, "threshold": threshold})
 
-        if place not in self._sized:
+        if spec.label not in self._sized:
             seed = CALIBRATION_SEED if self.task.drawn else 0
             found = (one for one in self.watching.questions(seed) if isinstance(one, Watched))
             prompts = [one.prompt for one, _ in zip(found, range(CALIBRATION_QUESTIONS), strict=False)]
-            everything = under(-torch.finfo(torch.float32).max)
-            scores = watched_scores(everything)
-            self._held(everything, prompts)
-            self._sized[place] = search_threshold(
-                scores, lambda threshold: self._held(under(threshold), prompts), spec.keep, SIZING_STEPS
-            )
-        return self._sized[place]
+            self._sized[spec.label] = found_size(under, lambda policy: self._held(policy, prompts), spec.keep)
+        return self._sized[spec.label]
 
     def _told_size(self, unit: Unit) -> dict[str, Any] | None:
-        if unit.spec.keep is None or self.namm is None:
-            return None
-        return self._sized[self.namm.sha256(), unit.spec.label]._asdict()
+        return None if unit.spec.keep is None else self._sized[unit.spec.label]._asdict()
 
     def _held(self, policy: Policy, prompts: Sequence[ScenePrompt]) -> float:
         """Slots held / tokens seen when the questions come, mean over them."""

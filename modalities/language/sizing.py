@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from transformers import PreTrainedModel
 
 from modalities.language.prompts import Prompt, groups_of
 from modalities.language.reading import read
 from namm.policies import Policy
-from namm.sizing import Sized, search_threshold, watched
+from namm.sizing import STEPS, Sized, found_size
 
 
 def threshold_for(
@@ -23,7 +22,7 @@ def threshold_for(
     make: Callable[[float], Policy],
     texts: Sequence[Sequence[int]],
     kept_fraction: float,
-    steps: int = 8,
+    steps: int = STEPS,
 ) -> Sized:
     """The threshold under which a policy keeps nearest to a part of the tokens, mean over texts, layers and heads.
 
@@ -39,10 +38,7 @@ def threshold_for(
         DataError: No update happened: the texts are shorter than the interval.
     """
     prompts = [Prompt(tuple(text[:-1]), tuple(text[-1:])) for text in texts]
-    first = make(-torch.finfo(torch.float32).max)
-    scores = watched(first)
-    _held(model, first, prompts)
-    return search_threshold(scores, lambda threshold: _held(model, make(threshold), prompts), kept_fraction, steps)
+    return found_size(make, lambda policy: _held(model, policy, prompts), kept_fraction, steps)
 
 
 def _held(model: PreTrainedModel, policy: Policy, prompts: Sequence[Prompt]) -> float:

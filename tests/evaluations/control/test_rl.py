@@ -146,16 +146,17 @@ def test_target_statistics_are_taken_from_episodes_that_are_never_scored(command
 
 
 @pytest.mark.slow
-def test_a_namm_is_sized_on_episodes_that_are_never_scored(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(control_cells, "SIZING_STEPS", 5)
-    written = "namm:sequence(keep=0.5)"
-    assert main(command("--policy", written, "--max-steps", 60, "--seeds", 0, checkpoint="maze")) == 0
-    [row] = rows_of(tmp_path / "rl")
-    assert row["memory"]["sized"]["kept_fraction"] == pytest.approx(0.5, abs=0.1)
-    held = np.mean([e["slots_mean"] for e in row["episodes"]])
-    seen = np.mean([(3 * e["length"] + 1) / 2 for e in row["episodes"]])
-    assert held / seen == pytest.approx(0.5, abs=0.15)
-    assert row["memory"]["sized"]["threshold"] != 0.0
+def test_a_size_is_found_on_episodes_that_are_never_scored(command, tmp_path):
+    written = ("namm:sequence(keep=0.5)", "keydiff(keep=0.5)")
+    assert main(command("--policy", *written, "--max-steps", 60, "--seeds", 0, checkpoint="maze")) == 0
+    rows = rows_of(tmp_path / "rl")
+    assert {row["policy"] for row in rows} == set(written), "nothing is matched, for all say their size"
+    for row in rows:
+        assert row["memory"]["sized"]["kept_fraction"] == pytest.approx(0.5, abs=0.1)
+        held = np.mean([e["slots_mean"] for e in row["episodes"]])
+        seen = np.mean([(3 * e["length"] + 1) / 2 for e in row["episodes"]])
+        assert held / seen == pytest.approx(0.5, abs=0.15)
+        assert row["memory"]["sized"]["threshold"] != 0.0
 
 
 def test_policies_by_name():
@@ -284,7 +285,7 @@ def test_the_written_configuration_can_be_passed_back(command, tmp_path, capsys)
         (("--policy", "namm:targt"), "Did you mean 'namm:target'"),
         (("--policy", "namm:sequence(keep=25)"), "between 0 and 1"),
         (("--policy", "namm:sequence(keep=0.2,threshold=1.0)"), "without a threshold"),
-        (("--policy", "window(keep=0.2)", "--budget", "20"), "no option 'keep'"),
+        (("--policy", "adakv(keep=0.2)", "--budget", "20"), "no option 'keep'"),
         (("--env", "Hoper-v5"), "Did you mean 'Hopper-v5'"),
         (("--suite", "d4rl"), "drop --suite"),
         (("--interval", "50"), "16"),

@@ -57,10 +57,20 @@ def test_everybody_is_given_one_size_which_follows_from_the_full_cache() -> None
 
 
 def test_heads_may_be_equal() -> None:
-    units, _ = a_plan(PromptSizes(64, 1), heads="equal", own=False).main(lambda unit: prompts(256))
+    units, _ = a_plan(PromptSizes(64, 1), heads=("equal",), own=False).main(lambda unit: prompts(256))
     ranking = next(unit for unit in units if unit.target == "at · a")
     assert ranking.budget == 64
     assert ranking.spec.option("threshold", None) == -1e9
+
+
+def test_rivals_may_have_the_same_freedom_and_each_division_is_a_line() -> None:
+    free = (NamedPolicy.of("keydiff"),)
+    plan = a_plan(PromptSizes(64, 1), heads=("free", "equal"), free_rivals=free, own=False)
+    units, _ = plan.main(lambda unit: prompts(256))
+    [rival] = [unit for unit in units if unit.spec.name.base == "keydiff"]
+    assert (rival.spec.label, rival.role, rival.budget, rival.share) == ("keydiff(keep=0.25)", "free", None, 0.25)
+    assert sum(unit.target == "at · a" for unit in units) == 2
+    assert len(units) == plan.most_cells() == 8
 
 
 def test_an_episode_s_size_is_a_mean_over_its_steps() -> None:
@@ -84,6 +94,10 @@ def test_an_episode_s_size_is_a_mean_over_its_steps() -> None:
         (["--namm", "text-v33"], "Did you mean 'text-v3'"),
         (["--statistics", "target"], "video does neither: drop it"),
         (["--reuse", "nowhere"], "expected the rows of an experiment"),
+        (["--heads", "free", "free"], "each once"),
+        (["--free-rivals", "adakv"], "can judge by a threshold"),
+        (["--tasks"], "must name at least one"),
+        (["--lengths", "0"], "1 or more"),
         (["--intervals", "64", "50"], "found 50; use 48 or 64"),
         (["--seeds", "1", "1"], "different numbers"),
     ],
@@ -118,12 +132,12 @@ def test_rows_of_rl_are_reused_and_the_matrix_is_made_of_rows(
     assert theirs.keys() < ours.keys()
     assert all(ours[key] == theirs[key] for key in theirs)
     assert {row["policy"] for row in ours.values()} == {
-        "full", "namm:sequence", "namm:sequence(threshold=-1000000000.0)", "window",
+        "full", "namm:sequence", "namm:sequence(threshold=-1000000000.0)", "window", "keydiff(keep=0.25)",
     }  # fmt: skip
     config = json.loads((tmp_path / "transfer" / "config.json").read_text())
     assert config["columns"] == [{"name": "control=tmaze-150", "title": "control: tmaze-150", "targets": ["tmaze-150"]}]
     assert list(config["lines"]) == ["text-v3"]
-    assert "text-v3 at 25%" in told
+    assert "text-v3, equal heads at 25%" in told
     for name in ("report.html", "summary.md", "matrix.png"):
         assert (tmp_path / "transfer" / name).stat().st_size > 500
     before = (tmp_path / "transfer" / "rows.jsonl").read_bytes()
