@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOOKS_FURTHER = {"tova": 2, "kvzip": 2, "oracle": 2, "graded": 1, "fastv": 6, "namm": 1}
+LOOKS_FURTHER = {"kvzip": 2, "fastv": 6, "namm": 1}
 """Policies that wait more often at an update, and how much more: for an age, or for positions to look up."""
 
 
