@@ -52,7 +52,7 @@ def test_a_row_for_each_doubling_and_the_full_cache_given_up() -> None:
     assert [row[1] == "—" for row in rows] == [False, True, True]
     assert [row[10] == "—" for row in rows] == [False, True, True]
     ours = [float(row[11].split(" ")[0]) for row in rows]
-    assert ours[2] == ours[1] > 0
+    assert abs(ours[2] - ours[1]) <= 0.02  # a token more or less of the interval; 0.25 without a budget
 
 
 @pytest.mark.slow
