@@ -1,7 +1,8 @@
 """A policy observes the attention that tokens received in an interval, some tokens at a time.
 
 Attention columns exist only for one block of tokens at a time and are folded into the policy's state at once, so
-the extra memory is one block whatever the number of heads, queries and tokens.
+the extra memory is one block whatever the number of heads, queries and tokens. Where a policy has a kernel that needs
+no columns, it is given what they are the product of.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from namm.attention import parts
 from namm.attention.eager import EagerAttention
+from namm.attention.factors import Factors
 from namm.cache import LayerCache
 from namm.interval import Interval
 from namm.policies.base import Places, Policy, State
@@ -41,7 +43,10 @@ def observe(
     # positions of the interval are the same for every head
     askers, begun = slots.pick(slots.tail_positions[:, 0, first:]), slots.pick(slots.tail_positions[:, 0, 0])
     before_interval = slots.pick(cache.lengths.to(cache.device))
-    block = max(SMALLEST_BLOCK, parts.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * heads[2]))
+    # beyond a bounded reach pairs are masked one by one, in columns
+    folds = rule.local is None and policy.folds(query, group, rule.softcap is not None)
+    width = cache.head_dim if folds else heads[2]  # of what is held for each token: its key, or its column
+    block = max(SMALLEST_BLOCK, parts.BLOCK_ELEMENTS // max(1, heads[0] * heads[1] * width))
 
     def fold(
         key: Float[Tensor, "rows kv_heads block head_dim"],
@@ -50,13 +55,16 @@ def observe(
         span: slice,
         causal_from: int | None,
     ) -> None:
-        token = slots.pick(positions[:, :, span])
-        columns = parts.attention_columns(key, query, log_sum, group, interval.scale, causal_from, rule.softcap)
-        if rule.local is not None:  # computed for every pair, but nobody attended beyond its reach
-            columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
-        places = Places(token, askers, before_interval, begun)
+        factors = Factors(key, query, log_sum, group, interval.scale, causal_from, rule.softcap)
         before = {name: slots.pick(tensor[:, :, span]) for name, tensor in state.items()}
-        for name, tensor in policy.observe(columns, before, places).items():
+        if folds:
+            after = policy.fold(factors, before)
+        else:
+            token, columns = slots.pick(positions[:, :, span]), factors.columns()
+            if rule.local is not None:  # computed for every pair, but nobody attended beyond its reach
+                columns = columns.masked_fill(~rule.local.visible(askers[:, None, None], token[..., None]), 0.0)
+            after = policy.observe(columns, before, Places(token, askers, before_interval, begun))
+        for name, tensor in after.items():
             if slots.is_everyone:
                 state[name][:, :, span] = tensor
             else:

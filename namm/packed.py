@@ -133,8 +133,11 @@ class PackedStore(Store):
 
     def packed(self, source: Int[Tensor, " survivors"], lengths: Int[Tensor, "batch kv_heads"]) -> PackedStore:
         """See :class:`Store`."""
-        keys = _taken(self.keys, self._tail_keys, source)
-        values = _taken(self.values, self._tail_values, source)
+        # both asked for once: a GPU is waited for each time
+        from_tail = source >= self.keys.shape[0]
+        old, new = (~from_tail).nonzero().squeeze(1), from_tail.nonzero().squeeze(1)
+        keys = _taken(self.keys, self._tail_keys, source, old, new)
+        values = _taken(self.values, self._tail_values, source, old, new)
         return PackedStore(keys, values, self._tail_keys, self._tail_values, lengths)
 
     def fork(self) -> PackedStore:
@@ -157,13 +160,21 @@ def _taken(
     packed: Float[Tensor, "packed width"],
     tail: Float[Tensor, "batch kv_heads room width"],
     source: Int[Tensor, " survivors"],
+    old: Int[Tensor, " of_packed"],
+    new: Int[Tensor, " of_tail"],
 ) -> Float[Tensor, "survivors width"]:
     """Some rows of both, those of the tail counted on behind the packed; none is copied but these.
 
     Joining the two first would hold the whole store twice, just when it is largest.
+
+    Args:
+        packed: Kept keys or values.
+        tail: The interval's.
+        source: Which rows, in order.
+        old: Places in ``source`` of rows of ``packed``.
+        new: Places of rows of ``tail``.
     """
-    from_tail = source >= packed.shape[0]
     fresh = packed.new_empty(source.shape[0], packed.shape[1])
-    fresh[~from_tail] = packed[source[~from_tail]]
-    fresh[from_tail] = tail.flatten(0, 2)[source[from_tail] - packed.shape[0]]
+    fresh[old] = packed[source[old]]
+    fresh[new] = tail.flatten(0, 2)[source[new] - packed.shape[0]]
     return fresh

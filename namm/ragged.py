@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from namm.attention.parts import additive, attend_part
+from namm.kernels.library import attend_ragged
 
 PADDED_ELEMENTS = 1 << 14
 """Heads whose kept keys hold more numbers than this are attended one by one."""
@@ -50,6 +51,9 @@ class Layout:
         self.longest = max(self.lengths, default=0)
         # even heads are a view: no copy, no mask, whatever their length
         self.is_even = all(length == self.longest for length in self.lengths)
+        self.ends: Tensor | None = None
+        if not self.is_even and keys.device.type != "cpu":  # for kernels that take uneven heads as they are
+            self.ends = torch.tensor([0, *lengths.flatten().cumsum(0).tolist()], dtype=torch.int32).to(keys.device)
         self.groups: list[Gathered] = []
         if not self.is_even and self.longest * self.head_dim <= PADDED_ELEMENTS:
             self.groups = [self._gathered(first, last, keys) for first, last in self._spans(keys.device)]
@@ -66,6 +70,10 @@ class Layout:
         if self.is_even:
             key, value = (packed.view(*self.shape, self.longest, packed.shape[1]) for packed in (keys, values))
             return attend_part(query, key, value, scale, softcap=softcap)
+        if self.ends is not None and softcap is None:
+            attended = attend_ragged(query.flatten(0, 1), keys, values, self.ends, self.longest, scale)
+            if attended is not None:
+                return attended[0].view(*query.shape[:3], -1), attended[1].view(query.shape[:3])
         rows = query.flatten(0, 1).unsqueeze(1)  # [heads, 1, queries, head_dim]
         parts = []
         for some in self.groups:

@@ -76,3 +76,24 @@ def fold_spectrum(
     frames = magnitudes.shape[-2]
     weights = frame_weights(frames, hop, decay, magnitudes.device)
     return average * decay ** (hop * frames) + torch.einsum("f,...fk->...k", weights, magnitudes)
+
+
+def fold_columns(
+    columns: Float[Tensor, "*tokens queries"],
+    average: Float[Tensor, "*tokens bins"],
+    previous: Float[Tensor, "*tokens hop"],
+    basis: Float[Tensor, "window two_bins"],
+    decay: float,
+) -> tuple[Float[Tensor, "*tokens bins"], Float[Tensor, "*tokens hop"]]:
+    """The averaged spectrum after one more interval of attention, and the attention of its last hop.
+
+    Args:
+        columns: Attention each token received from each query of the interval; queries a multiple of the hop.
+        average: The average after the previous interval; zeros for a new token.
+        previous: The last hop of the interval before (zeros for a token that is new).
+        basis: From :func:`dft_basis`.
+        decay: EMA decay per query.
+    """
+    hop = previous.shape[-1]
+    magnitudes = stft_magnitudes(columns, previous, basis)
+    return fold_spectrum(average, magnitudes, hop, decay), columns[..., -hop:]

@@ -79,13 +79,15 @@ def judged(policy: Policy | None, case: Case, complete: Bool[Tensor, " batch"], 
         if written is not before[name]:
             state[name][slots.rows] = written
     stay = slots.survivors(kept)
+    # where they lie is asked for once, not for every tensor by a mask: a GPU is waited for each time
+    places = stay.flatten().nonzero().squeeze(1)
     # masks, not copies of keys: the layer moves those once, when nothing of the view is alive any more
     return Survivors(
         slots.index,
         stay,
-        positions[stay],
-        {name: state[name][stay] for name in cache.state},
-        int(view.valid.sum()) - int(kept.sum()),
+        positions.flatten()[places],
+        {name: state[name].flatten(0, 2)[places] for name in cache.state},
+        int(view.valid.sum() - kept.sum()),
     )
 
 

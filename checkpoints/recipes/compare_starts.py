@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from evaluations.hindsight.shelf import Shelf
 from evaluations.hindsight.training import TrainingConfig, fresh, shifted, spectrum_statistics, train
 from evaluations.tasks.lessons import draw_lessons
 from namm import NAMM, NAMMConfig
+from namm.errors import ConfigError
 from namm.evolution.loop import EvolutionConfig, evolve
 from namm.files import write_atomically
 from namm.policies import make_policy
@@ -73,6 +74,7 @@ class StartsConfig:
     """The same from a hindsight start."""
 
     population: int = 16
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def hindsight(config: StartsConfig, seed: int) -> tuple[NAMM, float]:
@@ -88,7 +90,7 @@ def hindsight(config: StartsConfig, seed: int) -> tuple[NAMM, float]:
     )
     recorded = [shelf.recordings()]
     namm = fresh(constants, spectrum_statistics(recorded))
-    namm = NAMM(constants, train(namm, recorded, TrainingConfig(), seed).flat, namm.statistics)
+    namm = NAMM(constants, train(namm, recorded, config.training, seed).flat, namm.statistics)
     lessons = draw_lessons(SIZED, None, SIZING_PROMPTS, seed, "validation")
     namm, _ = calibrated(namm, load_source(config.source, torch.float32), lessons, KEEP)
     return namm, float(json.loads(spent.read_text())) + time.process_time() - began
@@ -112,11 +114,17 @@ def evolved(config: StartsConfig, start: NAMM, sigma: float, seconds: float, see
 
 
 def made(config: StartsConfig, way: str, seed: int) -> NAMM:
-    """The NAMM of a way and seed, made if it is not there."""
+    """The NAMM of a way and seed, made if it is not there.
+
+    Raises:
+        ConfigError: Hindsight takes all of the time.
+    """
     place = config.out / f"{way.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     if (place / "config.json").is_file():
         return NAMM.from_pretrained(place)
     namm, cost = hindsight(config, seed)
+    if cost >= config.seconds:
+        raise ConfigError(f"Hindsight alone took {cost:.0f} s: expected more --seconds, found {config.seconds:g}.")
     if way == ZERO:
         start = NAMM(namm.config, None, namm.statistics)
         namm = evolved(config, start, config.sigma_from_zero, config.seconds, seed, place / "evolution")

@@ -12,10 +12,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from namm.kernels import library
+from namm.kernels.blocks import attend_in_blocks, join_parts
 from namm.rules import capped
 
+__all__ = ["additive", "attend_part", "attention_columns", "join_parts"]
+
 BLOCK_ELEMENTS = 1 << 21
-"""Logits held at once when columns are recomputed or attention runs without a fused kernel (8 MiB in fp32)."""
+"""Logits held at once when columns are recomputed (8 MiB in fp32)."""
 
 
 def attend_part(
@@ -51,9 +55,12 @@ def attend_part(
         )
         log_sum = log_sum.float()
     else:
+        attended = library.attend(query, key, value, scale, causal) if mask is None and softcap is None else None
+        if attended is not None:
+            return attended
         if causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
-        out, log_sum = _attend_in_blocks(query, key, value, scale, mask, softcap)
+        out, log_sum = attend_in_blocks(query, key, value, scale, mask, softcap)
     if mask is not None and mask.dtype == torch.bool:
         log_sum = log_sum.masked_fill(~mask.any(-1), float("-inf"))
     return out, log_sum
@@ -62,46 +69,6 @@ def attend_part(
 def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
     """What is added to the logits in place of a mask: 0 where a query may look, else -inf."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
-
-
-def _attend_in_blocks(
-    query: Float[Tensor, "batch heads queries head_dim"],
-    key: Float[Tensor, "batch heads slots head_dim"],
-    value: Float[Tensor, "batch heads slots value_dim"],
-    scale: float,
-    mask: Bool[Tensor, "#batch #heads #queries slots"] | Float[Tensor, "#batch #heads #queries slots"] | None,
-    softcap: float | None = None,
-) -> tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]:
-    """The same on any device and for any width of values, in memory that does not grow with the number of slots."""
-    batch, heads, queries, _ = query.shape
-    block = max(16, BLOCK_ELEMENTS // max(1, batch * heads * queries))
-    out: Tensor | None = None
-    log_sum = torch.empty(0)
-    for start in range(0, key.shape[2], block):
-        stop = min(start + block, key.shape[2])
-        logits = torch.matmul(query, key[:, :, start:stop].transpose(-1, -2)).float() * scale
-        logits = capped(logits, softcap)
-        if mask is not None and mask.dtype == torch.bool:
-            logits.masked_fill_(~mask[..., start:stop], float("-inf"))
-        elif mask is not None:
-            logits += mask[..., start:stop]
-        part_sum = logits.logsumexp(-1)
-        weight = (logits - part_sum.clamp_min(torch.finfo(torch.float32).min).unsqueeze(-1)).exp_()
-        part = torch.matmul(weight.to(value.dtype), value[:, :, start:stop])
-        out, log_sum = (part, part_sum) if out is None else join_parts(out, log_sum, part, part_sum)
-    assert out is not None  # at least one slot
-    return out, log_sum
-
-
-def join_parts(
-    out: Float[Tensor, "*rows head_dim"],
-    log_sum: Float[Tensor, "*rows"],
-    other: Float[Tensor, "*rows head_dim"],
-    other_log_sum: Float[Tensor, "*rows"],
-) -> tuple[Float[Tensor, "*rows head_dim"], Float[Tensor, "*rows"]]:
-    """Attention over the union of two sets of tokens, from attention over each."""
-    share = torch.sigmoid(other_log_sum - log_sum).nan_to_num(0.0).unsqueeze(-1).to(out.dtype)
-    return torch.lerp(out, other, share), torch.logaddexp(log_sum, other_log_sum)
 
 
 def attention_columns(

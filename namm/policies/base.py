@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from namm.attention.factors import Factors
 from namm.errors import AttachError
 from namm.policies.selection import Selection
 from namm.rotation import Rotation
@@ -202,6 +203,20 @@ class Policy(ABC):
             places: Where the tokens and the queries lie.
         """
         return state
+
+    def folds(self, query: Float[Tensor, "batch query_heads queries head_dim"], group: int, capped: bool) -> bool:
+        """Whether :meth:`fold` is to be called in place of :meth:`observe` for queries like these.
+
+        Args:
+            query: For their device, type and width.
+            group: Query heads a KV head.
+            capped: Whether logits are bounded.
+        """
+        return False
+
+    def fold(self, factors: Factors, state: State) -> State:
+        """What :meth:`observe` gives for the factors' columns, without columns; only where :meth:`folds` says so."""
+        raise NotImplementedError(f"{type(self).__name__} observes columns.")
 
     @abstractmethod
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:

@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from namm.attention.factors import Factors
 from namm.errors import AttachError, ConfigError
 from namm.features import FeatureStatistics, check_statistics_mode, sequence_statistics
+from namm.kernels.choice import can_fold
 from namm.model import NAMM
 from namm.policies.base import Places, Policy, Selection, State, TokenView
 from namm.signals import Held, key_signals
-from namm.spectrogram import fold_spectrum, hop_means, stft_magnitudes
+from namm.spectrogram import fold_columns, fold_spectrum, hop_means
 
 
 class NAMMPolicy(Policy):
@@ -85,19 +87,39 @@ class NAMMPolicy(Policy):
     ) -> State:
         """Folds the interval's frames into the averaged spectrum."""
         config = self.namm.config
-        if columns.shape[-1] % config.hop:
+        self._check_queries(columns.shape[-1])
+        if config.attention == "mean":
+            means = hop_means(columns, config.hop)
+            average, tail = (
+                fold_spectrum(state["spectrum"], means, config.hop, config.decay),
+                columns[..., -config.hop :],
+            )
+        else:
+            basis = self.namm.basis.to(columns.device)
+            average, tail = fold_columns(columns, state["spectrum"], state["tail"], basis, config.decay)
+        return {"spectrum": average, "tail": tail}
+
+    def folds(self, query: Float[Tensor, "batch query_heads queries head_dim"], group: int, capped: bool) -> bool:
+        """Where a kernel of ours can be used, and was found right."""
+        config = self.namm.config
+        return config.attention == "spectrogram" and can_fold(query, group, config.hop, capped)
+
+    def fold(self, factors: Factors, state: State) -> State:
+        """The same as :meth:`observe`, by that kernel."""
+        from namm.kernels.fold import fold  # imports triton
+
+        self._check_queries(factors.query.shape[2] // factors.group)
+        basis = self.namm.basis.to(factors.key.device)
+        average, tail = fold(factors, state["spectrum"], state["tail"], basis, self.namm.config.decay)
+        return {"spectrum": average, "tail": tail}
+
+    def _check_queries(self, queries: int) -> None:
+        """Raises AttachError unless frames are whole."""
+        if queries % self.namm.config.hop:
             raise AttachError(
-                f"A NAMM reads attention in steps of {config.hop} queries, found {columns.shape[-1]} at once; use "
+                f"A NAMM reads attention in steps of {self.namm.config.hop} queries, found {queries} at once; use "
                 "schedule='interval', or with schedule='prompt' a first call whose length is a multiple of that."
             )
-        if config.attention == "mean":
-            magnitudes = hop_means(columns, config.hop)
-        else:
-            magnitudes = stft_magnitudes(columns, state["tail"], self.namm.basis.to(columns.device))
-        return {
-            "spectrum": fold_spectrum(state["spectrum"], magnitudes, config.hop, config.decay),
-            "tail": columns[..., -config.hop :],
-        }
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """The network's score under the chosen statistics."""

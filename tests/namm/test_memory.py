@@ -15,6 +15,7 @@ from namm.attention import parts as attention_module
 from namm.errors import AttachError, ConfigError
 from namm.foresight import Foresight
 from namm.grades import Grades
+from namm.kernels import blocks as blocks_module
 from namm.policies import POLICIES, Policy, TokenView, make_policy
 from namm.rotation import Rotation
 from tests.namm.reference import reference_attend
@@ -394,12 +395,12 @@ def test_half_precision_keeps_its_type_and_stays_near_fp32(dtype: torch.dtype) -
 
 def test_attention_without_a_fused_kernel_equals_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path other devices take, driven through small blocks and with a mask that empties a row."""
-    monkeypatch.setattr(attention_module, "BLOCK_ELEMENTS", 256)
+    monkeypatch.setattr(blocks_module, "BLOCK_ELEMENTS", 256)
     query, key, value = random_qkv(2, 2, 1, 40, 8, seed=9)
     mask = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(1)) < 0.3
     mask[0, 0, 5] = False
     fused = attention_module.attend_part(query, key, value, 0.3, mask)
-    blocks = attention_module._attend_in_blocks(query, key, value, 0.3, mask)
+    blocks = blocks_module.attend_in_blocks(query, key, value, 0.3, mask)
     seen = fused[1] > -torch.inf
     torch.testing.assert_close(blocks[1], fused[1])
     torch.testing.assert_close(blocks[0][seen], fused[0][seen])
