@@ -166,6 +166,11 @@ def limits(name: str, tokens: int, shape: Shape, rates: Rates) -> tuple[float, f
     return prefill, (4 * shape.weights + shape.kv_bytes(held)) / rates.bytes_read
 
 
+def _times(value: float, base: float) -> float:
+    """How many times the base; a process that never needed more room than it began with has nothing to compare."""
+    return value / base if base else float("nan")
+
+
 def rows(tokens: int, options: Options, peer: Path | None, rates: Rates) -> None:
     """Measures one length and prints its rows."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in options.configurations}
@@ -176,7 +181,7 @@ def rows(tokens: int, options: Options, peer: Path | None, rates: Rates) -> None
     base = found[options.configurations[0]]
     for name, runs in found.items():
         ratio = {
-            key: statistics.median(one[key] / own[key] for one, own in zip(runs, base, strict=True))
+            key: statistics.median(_times(one[key], own[key]) for one, own in zip(runs, base, strict=True))
             for key in ("prefill", "step", "held", "most", "peak")
         }
         state = statistics.median(one["state"] / own["held"] for one, own in zip(runs, base, strict=True))
