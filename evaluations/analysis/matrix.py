@@ -139,13 +139,19 @@ def _line(row: Row, shares: Mapping[tuple[str, int | None], float], runs: Runs |
         return Line(policy, "reference"), policy
     options = row["identity"].get("options", {})
     if not is_namm(policy):
-        return Line(f"{PolicyName.parse(policy).base}, {FREE}" if KEEP in options else policy, "rival", share), policy
+        return Line(f"{_without_size(policy)}, {FREE}" if KEEP in options else policy, "rival", share), policy
     digest = row["identity"].get("namm_sha256", "")
     if runs is None:
         return Line(policy, "namm", share), policy
     line, run = runs.get(digest, (f"namm {digest[:8]}", digest[:8]))
     equal = role(row) == "given" and KEEP not in options
     return Line(f"{line}, {EQUAL}" if equal else line, "namm", share), run
+
+
+def _without_size(policy: str) -> PolicyName:
+    """A policy's name without the part of the tokens that it was to keep."""
+    name = PolicyName.parse(policy)
+    return replace(name, options=tuple(option for option in name.options if option[0] != KEEP))
 
 
 def _targets(

@@ -70,6 +70,24 @@ def test_a_cell_is_what_can_be_made_by_hand() -> None:
     assert found.cell(Line("full", "reference"), CONTROL).relative == Estimate(100.0, 100.0, 100.0)
 
 
+def test_each_way_to_divide_a_size_is_a_line_of_its_own() -> None:
+    """A bug would be to pool a budget in every head with one threshold, or two policies that differ in an option."""
+    scores, keep = ([100, 0, 50, 100], [80, 80, 0, 0]), {"keep": 0.25}
+    rows = full_rows() + namm_rows("aa", *scores, options=keep) + rival_rows("keydiff", *scores)
+    for target, values in zip(FULL, scores, strict=True):
+        rows.append(a_row(target, "namm:sequence(threshold=-1e9)", values, namm="aa", share=0.25, budget=30))
+        for name in ("keydiff(keep=0.25)", "snapkv(kernel_size=3,keep=0.25)", "snapkv(keep=0.25)"):
+            rows.append(a_row(target, name, values, role="free", options=keep))
+    found = matrix(rows, [CONTROL], RUNS)
+    assert {(line.name, line.share) for line in found.lines if line.kind != "reference"} == {
+        (name, 0.25)
+        for name in (
+            "text-v9", "text-v9, equal heads", "keydiff", "keydiff, one threshold", "snapkv, one threshold",
+            "snapkv(kernel_size=3), one threshold",
+        )
+    }  # fmt: skip
+
+
 def test_runs_of_a_recipe_are_one_line_with_an_interval_over_runs() -> None:
     """A bug would be to pool their trials: then three runs look as sure as three times the trials."""
     high, low = ([100, 100, 50, 100], [80, 80, 40, 40]), ([0, 0, 0, 0], [0, 0, 0, 0])
