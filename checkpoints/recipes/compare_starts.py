@@ -103,7 +103,7 @@ def evolved(config: StartsConfig, start: NAMM, sigma: float, seconds: float, see
     search = make_optimizer("cmaes-isotropic", config.population, sigma)
     began, generations = time.process_time(), 0
     best = (fitness.validate(start.flat, 0).score, start.flat)
-    while time.process_time() - began < seconds:
+    while not generations or time.process_time() - began < seconds:
         generations += 5
         told = EvolutionConfig(generations=generations, seed=seed, validate_every=5, noise_every=0, search=search)
         result = evolve(fitness, start.flat, told, folder, validate=fitness.validate)

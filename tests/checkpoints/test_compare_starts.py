@@ -39,7 +39,7 @@ def test_runs_that_differ_widen_the_interval() -> None:
 @pytest.mark.slow
 def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path) -> None:
     config = StartsConfig(
-        out=tmp_path, seconds=10.0, seeds=(0,), recorded=2, test=4, population=4, training=TrainingConfig(steps=8)
+        out=tmp_path, seconds=20.0, seeds=(0,), recorded=2, test=4, population=4, training=TrainingConfig(steps=8)
     )
     with pytest.raises(ConfigError, match="Hindsight alone took"):
         main(replace(config, seconds=0.1))
