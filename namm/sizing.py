@@ -7,6 +7,7 @@ scores of what stays. No label is needed; what is read while trying is the modal
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from namm.policies.base import Policy, TokenView
 
 TOLERANCE = 0.02
 """Part of the wanted size by which what is found may be off; then the search ends."""
+FAR = 0.1
+"""Part of the wanted size from which on what was found is said to be another one."""
 STEPS = 8
 """Thresholds that are tried at most."""
 
@@ -58,7 +61,14 @@ def found_size(
     if not sum(part.numel() for part in scores):
         raise DataError("Expected to read more than one interval to find a threshold, found no update: too short.")
     ranked = torch.cat(scores).sort().values
-    return _search(ranked, lambda threshold: held(under(threshold)), kept_fraction, steps)
+    found = _search(ranked, lambda threshold: held(under(threshold)), kept_fraction, steps)
+    if abs(found.kept_fraction - kept_fraction) > FAR * kept_fraction:
+        warnings.warn(
+            f"{everything.name}: {kept_fraction:.1%} of the tokens were to be kept, and of {steps} thresholds the best "
+            f"keeps {found.kept_fraction:.1%}; compare it with others of that size.",
+            stacklevel=2,
+        )
+    return found
 
 
 def _search(ranked: Float[Tensor, " scores"], held: Callable[[float], float], wanted: float, steps: int) -> Sized:

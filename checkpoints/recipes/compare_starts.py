@@ -42,6 +42,12 @@ ZERO, HINDSIGHT, BOTH = "evolution from zero", "hindsight", "hindsight, then evo
 SIZED = replace(SMALL, intervals=(48,))
 """What sizes are found on: validation prompts at one interval."""
 TEST_SEED, SIZING_PROMPTS, KEEP = 7, 4, 0.25
+CONSTANTS = NAMMConfig(
+    signals=("spectrogram", "key_difference"), interval=SIZED.intervals[0], trained_statistics="sequence"
+)
+"""Of every NAMM here; under these statistics those that a checkpoint holds are not read."""
+COST = "seconds.json"
+"""Beside a NAMM of hindsight: the processor time that it took."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,9 @@ def hindsight(config: StartsConfig, seed: int) -> tuple[NAMM, float]:
     if not spent.exists():
         write_atomically(spent, json.dumps(time.process_time() - began))
     began = time.process_time()
-    constants = NAMMConfig(
-        signals=("spectrogram", "key_difference"), interval=SIZED.intervals[0], trained_statistics="sequence"
-    )
     recorded = [shelf.recordings()]
-    namm = fresh(constants, spectrum_statistics(recorded))
-    namm = NAMM(constants, train(namm, recorded, config.training, seed).flat, namm.statistics)
+    namm = fresh(CONSTANTS, spectrum_statistics(recorded))
+    namm = NAMM(CONSTANTS, train(namm, recorded, config.training, seed).flat, namm.statistics)
     lessons = draw_lessons(SIZED, None, SIZING_PROMPTS, seed, "validation")
     namm, _ = calibrated(namm, load_source(config.source, torch.float32), lessons, KEEP)
     return namm, float(json.loads(spent.read_text())) + time.process_time() - began
@@ -119,21 +122,30 @@ def made(config: StartsConfig, way: str, seed: int) -> NAMM:
     Raises:
         ConfigError: Hindsight takes all of the time.
     """
-    place = config.out / f"{way.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    place = config.out / f"{_slug(way)}-seed{seed}"
     if (place / "config.json").is_file():
         return NAMM.from_pretrained(place)
-    namm, cost = hindsight(config, seed)
-    if cost >= config.seconds:
-        raise ConfigError(f"Hindsight alone took {cost:.0f} s: expected more --seconds, found {config.seconds:g}.")
-    if way == ZERO:
-        start = NAMM(namm.config, None, namm.statistics)
-        namm = evolved(config, start, config.sigma_from_zero, config.seconds, seed, place / "evolution")
-    elif way == BOTH:
-        namm = evolved(config, namm, config.sigma, config.seconds - cost, seed, place / "evolution")
     place.mkdir(parents=True, exist_ok=True)
-    write_atomically(place / "cost.json", json.dumps({"hindsight_seconds": 0.0 if way == ZERO else cost}))
+    if way == HINDSIGHT:
+        namm, cost = hindsight(config, seed)
+        write_atomically(place / COST, json.dumps(cost))
+    elif way == BOTH:
+        start = made(config, HINDSIGHT, seed)
+        left = config.seconds - float(json.loads((config.out / f"{_slug(HINDSIGHT)}-seed{seed}" / COST).read_text()))
+        if left <= 0.0:
+            raise ConfigError(
+                f"Hindsight alone took {config.seconds - left:.0f} s: expected more --seconds, found "
+                f"{config.seconds:g}; give more, and another --out."
+            )
+        namm = evolved(config, start, config.sigma, left, seed, place / "evolution")
+    else:
+        namm = evolved(config, NAMM(CONSTANTS), config.sigma_from_zero, config.seconds, seed, place / "evolution")
     namm.save_pretrained(place)
     return namm
+
+
+def _slug(way: str) -> str:
+    return way.replace(", ", "-").replace(" ", "-")
 
 
 def judged(config: StartsConfig, namm: NAMM, seed: int) -> dict[str, list[float]]:
@@ -185,12 +197,21 @@ def table(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
 
 
 def main(config: StartsConfig) -> None:
-    """Makes what is missing, judges everything, writes the table."""
+    """Makes what is missing, judges everything, writes the table.
+
+    Raises:
+        ConfigError: The folder holds a comparison with other settings, or hindsight takes all of the time.
+    """
     torch.set_num_threads(1)
+    settings, path = json.loads(json.dumps(asdict(config), default=str)), config.out / "config.json"
+    if path.exists() and json.loads(path.read_text()) | {"seeds": 0} != settings | {"seeds": 0}:
+        raise ConfigError(f"{config.out} holds a comparison with other settings; choose another --out.")
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(settings, indent=1) + "\n")
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in (ZERO, HINDSIGHT, BOTH)}
     for seed in config.seeds:
         for way, runs in found.items():
-            path = config.out / f"judged-{way.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+            path = config.out / f"judged-{_slug(way)}-{seed}.json"
             if not path.exists():
                 namm = made(config, way, seed)
                 write_atomically(path, json.dumps(judged(config, namm, seed) | {"sha256": namm.sha256()}) + "\n")
@@ -199,7 +220,6 @@ def main(config: StartsConfig) -> None:
             print(f"seed {seed}, {way}: {shown}", flush=True)
     text = table(found)
     write_atomically(config.out / "table.md", text)
-    write_atomically(config.out / "config.json", json.dumps(asdict(config), default=str, indent=1) + "\n")
     print(text)
 
 

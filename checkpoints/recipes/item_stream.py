@@ -102,7 +102,8 @@ is random (`looking_up` in the recipe).""",
     answers=True,
     budgets=(30,),
     knowing=(12,),
-    remarks="""Training was stopped at this update, its loss below 0.001; no policy's score had a part in that.
+    remarks="""Training was set to 1,000 updates and stopped at this one, its loss below 0.001; no
+policy's score had a part in that, though some had been looked at (12 episodes, at update 150).
 Cues + newest keeps the states that show the items of the exam, and the newest tokens: no policy, but it shows that
 this size is enough.""",
     reference_scores=(CHANCE, CEILING),

@@ -66,6 +66,11 @@ class Column:
     """What Weights & Biases shows beside the numbers."""
 
 
+def is_text(written: str) -> bool:
+    """Whether a column, as it is written, is one of text."""
+    return written.partition("=")[0] in ("text", "real")
+
+
 def columns(config: TransferConfig) -> tuple[Column, ...]:
     """The columns that are named.
 

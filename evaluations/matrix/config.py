@@ -37,8 +37,9 @@ class TransferConfig:
     """How NAMMs divide such a size over layers and heads: as they like, under one threshold, or a budget in every head,
     as their rivals. Both: a line each."""
 
-    free_rivals: tuple[str, ...] = DEFAULT_FREE
-    """Rivals that are tried with that freedom besides: one threshold for all layers and heads, found as a NAMM's."""
+    free_rivals: tuple[str, ...] | None = None
+    """Rivals that are tried with that freedom besides: one threshold for all layers and heads, found as a NAMM's.
+    Default: keydiff, where it is a rival."""
 
     own: bool = True
     """Try each NAMM at the size that it chooses, too."""

@@ -17,8 +17,8 @@ from evaluations.commands.line import open_results
 from evaluations.experiment.checks import check_least, check_seeds
 from evaluations.experiment.contract import Media, Runner, Unit
 from evaluations.experiment.names import STATISTICS, NamedPolicy, judges_by_threshold, named, rivals
-from evaluations.matrix.columns import Column, columns
-from evaluations.matrix.config import DEFAULT_NAMMS, DEFAULT_RIVALS, TransferConfig
+from evaluations.matrix.columns import Column, columns, is_text
+from evaluations.matrix.config import DEFAULT_FREE, DEFAULT_NAMMS, DEFAULT_RIVALS, TransferConfig
 from evaluations.matrix.namms import Recipe, recipes, statistics_of
 from evaluations.matrix.page import write_page
 from evaluations.matrix.plan import Attached, EqualPlan
@@ -118,6 +118,8 @@ def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedP
     for name in ("tasks", "lengths"):
         if getattr(config, name) == ():
             raise ConfigError(f"--{name} must name at least one, found none.")
+        if getattr(config, name) is not None and not any(is_text(target) for target in config.target):
+            raise ConfigError(f"--{name} says what columns of text ask, and --target names none: drop it, or add text.")
     if config.lengths is not None and min(config.lengths) < 1:
         raise ConfigError(f"--lengths are numbers of tokens, 1 or more, found {list(config.lengths)}.")
     check_least(config, {"prompts": 1, "clips": 1, "episodes": 1, "workers": 1, "threads": 1})
@@ -137,14 +139,18 @@ def check(config: TransferConfig) -> tuple[tuple[NamedPolicy, ...], tuple[NamedP
         raise ConfigError(f"--heads takes free, equal, or both, each once, found {list(config.heads)}.")
     names = QUICK_RIVALS if config.quick and config.policy == DEFAULT_RIVALS else config.policy
     known = rivals(streams=True)
-    free = named(config.free_rivals, known, streams=True) if config.free_rivals else ()
+    policies = named(names, known, streams=True)
+    wanted = config.free_rivals
+    if wanted is None:
+        wanted = tuple(policy.label for policy in policies if policy.label in DEFAULT_FREE)
+    free = named(wanted, known, streams=True) if wanted else ()
     for policy in free:
         if policy.keep is not None or not judges_by_threshold(policy.name):
             raise ConfigError(
                 f"--free-rivals takes policies that can judge by a threshold, of a size that --kept says, found "
                 f"{policy.label!r}; drop it."
             )
-    return named(names, known, streams=True), free
+    return policies, free
 
 
 def load(

@@ -13,13 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from namm.kernels import library
-from namm.kernels.blocks import attend_in_blocks, join_parts
+from namm.kernels.blocks import BLOCK_ELEMENTS, attend_in_blocks, join_parts
 from namm.rules import capped
 
-__all__ = ["additive", "attend_part", "attention_columns", "join_parts"]
-
-BLOCK_ELEMENTS = 1 << 21
-"""Logits held at once when columns are recomputed (8 MiB in fp32)."""
+__all__ = ["BLOCK_ELEMENTS", "additive", "attend_part", "attention_columns", "join_parts"]
 
 
 def attend_part(

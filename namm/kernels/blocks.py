@@ -13,7 +13,7 @@ from torch import Tensor
 from namm.rules import capped
 
 BLOCK_ELEMENTS = 1 << 21
-"""Logits held at once (8 MiB in fp32)."""
+"""Logits held at once, here and when columns are recomputed (8 MiB in fp32)."""
 
 
 def attend_in_blocks(

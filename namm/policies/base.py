@@ -216,7 +216,10 @@ class Policy(ABC):
 
     def fold(self, factors: Factors, state: State) -> State:
         """What :meth:`observe` gives for the factors' columns, without columns; only where :meth:`folds` says so."""
-        raise NotImplementedError(f"{type(self).__name__} observes columns.")
+        raise AttachError(
+            f"{type(self).__name__} says that it folds factors and does not say how: define fold beside folds, or "
+            "leave both to be shown columns."
+        )
 
     @abstractmethod
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:

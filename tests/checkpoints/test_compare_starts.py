@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from checkpoints.recipes.compare_starts import BOTH, HINDSIGHT, ZERO, StartsConfig, main, over_prompts_and_runs, table
+from checkpoints.recipes.compare_starts import (
+    BOTH,
+    HINDSIGHT,
+    ZERO,
+    StartsConfig,
+    made,
+    main,
+    over_prompts_and_runs,
+    table,
+)
 from evaluations.hindsight.training import TrainingConfig
 from namm import NAMM
 from namm.errors import ConfigError
@@ -41,8 +51,6 @@ def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path) -> No
     config = StartsConfig(
         out=tmp_path, seconds=20.0, seeds=(0,), recorded=2, test=4, population=4, training=TrainingConfig(steps=8)
     )
-    with pytest.raises(ConfigError, match="Hindsight alone took"):
-        main(replace(config, seconds=0.1))
     main(config)
     first = (tmp_path / "table.md").read_text()
     for way in ("evolution-from-zero", "hindsight", "hindsight-then-evolution"):
@@ -55,3 +63,8 @@ def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path) -> No
     main(config)
     assert (tmp_path / "table.md").read_text() == first
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
+    with pytest.raises(ConfigError, match="other settings"):
+        main(replace(config, price=0.1))
+    shutil.rmtree(tmp_path / "hindsight-then-evolution-seed0")
+    with pytest.raises(ConfigError, match="Hindsight alone took"):
+        made(replace(config, seconds=0.1), BOTH, 0)

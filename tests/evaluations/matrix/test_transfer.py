@@ -13,6 +13,7 @@ from evaluations.experiment.contract import Unit
 from evaluations.experiment.names import NamedPolicy
 from evaluations.matrix.columns import columns
 from evaluations.matrix.config import TransferConfig
+from evaluations.matrix.experiment import check
 from evaluations.matrix.plan import Attached, EpisodeSizes, EqualPlan, PromptSizes
 
 SEEDS = ["--seeds", "1", "--wandb", "disabled"]
@@ -73,6 +74,15 @@ def test_rivals_may_have_the_same_freedom_and_each_division_is_a_line() -> None:
     assert len(units) == plan.most_cells() == 8
 
 
+def test_keydiff_has_a_namm_s_freedom_where_it_is_a_rival_and_nobody_says_otherwise() -> None:
+    def free(**told: Any) -> list[str]:
+        return [policy.label for policy in check(TransferConfig(**told))[1]]
+
+    assert free() == free(quick=True) == ["keydiff"]
+    assert free(policy=("window",)) == free(free_rivals=()) == free(kept=()) == []
+    assert free(policy=("window",), free_rivals=("tova",)) == ["tova"]
+
+
 def test_an_episode_s_size_is_a_mean_over_its_steps() -> None:
     full = [{"identity": {"modality": "control"}, "seed": 1, "episodes": [{"reset_seed": 0, "length": 100}]}]
     budget = EpisodeSizes(interval=48).budget(0.25, full, 0)
@@ -98,6 +108,7 @@ def test_an_episode_s_size_is_a_mean_over_its_steps() -> None:
         (["--free-rivals", "adakv"], "can judge by a threshold"),
         (["--tasks"], "must name at least one"),
         (["--lengths", "0"], "1 or more"),
+        (["--target", "memory", "--tasks", "pairs"], "names none: drop it, or add text"),
         (["--intervals", "64", "50"], "found 50; use 48 or 64"),
         (["--seeds", "1", "1"], "different numbers"),
     ],
@@ -132,7 +143,7 @@ def test_rows_of_rl_are_reused_and_the_matrix_is_made_of_rows(
     assert theirs.keys() < ours.keys()
     assert all(ours[key] == theirs[key] for key in theirs)
     assert {row["policy"] for row in ours.values()} == {
-        "full", "namm:sequence", "namm:sequence(threshold=-1000000000.0)", "window", "keydiff(keep=0.25)",
+        "full", "namm:sequence", "namm:sequence(threshold=-1000000000.0)", "window",
     }  # fmt: skip
     config = json.loads((tmp_path / "transfer" / "config.json").read_text())
     assert config["columns"] == [{"name": "control=tmaze-150", "title": "control: tmaze-150", "targets": ["tmaze-150"]}]
