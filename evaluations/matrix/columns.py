@@ -109,11 +109,11 @@ def _suite(config: TransferConfig) -> dict[str, Any]:
 
 
 def _text(config: TransferConfig, name: str, title: str, told: Mapping[str, Any]) -> Column:
-    prompts = QUICK if config.quick else config.prompts
+    prompts = QUICK if config.quick and config.prompts is None else config.prompts
     asked = {"tasks": config.tasks, "lengths": config.lengths, "context_tokens": config.lengths}
     asked |= {"prompts": prompts, "samples": prompts}
     options = {"prompts": PROMPTS, **told, **{key: value for key, value in asked.items() if value is not None}}
-    if config.quick:
+    if config.quick and config.tasks is None:
         options["tasks"] = options.get("tasks", QUICK_TEXT)[:1]
     text = TextConfig(
         **options, intervals=(config.intervals[0],), seeds=config.seeds, out=config.out, device=config.device,

@@ -11,6 +11,7 @@ import pytest
 from evaluations import rl, transfer
 from evaluations.experiment.contract import Unit
 from evaluations.experiment.names import NamedPolicy
+from evaluations.language.setup import TextSetup
 from evaluations.matrix.columns import columns
 from evaluations.matrix.config import TransferConfig
 from evaluations.matrix.experiment import check
@@ -125,6 +126,21 @@ def test_columns_are_the_commands_own_experiments() -> None:
     found = columns(TransferConfig(target=("text", "memory", "control=hopper-medium,tmaze-150", "video"), episodes=3))
     assert [column.name for column in found] == ["text", "memory", "control=hopper-medium,tmaze-150", "video"]
     assert found[2].title == "control: hopper-medium,tmaze-150"
+
+
+def test_the_short_form_takes_what_is_named() -> None:
+    """A bug would be to cut down what somebody asked for."""
+    named = columns(TransferConfig(target=("text", "real"), quick=True, tasks=("pairs", "copy"), prompts=9))
+    for column in named:
+        assert isinstance(column.setup, TextSetup)
+        assert column.setup.exams.tasks == ("pairs", "copy")
+        assert (column.setup.exams.prompts, column.setup.exams.benchmark.samples) == (9, 9)
+    [short] = columns(TransferConfig(target=("text",), quick=True))
+    assert isinstance(short.setup, TextSetup)
+    assert (short.setup.exams.tasks, short.setup.exams.prompts) == (("pairs",), 4)
+    [long] = columns(TransferConfig(target=("real",), lengths=(512, 1024)))
+    assert isinstance(long.setup, TextSetup)
+    assert long.setup.exams.context_tokens == long.setup.exams.benchmark.lengths == (512, 1024)
 
 
 @pytest.mark.slow
