@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints.recipes import compare_starts
 from checkpoints.recipes.compare_starts import (
     BOTH,
+    COST,
     HINDSIGHT,
     ZERO,
     StartsConfig,
@@ -47,17 +49,24 @@ def test_runs_that_differ_widen_the_interval() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path) -> None:
+def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On prompts of a third of the length, and a start that is left just enough for one round of evolution."""
+    monkeypatch.setattr(compare_starts, "SMALL", replace(compare_starts.SMALL, lengths=(96,), intervals=(48,)))
+    monkeypatch.setattr(compare_starts, "SIZING_PROMPTS", 1)
+    monkeypatch.setattr(compare_starts, "SIZED", replace(compare_starts.SIZED, lengths=(96,)))
     config = StartsConfig(
-        out=tmp_path, seconds=20.0, seeds=(0,), recorded=2, test=4, population=4, training=TrainingConfig(steps=8)
+        out=tmp_path, seeds=(0,), recorded=2, test=2, population=4, training=TrainingConfig(steps=8)
     )
+    made(config, HINDSIGHT, 0)
+    cost = json.loads((tmp_path / "hindsight-seed0" / COST).read_text())
+    config = replace(config, seconds=cost + 0.1)
     main(config)
     first = (tmp_path / "table.md").read_text()
     for way in ("evolution-from-zero", "hindsight", "hindsight-then-evolution"):
         judged = json.loads((tmp_path / f"judged-{way}-0.json").read_text())
         assert judged["sha256"] == NAMM.from_pretrained(tmp_path / f"{way}-seed0").sha256()
         assert all(0.0 <= value <= 1.0 for value in judged["ratio at 25%"])
-        assert len(judged["fitness"]) == 4
+        assert len(judged["fitness"]) == 2
     assert not (tmp_path / "hindsight-seed0" / "evolution").exists()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     main(config)

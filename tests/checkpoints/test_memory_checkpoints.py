@@ -106,7 +106,7 @@ def test_the_model_is_held_to_its_card_at_every_setting(folder):
     recipe, rows = RECIPES[folder], card_rows(RECIPES[folder])
     control = ControlModel.load(SHIPPED_FOLDER / folder)
     for setting in range(len(recipe.settings)):
-        episodes = 10 if recipe.answers else 50
+        episodes = 10 if recipe.answers else 24
         full = measured(recipe, IncrementalAgent(control), setting, episodes)
         told = rows["full history"][setting][0]
         assert full >= told - 4 * np.sqrt(max(told * (1 - told), 0.02) / episodes)
