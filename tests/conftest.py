@@ -4,8 +4,20 @@ The models of the tests are too small to be shared between threads, and threads 
 machine make them slower by an order of magnitude.
 """
 
+from collections.abc import Iterator
+
+import pytest
 import torch
+from jaxtyping import config
 
 import modalities  # noqa: F401
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def _shapes_unchecked() -> Iterator[None]:
+    """For long runs of code whose shapes shorter tests check: the checks would be half of their time."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

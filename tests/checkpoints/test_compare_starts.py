@@ -49,6 +49,7 @@ def test_runs_that_differ_widen_the_interval() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On prompts of a third of the length, and a start that is left just enough for one round of evolution."""
     monkeypatch.setattr(compare_starts, "SMALL", replace(compare_starts.SMALL, lengths=(96,), intervals=(48,)))

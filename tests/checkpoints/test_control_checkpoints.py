@@ -53,6 +53,7 @@ def success(agent, corridor: int, episodes: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize("corridor", [150, 300])
 def test_the_t_maze_needs_the_cue(corridor):
     """In 24 episodes half are guessed rightly, give or take a fifth; one who knew the cue would miss none."""
@@ -77,6 +78,7 @@ def stated_score(cell: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize("cell", MADE)
 def test_a_robot_scores_as_its_card_says_in_its_native_window(cell):
     """Other resets differ by a few points; where some end in a fall, which the card's interval shows, more are played."""

@@ -101,6 +101,7 @@ def test_the_model_is_held_to_its_card(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize("folder", RECIPES)
 def test_the_model_is_held_to_its_card_at_every_setting(folder):
     recipe, rows = RECIPES[folder], card_rows(RECIPES[folder])

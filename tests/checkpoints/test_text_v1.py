@@ -30,6 +30,7 @@ def test_card_and_weights_agree() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize(
     ("tokens", "interval"),
     [(288, 48), (288, 32), (864, 96)],

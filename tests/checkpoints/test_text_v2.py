@@ -122,6 +122,7 @@ def test_a_control_verdict_names_who_is_behind_who_is_not_told_apart_and_who_is_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_only_the_weights_that_were_made_by_hand_are_said_to_be(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize(("tokens", "interval"), [(288, 48), (800, 80)])
 def test_on_other_prompts_lengths_and_intervals_it_does_what_its_card_says(tokens: int, interval: int) -> None:
     """Test seed 7, lengths and intervals that no card has: fewer slots than text-v1 for about its recall."""

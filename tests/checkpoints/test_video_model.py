@@ -115,6 +115,7 @@ def test_card_belongs_to_the_weights() -> None:
 
 @shipped
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_shipped_model_sees_and_remembers(model) -> None:
     """On fresh clips: nine of ten right with everything remembered, near chance with nothing seen."""
     right = rendered_scores(model, "validation", 60)

@@ -77,8 +77,9 @@ COMMANDS = (
     "modalities.conformance", "modalities.conformance.survey",
 )  # fmt: skip
 STARTED = """
-import os, runpy, sys
+import gc, os, runpy, sys
 import {imports}
+gc.freeze()  # what is shared is not copied to be collected
 for command in {commands}:
     if os.fork() == 0:
         sys.argv = [command, "--help"]
