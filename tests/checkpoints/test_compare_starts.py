@@ -55,9 +55,7 @@ def test_it_runs_and_goes_on_without_making_anything_twice(tmp_path: Path, monke
     monkeypatch.setattr(compare_starts, "SMALL", replace(compare_starts.SMALL, lengths=(96,), intervals=(48,)))
     monkeypatch.setattr(compare_starts, "SIZING_PROMPTS", 1)
     monkeypatch.setattr(compare_starts, "SIZED", replace(compare_starts.SIZED, lengths=(96,)))
-    config = StartsConfig(
-        out=tmp_path, seeds=(0,), recorded=2, test=2, population=4, training=TrainingConfig(steps=8)
-    )
+    config = StartsConfig(out=tmp_path, seeds=(0,), recorded=2, test=2, population=4, training=TrainingConfig(steps=8))
     made(config, HINDSIGHT, 0)
     cost = json.loads((tmp_path / "hindsight-seed0" / COST).read_text())
     config = replace(config, seconds=cost + 0.1)

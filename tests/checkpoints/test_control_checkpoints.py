@@ -81,7 +81,7 @@ def stated_score(cell: str) -> tuple[float, float, float]:
 @pytest.mark.usefixtures("_shapes_unchecked")
 @pytest.mark.parametrize("cell", MADE)
 def test_a_robot_scores_as_its_card_says_in_its_native_window(cell):
-    """Other resets differ by a few points; where some end in a fall, which the card's interval shows, more are played."""
+    """Other resets differ by a few points; where some end in a fall, by the card's interval, more are played."""
     _, low, high = stated_score(cell)
     assert low - 8 <= native_score(cell, 12 if high - low > 10 else 3) <= high + 8
 

@@ -127,9 +127,7 @@ def test_rivals_hold_no_fewer_slots_and_finished_conditions_are_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_v2_judge, "TASKS", ("pairs", "copy"))  # as many as rows can be confused with
-    config = replace(
-        TWO, namm=TWO.earlier, conditions=((96, 48),), prompts=2, rivals=("window",), matching_prompts=2
-    )
+    config = replace(TWO, namm=TWO.earlier, conditions=((96, 48),), prompts=2, rivals=("window",), matching_prompts=2)
     lines = judge_text(config, tmp_path)
     sizes = {line["policy"]: line["kept_fraction"] for line in lines if line["task"] == "pairs"}
     assert sizes[FULL] == 1.0

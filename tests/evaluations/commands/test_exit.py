@@ -83,7 +83,7 @@ gc.freeze()  # what is shared is not copied to be collected
 for command in {commands}:
     if os.fork() == 0:
         sys.argv = [command, "--help"]
-        print(command, file=sys.stderr, flush=True)
+        print("\\n" + command, file=sys.stderr, flush=True)
         runpy.run_module(command, run_name="__main__", alter_sys=True)
         break
     os.wait()
