@@ -79,7 +79,7 @@ def attend_and_observe(
     store, tokens = cache.store, query.shape[2]
     assert isinstance(store, PackedStore)
     heads, group = cache.lengths.numel(), query.shape[1] // cache.kv_heads
-    asked = (query * scale).view(heads, group, tokens, cache.head_dim)
+    asked = (query * scale).reshape(heads, group, tokens, cache.head_dim)
     out = query.new_empty(heads, group, tokens, cache.value_dim)
     kept = {name: packed.clone() for name, packed in cache.state.items()}  # a fork may share what was there
     tail = {name: packed.new_zeros(heads, tokens, *packed.shape[1:]) for name, packed in cache.state.items()}
