@@ -1,8 +1,9 @@
-"""Ours, stock attention and kvpress on one shape, in turns: `python benchmarks/peers.py`.
+"""Ours, stock attention, kvpress and the released code on one shape, in turns: `python benchmarks/peers.py`.
 
 kvpress needs another version of transformers, so the command makes an environment for it, once, beside what is
-installed here: torch is the same. Each configuration runs in a process of its own, in turns within a repetition; ratios
-are to stock attention with a full cache in the same repetition. Beside each stands the least that it can cost
+installed here: torch is the same. So does the code released with the paper, which runs where ``--released`` names a
+checkout of it (:mod:`released_code`). Each configuration runs in a process of its own, in turns within a repetition;
+ratios are to stock attention with a full cache in the same repetition. Beside each stands the least that it can cost
 (:mod:`llama`): the arithmetic over the measured peak, and for a new token the bytes of weights and cache over the
 measured rate of reading.
 """
@@ -19,16 +20,18 @@ import sys
 import time
 import venv
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import released_code
 import torch
 import tyro
 from llama import Clock, Rates, Shape, held_bytes, pairs_seen, timed
 
 OURS = ("stock", "full", "namm-all", "namm-30", "namm-10", "h2o-30", "keydiff-30", "snapkv-30", "knorm-30")
 KVPRESS = ("kvpress-stock", "kvpress-snapkv-30", "kvpress-knorm-30", "kvpress-expected-30")
+RELEASED = ("released-all", "released-30")
 CURE = Path(__file__).parents[1] / "modalities" / "huggingface" / "torchvision.py"
 SNAPKV = {"window_size": 64, "kernel_size": 5}
 """kvpress's defaults."""
@@ -52,10 +55,19 @@ class Options:
     """Version of kvpress."""
     environment: Path = field(default_factory=lambda: Path.home() / ".cache" / "namm-suite" / "kvpress")
     """Where kvpress is installed; made if it is not there."""
+    released: Path | None = None
+    """A checkout of the code released with the paper; adds "released-all" and "released-30", where none is named."""
+    released_environment: Path = field(default_factory=lambda: Path.home() / ".cache" / "namm-suite" / "released")
+    """Where what that code needs is installed; made if it is not there."""
     shape: Shape = field(default_factory=Shape)
     """The model."""
     one: tuple[str, int] | None = None
     """Measure one configuration at one length in this process and print JSON; for the command's own use."""
+
+
+def family(name: str) -> str:
+    """Whose a configuration is, where it is not ours: "kvpress", "released"."""
+    return name.partition("-")[0]
 
 
 def kept_share(name: str) -> float:
@@ -98,10 +110,14 @@ def press_of(name: str) -> Any:
 
 def measure(name: str, tokens: int, options: Options) -> dict[str, float]:
     """Times one configuration in this process; seconds and bytes."""
-    is_ours = not name.startswith("kvpress") and name != "stock"
+    is_ours = name in OURS and name != "stock"
     # transformers imports torchvision, which does not load beside every torch; none of ours is imported with it
     runpy.run_path(str(CURE))["cure_torchvision"]()
     torch.set_num_threads(options.threads)
+    if family(name) == "released" and options.released:
+        share = kept_share(name)
+        cap = None if share == 1 else round(share * tokens)
+        return released_code.measure(options.released, tokens, cap, options.shape, options.clock)
     model = options.shape.build()
     if is_ours:
         import modalities
@@ -125,34 +141,40 @@ def measure(name: str, tokens: int, options: Options) -> dict[str, float]:
     }  # fmt: skip
 
 
-def environment_of(options: Options) -> Path:
-    """The interpreter of kvpress's environment, which is made if need be; says how long that took and its size."""
-    python = options.environment / "bin" / "python"
-    if (options.environment / f"kvpress-{options.kvpress}").exists():
+def environment_of(folder: Path, *packages: str) -> Path:
+    """The interpreter of an environment with these, which is made if need be; says how long that took and its size."""
+    python = folder / "bin" / "python"
+    made = folder / packages[0].replace("==", "-")
+    if made.exists():
         return python
     began = time.perf_counter()
-    venv.create(options.environment, with_pip=True, clear=True)
-    [packages] = options.environment.glob("lib/python*/site-packages")
-    # what is installed here is seen there too, torch above all, behind what kvpress wants in other versions
-    (packages / "beside.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
-    install = [str(python), "-m", "pip", "install", "--quiet", "--quiet", f"kvpress=={options.kvpress}"]
-    subprocess.run(install, check=True)
-    (options.environment / f"kvpress-{options.kvpress}").touch()
-    size = sum(file.stat().st_size for file in options.environment.rglob("*") if file.is_file())
-    print(f"kvpress {options.kvpress} installed in {time.perf_counter() - began:.0f} s, {size / 2**20:.0f} MiB\n")
+    venv.create(folder, with_pip=True, clear=True)
+    [installed] = folder.glob("lib/python*/site-packages")
+    # what is installed here is seen there too, torch above all, behind what is wanted in other versions
+    (installed / "beside.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    install = [str(python), "-m", "pip", "install", "--quiet", *packages]
+    # silent where it succeeds: it calls an error what these versions are to packages beside, which are not used there
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"Expected to install {', '.join(packages)} in {folder}; pip failed:\n{done.stderr}")
+    made.touch()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{', '.join(packages)} installed in {time.perf_counter() - began:.0f} s, {size / 2**20:.0f} MiB\n")
     return python
 
 
-def measured(name: str, tokens: int, options: Options, peer: Path | None) -> dict[str, float]:
+def measured(name: str, tokens: int, options: Options, interpreters: dict[str, Path]) -> dict[str, float]:
     """One configuration in a process of its own."""
     shape = options.shape
     command = [
-        str(peer) if name.startswith("kvpress") else sys.executable, __file__, "--threads", str(options.threads),
+        str(interpreters.get(family(name), sys.executable)), __file__, "--threads", str(options.threads),
         "--clock", options.clock,
         "--shape.layers", str(shape.layers), "--shape.width", str(shape.width), "--shape.heads", str(shape.heads),
         "--shape.kv-heads", str(shape.kv_heads), "--shape.inner", str(shape.inner),
         "--shape.dtype", shape.dtype, "--one", name, str(tokens),
     ]  # fmt: skip
+    if options.released:
+        command += ["--released", str(options.released)]
     silent = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | silent)
     if done.returncode:
@@ -163,9 +185,10 @@ def measured(name: str, tokens: int, options: Options, peer: Path | None) -> dic
 def limits(name: str, tokens: int, shape: Shape, rates: Rates) -> tuple[float, float]:
     """Seconds that a prefill and a new token take at least."""
     held = round(kept_share(name) * tokens)
-    forgets = name.startswith(("namm", "h2o", "keydiff")) and held < tokens  # others once, at the prompt's end
+    # others forget once, at the prompt's end
+    forgets = name.startswith(("namm", "released", "h2o", "keydiff")) and held < tokens
     pairs = pairs_seen(tokens, held if forgets else None)
-    prefill = shape.prefill_operations(tokens, pairs, name.startswith("namm")) / rates.operations
+    prefill = shape.prefill_operations(tokens, pairs, name.startswith(("namm", "released"))) / rates.operations
     return prefill, shape.step_bytes(held) / rates.bytes_read
 
 
@@ -174,12 +197,12 @@ def _times(value: float, base: float) -> float:
     return value / base if base else float("nan")
 
 
-def rows(tokens: int, options: Options, peer: Path | None, rates: Rates) -> None:
+def rows(tokens: int, options: Options, interpreters: dict[str, Path], rates: Rates) -> None:
     """Measures one length and prints its rows."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in options.configurations}
     for _ in range(options.repetitions):
         for name, runs in found.items():
-            runs.append(measured(name, tokens, options, peer))
+            runs.append(measured(name, tokens, options, interpreters))
             print(f"{tokens} {name} {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
     base = found[options.configurations[0]]
     for name, runs in found.items():
@@ -203,7 +226,19 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one, options)))
         return
-    peer = environment_of(options) if any(name.startswith("kvpress") for name in options.configurations) else None
+    families = set(map(family, options.configurations))
+    if options.released:
+        released_code.check_checkout(options.released)
+        if "released" not in families:
+            options = replace(options, configurations=options.configurations + RELEASED)
+            families.add("released")
+    elif "released" in families:
+        raise SystemExit("The released code is not installed with this project: name a checkout, --released FOLDER.")
+    interpreters = {}
+    if "kvpress" in families:
+        interpreters["kvpress"] = environment_of(options.environment, f"kvpress=={options.kvpress}")
+    if "released" in families:
+        interpreters["released"] = environment_of(options.released_environment, *released_code.PACKAGES)
     rates = Rates.measured(options.threads, options.shape.dtype)
     print(f"Measured here: {rates.operations / 1e9:.0f} GFLOP/s, {rates.bytes_read / 1e9:.1f} GB/s read.\n")
     print(
@@ -211,7 +246,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for tokens in options.tokens:
-        rows(tokens, options, peer, rates)
+        rows(tokens, options, interpreters, rates)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,29 @@ def test_a_row_for_each_configuration_and_the_base_is_one() -> None:
     assert all(float(row[4].removesuffix(" s")) <= float(row[3].removesuffix(" s")) for row in rows)  # the limit
 
 
+def test_a_folder_that_is_no_checkout_of_the_released_code_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    """An environment is installed for minutes before a mistyped folder is noticed, or the end is an import's trace."""
+    (tmp_path / "utils.py").touch()
+    environment = tmp_path / "environment"
+    for folder, found in ((tmp_path, "a folder without memory_llms/llama.py"), (tmp_path / "none", "no folder")):
+        options = ("--released", str(folder), "--released-environment", str(environment))
+        command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Expected a checkout of the code released with the paper")
+        assert f"at {folder}, found {found}" in done.stderr
+        assert "--released FOLDER" in done.stderr
+    assert not environment.exists()
+
+
+def test_the_released_code_is_not_measured_without_a_checkout() -> None:
+    """Ours is measured in its name."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), "--configurations", "stock", "released-30"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "--released FOLDER" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_row_for_each_doubling_and_the_full_cache_given_up() -> None:
     """What is held grows in spite of a budget, or a full cache nobody waits for any more is still read."""
