@@ -22,7 +22,7 @@ NEW_TOKENS = 48
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a Llama in fp32."""
+    """Of a Llama."""
 
     layers: int = 6
     """Layers."""
@@ -34,6 +34,8 @@ class Shape:
     """Heads of keys and values."""
     inner: int = 1376
     """Width of the MLP."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights, arithmetic and cache."""
 
     def build(self) -> Any:
         """A model without training, the same each time."""
@@ -44,7 +46,7 @@ class Shape:
             vocab_size=1024, hidden_size=self.width, intermediate_size=self.inner, num_hidden_layers=self.layers,
             num_attention_heads=self.heads, num_key_value_heads=self.kv_heads, max_position_embeddings=131_072,
         )  # fmt: skip
-        return LlamaForCausalLM(config).eval()
+        return LlamaForCausalLM(config).eval().to(getattr(torch, self.dtype))
 
     @property
     def head_dim(self) -> int:
@@ -68,9 +70,18 @@ class Shape:
         attention = 4 * self.head_dim * self.heads * pairs
         return 2 * self.weights * tokens + self.layers * (attention + (136 * self.kv_heads * pairs if spectra else 0))
 
+    @property
+    def width_of_number(self) -> int:
+        """Bytes."""
+        return getattr(torch, self.dtype).itemsize
+
     def kv_bytes(self, tokens: float) -> float:
         """Bytes of the keys and values of so many tokens."""
-        return 8.0 * self.layers * self.kv_heads * self.head_dim * tokens
+        return 2.0 * self.width_of_number * self.layers * self.kv_heads * self.head_dim * tokens
+
+    def step_bytes(self, tokens: float) -> float:
+        """Bytes that a new token cannot but read: the weights, and the keys and values of so many tokens."""
+        return self.width_of_number * self.weights + self.kv_bytes(tokens)
 
 
 def pairs_seen(tokens: int, budget: int | None = None, interval: int = 512) -> int:
@@ -90,15 +101,15 @@ class Rates:
     """What this processor does in a second."""
 
     operations: float
-    """Of square fp32 matrix products."""
+    """Of square matrix products."""
     bytes_read: float
     """Of memory that is in no cache."""
 
     @classmethod
-    def measured(cls, threads: int) -> Rates:
-        """The best of some tries each."""
+    def measured(cls, threads: int, dtype: str = "float32") -> Rates:
+        """The best of some tries each, products in that type."""
         torch.set_num_threads(threads)
-        side, long = torch.randn(1536, 1536), torch.randn(1 << 26)
+        side, long = torch.randn(1536, 1536).to(getattr(torch, dtype)), torch.randn(1 << 26)
         product = min(_seconds(lambda: side @ side) for _ in range(5))
         return cls(2 * 1536**3 / product, long.nbytes / min(_seconds(long.sum) for _ in range(5)))
 

@@ -27,7 +27,7 @@ import torch
 import tyro
 from llama import Clock, Rates, Shape, held_bytes, pairs_seen, timed
 
-OURS = ("stock", "full", "namm-all", "namm-30", "namm-10", "snapkv-30", "knorm-30")
+OURS = ("stock", "full", "namm-all", "namm-30", "namm-10", "h2o-30", "keydiff-30", "snapkv-30", "knorm-30")
 KVPRESS = ("kvpress-stock", "kvpress-snapkv-30", "kvpress-knorm-30", "kvpress-expected-30")
 CURE = Path(__file__).parents[1] / "modalities" / "huggingface" / "torchvision.py"
 SNAPKV = {"window_size": 64, "kernel_size": 5}
@@ -76,6 +76,8 @@ def ours(name: str, tokens: int) -> Any:
         "namm-all": lambda: make_policy("namm", namm=NAMM()),  # all zeros: every score passes the threshold
         "namm-30": lambda: make_policy("namm", namm=NAMM(), budget=budget),
         "namm-10": lambda: make_policy("namm", namm=NAMM(), budget=budget),
+        "h2o-30": lambda: make_policy("h2o", budget=budget),
+        "keydiff-30": lambda: make_policy("keydiff", budget=budget),
         "snapkv-30": lambda: make_policy("snapkv", **prompt),
         "knorm-30": lambda: make_policy("l2_norm", **prompt),
     }
@@ -148,7 +150,8 @@ def measured(name: str, tokens: int, options: Options, peer: Path | None) -> dic
         str(peer) if name.startswith("kvpress") else sys.executable, __file__, "--threads", str(options.threads),
         "--clock", options.clock,
         "--shape.layers", str(shape.layers), "--shape.width", str(shape.width), "--shape.heads", str(shape.heads),
-        "--shape.kv-heads", str(shape.kv_heads), "--shape.inner", str(shape.inner), "--one", name, str(tokens),
+        "--shape.kv-heads", str(shape.kv_heads), "--shape.inner", str(shape.inner),
+        "--shape.dtype", shape.dtype, "--one", name, str(tokens),
     ]  # fmt: skip
     silent = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | silent)
@@ -160,10 +163,10 @@ def measured(name: str, tokens: int, options: Options, peer: Path | None) -> dic
 def limits(name: str, tokens: int, shape: Shape, rates: Rates) -> tuple[float, float]:
     """Seconds that a prefill and a new token take at least."""
     held = round(kept_share(name) * tokens)
-    forgets = name.startswith("namm") and held < tokens
+    forgets = name.startswith(("namm", "h2o", "keydiff")) and held < tokens  # others once, at the prompt's end
     pairs = pairs_seen(tokens, held if forgets else None)
     prefill = shape.prefill_operations(tokens, pairs, name.startswith("namm")) / rates.operations
-    return prefill, (4 * shape.weights + shape.kv_bytes(held)) / rates.bytes_read
+    return prefill, shape.step_bytes(held) / rates.bytes_read
 
 
 def _times(value: float, base: float) -> float:
@@ -201,7 +204,7 @@ def main() -> None:
         print(json.dumps(measure(*options.one, options)))
         return
     peer = environment_of(options) if any(name.startswith("kvpress") for name in options.configurations) else None
-    rates = Rates.measured(options.threads)
+    rates = Rates.measured(options.threads, options.shape.dtype)
     print(f"Measured here: {rates.operations / 1e9:.0f} GFLOP/s, {rates.bytes_read / 1e9:.1f} GB/s read.\n")
     print(
         "| tokens | configuration | prefill | best | limit | new token | best | limit | KV | most | state | process |"

@@ -14,6 +14,7 @@ from torch import Tensor
 from namm.attention.eager import EagerAttention
 from namm.cache import LayerCache
 from namm.interval import Interval
+from namm.one_pass import Observed
 from namm.policies.base import State
 
 
@@ -36,6 +37,9 @@ class LayerContents:
     sequences: Int[Tensor, " batch"]
     """Identities of the sequences."""
 
+    observed: Observed | None = None
+    """State after an interval that was attended and observed in one pass, until its update, which follows at once."""
+
     def kept_positions(self) -> Int[Tensor, "batch kv_heads slots"]:
         """Positions of kept tokens and of the tail, padded with -1."""
         cache = self.cache
@@ -51,7 +55,13 @@ class LayerContents:
         """Bytes of positions, per-token state and buffered queries."""
         eager = 0 if self.eager is None else self.eager.nbytes
         heads = sum(tensor.nbytes for tensor in self.head_state.values())
-        return self.cache.state_bytes() + heads + self.interval.nbytes + eager
+        observed = 0 if self.observed is None else self.observed.nbytes
+        return self.cache.state_bytes() + heads + self.interval.nbytes + eager + observed
+
+    def take_observed(self) -> Observed | None:
+        """What one pass observed, which is then forgotten."""
+        observed, self.observed = self.observed, None
+        return observed
 
     def trim(self) -> None:
         """Gives back the room of judged tokens and of their queries; it grows again with the next interval."""

@@ -23,6 +23,7 @@ from namm.cache import TAIL_BLOCK, LayerCache
 from namm.contents import LayerContents
 from namm.errors import AttachError
 from namm.interval import Interval
+from namm.one_pass import attend_and_observe, takes_whole
 from namm.policies.base import Policy
 from namm.renumbering import renumber_sinks
 from namm.rules import PLAIN, AttentionRule, sink_part
@@ -223,9 +224,11 @@ class LayerMemory:
         cache.append(key, value, counts)
         if self.contents.eager is not None:
             return self.contents.eager.attend(cache, query, starts, self.contents.interval.scale)
-        tokens = query.shape[2]
+        rule, scale, tokens = self.rule, self.contents.interval.scale, query.shape[2]
+        if aligned == 0 and counts is None and tokens == self.every and takes_whole(self.policy, cache, query, rule):
+            out, self.contents.observed = attend_and_observe(self.policy, cache, query, scale)
+            return out
         folded = query.reshape(cache.batch, cache.kv_heads, self.group * tokens, cache.head_dim)
-        rule, scale = self.rule, self.contents.interval.scale
         if within_reach(rule, cache):
             out, log_sum = attend_held(cache, query, folded, starts, aligned, scale, rule.softcap)
         else:

@@ -93,25 +93,35 @@ def judged(policy: Policy | None, case: Case, complete: Bool[Tensor, " batch"], 
 
 def _carried(policy: Policy | None, case: Case, slots: Slots) -> State:
     """State of every token after the interval, kept ones before the interval's; zero in unused slots."""
-    cache = case.contents.cache
-    # new tokens start at zero; both parts are copies, so that observing them in place changes no fork's state
-    kept_state = {name: packed[slots.index] for name, packed in cache.state.items()}
-    tail_state = {
-        name: packed.new_zeros(cache.batch, cache.kv_heads, slots.interval, *packed.shape[1:])
-        for name, packed in cache.state.items()
-    }
-    if policy is not None and policy.observes_attention:
-        if case.contents.eager is None:
-            observe(policy, cache, case.contents.interval, case.rule, slots, kept_state, tail_state)
-        else:
-            observe_held(policy, cache, case.contents.eager, slots, kept_state, tail_state)
+    cache, observed = case.contents.cache, case.contents.take_observed()
+    if observed is not None:
+        # popped here and below, so that of a large state no more than one name's parts and whole exist at once
+        kept_state = {name: observed.kept.pop(name)[slots.index] for name in cache.state}
+        tail_state = observed.tail
+    else:
+        # new tokens start at zero; both parts are copies, so that observing them in place changes no fork's state
+        kept_state = {name: packed[slots.index] for name, packed in cache.state.items()}
+        tail_state = {
+            name: packed.new_zeros(cache.batch, cache.kv_heads, slots.interval, *packed.shape[1:])
+            for name, packed in cache.state.items()
+        }
+        if policy is not None and policy.observes_attention:
+            _observe(policy, case, slots, kept_state, tail_state)
     state = {}
     for name in cache.state:
-        # popped, so that of a large state no more than one name's parts and whole exist at once
         joined = torch.cat([kept_state.pop(name), tail_state.pop(name)], dim=2)
         # unused slots were read from some other token's place: nothing of it may reach the policy
         state[name] = joined.masked_fill_(_like(~slots.valid, joined), 0.0)
     return state
+
+
+def _observe(policy: Policy, case: Case, slots: Slots, kept_state: State, tail_state: State) -> None:
+    """Carries the state over the interval, in place, from probabilities that were kept or are computed again."""
+    contents = case.contents
+    if contents.eager is None:
+        observe(policy, contents.cache, contents.interval, case.rule, slots, kept_state, tail_state)
+    else:
+        observe_held(policy, contents.cache, contents.eager, slots, kept_state, tail_state)
 
 
 def _view(case: Case, slots: Slots, positions: Int[Tensor, "rows kv_heads slots"], state: State) -> TokenView:

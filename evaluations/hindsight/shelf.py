@@ -39,6 +39,9 @@ class Shelf:
     seed: int
     folder: Path
 
+    dtype: str = "float32"
+    """Of the source's weights and arithmetic; `bfloat16` is some four times faster where the processor has it."""
+
     def path(self, place: int) -> Path:
         """Where a prompt's recording lies."""
         return self.folder / f"{place:03d}.safetensors"
@@ -87,7 +90,7 @@ def record(shelf: Shelf, places: Sequence[int]) -> None:
     if not places:
         return
     torch.set_num_threads(1)
-    model, lessons = load_source(shelf.model, torch.float32), shelf.lessons()
+    model, lessons = load_source(shelf.model, getattr(torch, shelf.dtype)), shelf.lessons()
     watcher = NAMM(NAMMConfig())
     for place in places:
         updates, kept = seen_under(model, lessons[place], watcher, "sequence", UPDATES, None)

@@ -153,6 +153,10 @@ class Policy(ABC):
     observed_queries: int | None = None
     """How many of an interval's last queries :meth:`observe` is shown; None for all."""
 
+    observes_in_pieces: int | None = None
+    """A number of queries: :meth:`observe` may be shown an interval in pieces of multiples of it, oldest first, each
+    with the state that the one before left, and without tokens newer than all of the piece. None: only at once."""
+
     reads_tokens: bool = False
     """Whether :attr:`TokenView.token_ids` is used; then the memory must be told the ids of its tokens."""
 

@@ -18,6 +18,7 @@ class H2O(Policy):
 
     name = "h2o"
     observes_attention = True
+    observes_in_pieces = 1
 
     def __init__(self, selection: Selection, recent_fraction: float = 0.0) -> None:
         """Keeps ``recent_fraction`` of the budget for the newest tokens.

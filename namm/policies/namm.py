@@ -70,6 +70,7 @@ class NAMMPolicy(Policy):
             _check_eager(eager_chunk, selection)
         self.eager_chunk = eager_chunk
         self.observes_attention = namm.config.attention is not None
+        self.observes_in_pieces = namm.config.hop
         self.namm = namm
         self.statistics = statistics
         self.target_statistics = target_statistics
