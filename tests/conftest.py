@@ -30,6 +30,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def _shapes_unchecked() -> Iterator[None]:
     """For long runs of code whose shapes shorter tests check: the checks would be half of their time."""
+    before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
-    config.update("jaxtyping_disable", False)
+    config.update("jaxtyping_disable", before)
