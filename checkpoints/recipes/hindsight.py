@@ -42,6 +42,15 @@ REAL = Course(
     lengths=(512, 640, 768), intervals=(64, 128, 256), chunk=64,
 )  # fmt: skip
 """What a real model is shown; the other tasks of RULER stay unseen."""
+LONGER = Course(
+    tasks=(
+        "ruler/niah_single_1", DOCUMENTS, "ruler/niah_multikey_1", "ruler/vt", "ruler/niah_single_2", DOCUMENTS,
+        "ruler/niah_multivalue", "ruler/niah_multikey_1",
+    ),
+    lengths=(512, 768, 1024), intervals=(64, 128), chunk=64,
+)  # fmt: skip
+"""The same tasks in longer prompts, fewer of running text."""
+COURSES = {"first": REAL, "longer": LONGER}
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288, 432), intervals=(48, 96, 144), chunk=48)
 """What the shipped recall-llama is shown."""
 CALIBRATION = Course(
@@ -74,6 +83,12 @@ class HindsightConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its first numbers and its order."""
 
+    course: Literal["first", "longer"] = "first"
+    """What the real model is shown."""
+
+    draw: int = 0
+    """Which draw of its prompts."""
+
     real_prompts: int = 24
     small_prompts: int = 40
 
@@ -98,7 +113,8 @@ class HindsightConfig:
 
 def shelves_of(config: HindsightConfig) -> list[Shelf]:
     """The recordings of each source."""
-    real = Shelf(config.real, REAL, config.real_prompts, 0, config.work / "recordings" / "real", config.dtype)
+    folder = config.work / "recordings" / "real"
+    real = Shelf(config.real, COURSES[config.course], config.real_prompts, config.draw, folder, config.dtype)
     if config.small is None:
         return [real]
     small = config.work / "recordings" / "small"
@@ -166,7 +182,8 @@ def main(config: HindsightConfig) -> None:
         facts = one_seed(config, seed, recorded)
         facts |= {
             "command": f"python checkpoints/recipes/hindsight.py --real {Path(config.real).name} --seeds {seed}"
-            f" --signals {' '.join(config.signals)} --dtype {config.dtype}",
+            f" --signals {' '.join(config.signals)} --course {config.course} --draw {config.draw}"
+            f" --real-prompts {config.real_prompts} --training.steps {config.training.steps} --dtype {config.dtype}",
             "signals": config.signals,
             "courses": [asdict(shelf.course) for shelf in shelves],
             "documents": config.documents,
