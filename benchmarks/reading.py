@@ -1,5 +1,7 @@
 """What share of the processor's peak reading a real model's prompts reaches: `python benchmarks/reading.py`.
 
+Also candidates of an evolution side by side on one prompt, which is what `namm-evolve` does on a real model.
+
 The peak is that of square matrix products in the same type, on one thread, measured here. Work is counted as two
 operations a weight and token (embeddings left out) and the products of attention; time is processor time, so that
 others on the machine disturb less. Ratios are what counts.
@@ -18,6 +20,7 @@ import tyro
 import modalities  # noqa: F401  (before transformers)
 from modalities.language.prompts import Group, Prompt
 from modalities.language.reading import read
+from modalities.language.recall import recall
 from modalities.pretrained import load_model
 from modalities.pretrained.precision import matmul_rate
 from namm import NAMM
@@ -36,6 +39,8 @@ class Options:
     """Tokens of a context."""
     prompts: tuple[int, ...] = (1, 4)
     """Side by side."""
+    candidates: int = 16
+    """Judges of one prompt, side by side."""
     interval: int = 64
     """Tokens between two updates."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
@@ -55,6 +60,11 @@ def seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
+
+
+def told(name: str, rate: float, each: float, peak: float) -> None:
+    """A line of the table."""
+    print(f"  {name:28} {rate:8.1f} tokens/s {100 * rate * each / peak:6.1f}% of peak", flush=True)
 
 
 @torch.inference_mode()
@@ -83,8 +93,15 @@ def main() -> None:
                 "namm": lambda: under(make_policy("namm", namm=namm, statistics="sequence", interval=options.interval)),
             }
             for name, work in works.items():
-                rate = rows * options.length / seconds(work)
-                print(f"  {rows} x {name:20} {rate:8.1f} tokens/s {100 * rate * each / peak:6.1f}% of peak", flush=True)
+                told(f"{rows} x {name}", rows * options.length / seconds(work), each, peak)
+        many = options.candidates
+        ids = torch.randint(10, 1000, (1, options.length)).repeat(many, 1)
+        judges = make_policy(
+            "namm", namm=namm, statistics="sequence", interval=options.interval,
+            population=namm.flat.repeat(many, 1), candidate=torch.arange(many),
+        )  # fmt: skip
+        taken = seconds(lambda: recall(model, judges, ids, ids[:, :1], ids[:, :1], copies=many))  # noqa: B023
+        told(f"1 x namm, {many} candidates", many * options.length / taken, each, peak)
 
 
 if __name__ == "__main__":

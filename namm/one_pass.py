@@ -23,8 +23,8 @@ QUERIES = 64
 """Queries of each head taken together, rounded down to what the policy can be shown apart."""
 BLOCK_ELEMENTS = 1 << 20
 """Probabilities at one time, about: heads are taken together as far as that goes."""
-FEWEST_ELEMENTS = 1 << 16
-"""Logits of a head over the interval from which on calls of their own for each head are worth it."""
+FEWEST_ELEMENTS = {torch.float32: 1 << 16, torch.bfloat16: 1 << 14}
+"""Logits of a head over the interval from which on calls of their own for each head are worth it; no other types."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ def takes_whole(
     pieces, tokens = policy.observes_in_pieces, query.shape[2]
     if not policy.observes_attention or pieces is None or policy.reads_queries or tokens % pieces:
         return False
-    if query.device.type != "cpu" or not rule.is_plain or query.dtype not in (torch.float32, torch.bfloat16):
+    fewest = FEWEST_ELEMENTS.get(query.dtype)
+    if query.device.type != "cpu" or not rule.is_plain or fewest is None:
         return False
     if not isinstance(cache.store, PackedStore) or torch.is_grad_enabled():
         return False
     group, heads = query.shape[1] // cache.kv_heads, cache.lengths.numel()
-    return group * tokens * (cache.store.keys.shape[0] + heads * tokens) >= heads * FEWEST_ELEMENTS
+    return group * tokens * (cache.store.keys.shape[0] + heads * tokens) >= heads * fewest
 
 
 def attend_and_observe(

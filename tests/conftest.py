@@ -4,6 +4,7 @@ The models of the tests are too small to be shared between threads, and threads 
 machine make them slower by an order of magnitude.
 """
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -15,9 +16,21 @@ import modalities  # noqa: F401
 torch.set_num_threads(1)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays; nothing is gained by looking through it whenever rubbish is collected."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Or what Triton counts at the end is taken for a leak."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def _shapes_unchecked() -> Iterator[None]:
     """For long runs of code whose shapes shorter tests check: the checks would be half of their time."""
+    before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
-    config.update("jaxtyping_disable", False)
+    config.update("jaxtyping_disable", before)

@@ -50,6 +50,14 @@ def run(path: str, *command: str) -> str:
     return done.stdout
 
 
+COMMANDS = {
+    "rl": ["--env", "short-maze", "--quick", "--episodes", "1", "--max-steps", "20", "--no-video"],
+    "text": ["--tasks", "lookup", "proverbs", "--prompts", "2", "--example-tokens", "0"],
+    "video": ["--benchmark", "rendered", "--clips", "1", "--limit", "2"],
+}
+PLAYED = ["--policy", "full", "every_other", "--budget", "40", "--wandb", "disabled"]
+
+
 @pytest.fixture(scope="module")
 def played(path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment of the package, examined, played and shown by a process in which it is installed."""
@@ -69,11 +77,10 @@ verdict = examine(subject_of(LookupMachine()))
 assert verdict.conforms, verdict
 run(Path({str(folder)!r}), ("window", "random", "every_other(protected_first=2)"))
 from evaluations.dashboard import main
-from evaluations.tasks.outside import is_task
-from evaluations.tasks.recall.tasks import TASKS
-from namm import outside
-from namm.policies import POLICIES
 assert main([{str(folder)!r}]) == 0
+for name, options in {COMMANDS!r}.items():
+    played = [*{PLAYED!r}, *options, "--out", {str(folder)!r} + "-commands/" + name]
+    assert getattr(evaluations, name).main(played) == 0
 """
     (folder / "said.txt").write_text(run(path, "-c", program))
     return folder
@@ -118,25 +125,18 @@ def test_the_groups_that_the_guide_names_are_those_that_are_looked_at() -> None:
     assert told == set(outside.GROUPS) == set(own)
 
 
-def test_every_command_plays_its_policy_and_its_tasks_and_reports_them(path: str, tmp_path: Path) -> None:
-    options = ["--policy", "full", "every_other", "--budget", "40", "--wandb", "disabled"]
-    told = {
-        "rl": ["--env", "short-maze", "--quick", "--episodes", "1", "--max-steps", "20", "--no-video"],
-        "text": ["--tasks", "lookup", "proverbs", "--prompts", "2", "--example-tokens", "0"],
-        "video": ["--benchmark", "rendered", "--clips", "1", "--limit", "2"],
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_plays_its_policy_and_its_tasks_and_reports_them(command: str, played: Path) -> None:
+    out = played.with_name(f"{played.name}-commands") / command
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    tasks = ["lookup", "proverbs/last-word"] if command == "text" else [rows[0]["task"]]
+    assert {(row["policy"], row["task"]) for row in rows} == {
+        (policy, task) for policy in ("full", "every_other") for task in tasks
     }
-    for command, more in told.items():
-        out = tmp_path / command
-        run(path, "-m", f"evaluations.{command}", *options, *more, "--out", str(out))
-        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-        tasks = ["lookup", "proverbs/last-word"] if command == "text" else [rows[0]["task"]]
-        assert {(row["policy"], row["task"]) for row in rows} == {
-            (policy, task) for policy in ("full", "every_other") for task in tasks
-        }
-        assert command != "rl" or {row["target"] for row in rows} == {"short-maze"}
-        assert {row["versions"]["riddles"] for row in rows} == {"1.0"}
-        assert "every_other" in (out / "report.html").read_text()
-        assert "every_other" in (out / "summary.md").read_text()
+    assert command != "rl" or {row["target"] for row in rows} == {"short-maze"}
+    assert {row["versions"]["riddles"] for row in rows} == {"1.0"}
+    assert "every_other" in (out / "report.html").read_text()
+    assert "every_other" in (out / "summary.md").read_text()
 
 
 def test_a_package_that_is_broken_costs_what_it_brings_and_is_named(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import tyro
@@ -42,6 +42,15 @@ REAL = Course(
     lengths=(512, 640, 768), intervals=(64, 128, 256), chunk=64,
 )  # fmt: skip
 """What a real model is shown; the other tasks of RULER stay unseen."""
+LONGER = Course(
+    tasks=(
+        "ruler/niah_single_1", DOCUMENTS, "ruler/niah_multikey_1", "ruler/vt", "ruler/niah_single_2", DOCUMENTS,
+        "ruler/niah_multivalue", "ruler/niah_multikey_1",
+    ),
+    lengths=(512, 768, 1024), intervals=(64, 128), chunk=64,
+)  # fmt: skip
+"""The same tasks in longer prompts, fewer of running text."""
+COURSES = {"first": REAL, "longer": LONGER}
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288, 432), intervals=(48, 96, 144), chunk=48)
 """What the shipped recall-llama is shown."""
 CALIBRATION = Course(
@@ -74,6 +83,12 @@ class HindsightConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its first numbers and its order."""
 
+    course: Literal["first", "longer"] = "first"
+    """What the real model is shown."""
+
+    draw: int = 0
+    """Which draw of its prompts."""
+
     real_prompts: int = 24
     small_prompts: int = 40
 
@@ -90,15 +105,20 @@ class HindsightConfig:
     workers: int = 1
     """Processes that record."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the sources while they are recorded and sizes are found; some processors are four times faster in bfloat16."""
+
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def shelves_of(config: HindsightConfig) -> list[Shelf]:
     """The recordings of each source."""
-    real = Shelf(config.real, REAL, config.real_prompts, 0, config.work / "recordings" / "real")
+    folder = config.work / "recordings" / "real"
+    real = Shelf(config.real, COURSES[config.course], config.real_prompts, config.draw, folder, config.dtype)
     if config.small is None:
         return [real]
-    return [real, Shelf(config.small, SMALL, config.small_prompts, 0, config.work / "recordings" / "small")]
+    small = config.work / "recordings" / "small"
+    return [real, Shelf(config.small, SMALL, config.small_prompts, 0, small, config.dtype)]
 
 
 def taught(config: HindsightConfig, shelf: Shelf) -> list[Recording]:
@@ -138,7 +158,7 @@ def one_seed(config: HindsightConfig, seed: int, shelves: Sequence[Sequence[Reco
     out = config.out / f"seed-{seed}"
     namm.save_pretrained(out)  # kept should sizing be interrupted
     lessons = draw_lessons(CALIBRATION, read_tokenizer(config.real), config.calibration, CALIBRATION_SEED)
-    namm, sized = calibrated(namm, load_source(config.real, torch.float32), lessons, config.keep)
+    namm, sized = calibrated(namm, load_source(config.real, getattr(torch, config.dtype)), lessons, config.keep)
     namm.save_pretrained(out)
     return {
         "seed": seed,
@@ -162,7 +182,8 @@ def main(config: HindsightConfig) -> None:
         facts = one_seed(config, seed, recorded)
         facts |= {
             "command": f"python checkpoints/recipes/hindsight.py --real {Path(config.real).name} --seeds {seed}"
-            f" --signals {' '.join(config.signals)}",
+            f" --signals {' '.join(config.signals)} --course {config.course} --draw {config.draw}"
+            f" --real-prompts {config.real_prompts} --training.steps {config.training.steps} --dtype {config.dtype}",
             "signals": config.signals,
             "courses": [asdict(shelf.course) for shelf in shelves],
             "documents": config.documents,

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from namm.errors import DataError
 
@@ -97,6 +96,8 @@ def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     Returns:
         The interquartile mean, `axis` removed.
     """
+    from scipy import stats  # slow to import, and processes that play need none
+
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
@@ -160,6 +161,8 @@ def success_rate(successes: Sequence[bool | float] | np.ndarray, confidence: flo
     Raises:
         DataError: If there are no trials or a value is neither 0 nor 1.
     """
+    from scipy import stats  # slow to import, and processes that play need none
+
     values = finite(successes)
     if not values.size or not np.isin(values, (0.0, 1.0)).all():
         raise DataError(f"A success rate needs trials that are 0 or 1, found {values.tolist()[:8]}.")
@@ -176,6 +179,8 @@ def sign_flip_p_value(differences: np.ndarray, seed: int, resamples: int = RESAM
         seed: Seed of the signs.
         resamples: Sign patterns drawn; all of them where there are fewer, and the value is then exact.
     """
+    from scipy import stats  # slow to import, and processes that play need none
+
     if len(differences) == 1 or not differences.any():
         return 1.0
     test = stats.permutation_test(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from evaluations.analysis.aggregates import paired_over_tasks, resampled_runs
 from evaluations.analysis.clusters import clustered
@@ -90,7 +90,7 @@ def over_runs(over_trials: Estimate, by_run: Sequence[float]) -> Estimate:
     """
     if len(by_run) < 2:
         return over_trials
-    reach = float(stats.t.ppf(0.975, len(by_run) - 1) * np.std(by_run, ddof=1) / math.sqrt(len(by_run)))
+    reach = float(stdtrit(len(by_run) - 1, 0.975) * np.std(by_run, ddof=1) / math.sqrt(len(by_run)))
     low, high = over_trials.value - over_trials.low, over_trials.high - over_trials.value
     return Estimate(
         over_trials.value, over_trials.value - math.hypot(low, reach), over_trials.value + math.hypot(high, reach)

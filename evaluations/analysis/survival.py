@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy.special import ndtri
 
 from evaluations.analysis.estimates import Estimate, bootstrap, success_rate
 from evaluations.rows.results import Row
 from evaluations.rows.trials import of, trials
 from namm.errors import DataError
 
-QUANTILE = float(stats.norm.ppf(0.975))
+QUANTILE = float(ndtri(0.975))
 """Of a 95% interval."""
 
 
@@ -127,6 +127,8 @@ def associate(rows: Sequence[Row]) -> Association | None:
     score = np.array([trial["score"] for trial in shown])
     binary = all(trial["success"] is not None for trial in shown)
     kept = share == 1.0
+    from scipy import stats  # slow to import, and processes that play need none
+
     rho = p_value = None
     if np.ptp(share) > 0 and np.ptp(score) > 0:
         rho, p_value = _tested(stats.spearmanr(share, score))

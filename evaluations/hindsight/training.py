@@ -108,12 +108,32 @@ def batch_of(
         spectrum, of_keys = (
             part.gather(1, chosen.unsqueeze(-1).expand(-1, -1, part.shape[-1])) for part in (spectrum, of_keys)
         )
-    valid = (positions >= 0).unsqueeze(1)
-    age = (update.seen - 1 - positions).clamp(0, update.seen).unsqueeze(1)
-    spectrum, of_keys = spectrum.unsqueeze(1), of_keys.unsqueeze(1)
-    mean, deviation = sequence_statistics(spectrum, valid)
-    features = namm.token_features(spectrum, age, mean, deviation, of_keys if wanted else None)
+    features, valid = shown(namm, positions, spectrum, of_keys, update.seen)
     return Batch(features, valid, worth.unsqueeze(1))
+
+
+def shown(
+    namm: NAMM,
+    positions: Int[Tensor, "heads slots"],
+    spectrum: Float[Tensor, "heads slots bins"],
+    of_keys: Float[Tensor, "heads slots signals"],
+    seen: int,
+) -> tuple[Float[Tensor, "heads 1 slots features"], Bool[Tensor, "heads 1 slots"]]:
+    """What a NAMM is shown of some heads under the statistics of each sequence, and which slots hold a token.
+
+    Args:
+        namm: Whose features are made.
+        positions: Of the tokens, -1 in unused slots.
+        spectrum: What was seen of attention.
+        of_keys: The key signals that it reads.
+        seen: Tokens read by then.
+    """
+    valid = (positions >= 0).unsqueeze(1)
+    age = (seen - 1 - positions).clamp(0, seen).unsqueeze(1)
+    spectrum = spectrum.unsqueeze(1)
+    mean, deviation = sequence_statistics(spectrum, valid)
+    signals = of_keys.unsqueeze(1) if of_keys.shape[-1] else None
+    return namm.token_features(spectrum, age, mean, deviation, signals), valid
 
 
 def _thinned(
@@ -144,7 +164,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
         seed: Decides first numbers and order.
     """
     draw, pick = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 11])
-    unit = _units(namm, config.cosine_unit)
+    unit = units(namm, config.cosine_unit)
     weights = torch.nn.Parameter(_first(namm, draw, unit))
     optimizer = torch.optim.Adam([weights], lr=config.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=config.steps, pct_start=0.1)
@@ -174,7 +194,7 @@ def _beside_even(scores: Float[Tensor, " tokens"], worth: Float[Tensor, " tokens
     return -(share * scores.log_softmax(0)).sum() - math.log(len(scores))
 
 
-def _units(namm: NAMM, cosine_unit: float) -> Float[Tensor, " params"]:
+def units(namm: NAMM, cosine_unit: float) -> Float[Tensor, " params"]:
     """What a step of each number is multiplied by, as if cosines were so many times larger and weights smaller."""
     unit = torch.ones(namm.scorer.params)
     parts = {name: part[0] for name, part in namm.scorer.unpack(unit[None]).items()}

@@ -1,8 +1,9 @@
 """How much a model's loss leans on each token of its cache: the derivative by a bias on the token's logits.
 
 The bias is added to what every query of a chunk gives a (layer, KV head, token); at zero its derivative says what a
-little more weight for the token would do to the loss. No bias is really added and no attention matrix is kept:
-attention runs fused, and its backward pass recomputes the probabilities block by block and leaves the sums beside.
+little more weight for the token would do to the loss. There no bias is really added: attention runs fused, and its
+backward pass recomputes the probabilities block by block and leaves the sums beside. Elsewhere, where tokens are half
+forgotten, probabilities are computed chunk by chunk both ways. No attention matrix is kept.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ IMPLEMENTATION = "namm_token_gradients"
 BLOCK = 256
 """Queries whose probabilities exist at one time, rounded to whole chunks."""
 
-SINK: ContextVar[tuple[dict[int, Tensor], int]] = ContextVar("token_gradients")
-"""Where sums go, by layer, and the chunk they are taken over."""
+SINK: ContextVar[tuple[dict[int, Tensor], int, Tensor | None]] = ContextVar("token_gradients")
+"""Where sums go, by layer, the chunk they are taken over, and the bias of all layers."""
 
 
 def token_gradients(
-    model: PreTrainedModel, ids: Int[Tensor, " tokens"], wanted: Bool[Tensor, " tokens"], chunk: int
+    model: PreTrainedModel,
+    ids: Int[Tensor, " tokens"],
+    wanted: Bool[Tensor, " tokens"],
+    chunk: int,
+    bias: Float[Tensor, "layers kv_heads chunks read"] | None = None,
 ) -> tuple[Float[Tensor, "layers kv_heads chunks read"], float]:
     """Derivatives of the loss of the wanted tokens, one a layer, KV head, chunk of queries and token.
 
@@ -40,6 +45,7 @@ def token_gradients(
         ids: One sequence; the last token is predicted but not read.
         wanted: Tokens whose negative log-likelihoods are summed; the first cannot be wanted.
         chunk: Queries that share a bias.
+        bias: Where derivatives are taken; None: at zero.
 
     Returns:
         The derivatives (negative: more weight helps; one token fewer is read than there are), and the loss in nats.
@@ -56,7 +62,7 @@ def token_gradients(
     sums: dict[int, Tensor] = {}
     asked = wanted[1:].nonzero().squeeze(1)
     with _differentiated(model), torch.enable_grad():
-        told = SINK.set((sums, chunk))
+        told = SINK.set((sums, chunk, bias))
         try:
             read = model.get_input_embeddings()(ids[None, :-1]).detach().requires_grad_()
             hidden = model.base_model(inputs_embeds=read, use_cache=False).last_hidden_state
@@ -105,35 +111,35 @@ class _Attention(torch.autograd.Function):
         layer: int,
         sums: dict[int, Tensor],
         chunk: int,
+        bias: Tensor | None,
     ) -> Tensor:
         """[batch, heads, tokens, width] of each."""
-        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-        ctx.save_for_backward(query, key, value, out)
+        if bias is None:
+            out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        else:
+            out = torch.empty_like(query)
+            for start, stop in _blocks(query.shape[2], chunk, bias):
+                asked = _grouped(query[:, :, start:stop], key.shape[1])
+                found = _chances(asked, key, start, stop, scale, chunk, bias).to(value.dtype) @ value[:, :, :stop]
+                out[:, :, start:stop] = found.view_as(out[:, :, start:stop])
+        ctx.save_for_backward(query, key, value, out, bias)
         ctx.facts = (scale, layer, sums, chunk)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Recomputes the probabilities, a block of queries at a time."""
-        query, key, value, out = ctx.saved_tensors
+        query, key, value, out, bias = ctx.saved_tensors
         scale, layer, sums, chunk = ctx.facts
         batch, heads, tokens, _ = query.shape
         kv, group = key.shape[1], heads // key.shape[1]
         d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
         found = torch.zeros(batch, kv, -(-tokens // chunk), tokens)
         lean = (grad.float() * out.float()).sum(-1)  # what a softmax subtracts
-        step = max(chunk, BLOCK // chunk * chunk)
-        for start in range(0, tokens, step):
-            stop = min(start + step, tokens)
-            q, g, less = (
-                part[:, :, start:stop].reshape(batch, kv, group * (stop - start), *part.shape[3:])
-                for part in (query, grad, lean)
-            )
+        for start, stop in _blocks(tokens, chunk, bias):
+            q, g, less = (_grouped(part[:, :, start:stop], kv) for part in (query, grad, lean))
             keys, values = key[:, :, :stop], value[:, :, :stop]
-            logits = (q @ keys.transpose(-1, -2)).float() * scale
-            place = torch.arange(stop, device=query.device)
-            hidden = (place > place[start:stop, None]).repeat(group, 1)
-            chances = logits.masked_fill_(hidden, -torch.inf).softmax(-1)
+            chances = _chances(q, key, start, stop, scale, chunk, bias)
             d_logits = chances * ((g @ values.transpose(-1, -2)).float() - less.unsqueeze(-1))
             by_query = d_logits.view(batch, kv, group, stop - start, stop).sum(2)
             for number in range(start // chunk, -(-stop // chunk)):
@@ -144,7 +150,37 @@ class _Attention(torch.autograd.Function):
             d_key[:, :, :stop] += d_logits.transpose(-1, -2) @ q * scale
             d_value[:, :, :stop] += chances.transpose(-1, -2) @ g
         sums[layer] = found
-        return d_query, d_key, d_value, None, None, None, None
+        return d_query, d_key, d_value, None, None, None, None, None
+
+
+def _blocks(tokens: int, chunk: int, bias: Tensor | None) -> Iterator[tuple[int, int]]:
+    """First and last-but-one query of those taken at one time: whole chunks, one where it has a bias of its own."""
+    step = chunk if bias is not None else max(chunk, BLOCK // chunk * chunk)
+    for start in range(0, tokens, step):
+        yield start, min(start + step, tokens)
+
+
+def _grouped(part: Tensor, kv_heads: int) -> Tensor:
+    """The heads of a group behind each other on the query axis."""
+    return part.reshape(part.shape[0], kv_heads, -1, *part.shape[3:])
+
+
+def _chances(
+    asked: Float[Tensor, "batch kv_heads group_queries width"],
+    key: Float[Tensor, "batch kv_heads tokens width"],
+    start: int,
+    stop: int,
+    scale: float,
+    chunk: int,
+    bias: Float[Tensor, "kv_heads chunks tokens"] | None,
+) -> Float[Tensor, "batch kv_heads group_queries stop"]:
+    """Probabilities of some queries over all tokens up to the last of them, in fp32."""
+    logits = (asked @ key[:, :, :stop].transpose(-1, -2)).float() * scale
+    if bias is not None:
+        logits += bias[:, start // chunk, None, :stop]
+    place = torch.arange(stop, device=asked.device)
+    hidden = (place > place[start:stop, None]).repeat(asked.shape[2] // (stop - start), 1)
+    return logits.masked_fill_(hidden, -torch.inf).softmax(-1)
 
 
 def _attend(
@@ -155,8 +191,10 @@ def _attend(
         if said.get(name) is not None:
             raise AttachError(f"Derivatives by token need plain causal attention, found {name}={said[name]!r}.")
     scale = said.get("scaling") or query.shape[-1] ** -0.5
-    sums, chunk = SINK.get()
-    out = _Attention.apply(query, key, value, scale, module.layer_idx, sums, chunk)
+    sums, chunk, bias = SINK.get()
+    layer = cast("int", module.layer_idx)
+    own = None if bias is None else bias[layer]
+    out = _Attention.apply(query, key, value, scale, layer, sums, chunk, own)
     return out.transpose(1, 2).contiguous(), None
 
 

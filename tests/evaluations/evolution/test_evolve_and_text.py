@@ -86,7 +86,9 @@ def test_fitness_prices_what_is_kept_and_depends_on_its_seed_alone() -> None:
 
 @pytest.mark.slow
 def test_an_evolution_that_was_stopped_equals_one_that_was_not(folder: Path, tmp_path: Path) -> None:
-    config = EvolveConfig(model=str(folder), out=tmp_path / "whole", generations=3, fitness=SMALL, threads=1)
+    config = EvolveConfig(
+        model=str(folder), out=tmp_path / "whole", generations=3, population=8, fitness=SMALL, threads=1
+    )
     whole = evolve.run(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts", generations=1)
     evolve.run(parts)
@@ -109,7 +111,13 @@ def test_a_start_brings_what_it_reads(folder: Path, tmp_path: Path) -> None:
     NAMM(first.config, flat, first.statistics).save_pretrained(tmp_path / "first")
     fitness = dataclasses.replace(SMALL, statistics=("sequence",))
     config = EvolveConfig(
-        model=str(folder), out=tmp_path / "out", start=tmp_path / "first", generations=1, fitness=fitness, threads=1
+        model=str(folder),
+        out=tmp_path / "out",
+        start=tmp_path / "first",
+        generations=1,
+        population=8,
+        fitness=fitness,
+        threads=1,
     )
     result = evolve.run(config)
     namm = NAMM.from_pretrained(tmp_path / "out" / "namm")

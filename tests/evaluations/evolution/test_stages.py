@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evaluations import evolve
 from evaluations.boards.wandb_package import LEAN
+from evaluations.commands.ranks import Launch
 from evaluations.evolution.benchmark_fitness import BenchmarkFitness, BenchmarkFitnessConfig, held_back
 from evaluations.evolution.config import preset_config
 from evaluations.evolution.page import write_page
@@ -146,29 +147,48 @@ def test_w_and_b_has_every_generation_and_a_continued_run_is_whole(run: tuple[Ev
     assert all(str(row["fitness"]["mean"]) in again for row in read_rows(config.out))
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "--ranks"])
-def test_two_ranks_one_of_which_is_killed_come_to_the_same_bits(
-    launcher: str, run: tuple[EvolveConfig, EvolutionResult], tmp_path: Path
-) -> None:
-    """Elastic restart: both are started again, by torchrun or the command itself, and go on where they were."""
-    config, _ = run
-    root = Path(evolve.__file__).parents[1]
-    command = [
-        str(root / "evaluations" / "evolve.py"), "--model", config.model, "--out", str(tmp_path / "ranks"),
-        "--stages", "pairs:2", "pairs,copy:4", "--prompts", "1", "--context-tokens", "80", "--intervals", "32",
-        "--validation-prompts", "1", "--population", "8", "--part", "4", "--noise-every", "2", "--validate-every", "3",
-        "--pictures-every", "2", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
+LONGER = ("pairs:2", "pairs,copy:4")
+"""Stages that leave time to kill somebody."""
+
+
+@pytest.fixture(scope="module")
+def alone(run: tuple[EvolveConfig, EvolutionResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process comes to."""
+    folder = tmp_path_factory.mktemp("alone")
+    evolve.run(dataclasses.replace(run[0], out=folder, stages=LONGER, wandb="disabled"))
+    return folder
+
+
+def _command(model: str, folder: Path) -> list[str]:
+    """The evolution of `alone` on the command line."""
+    return [
+        "--model", model, "--out", str(folder), "--stages", *LONGER, "--prompts", "1", "--context-tokens", "80",
+        "--intervals", "32", "--validation-prompts", "1", "--population", "8", "--part", "4", "--noise-every", "2",
+        "--validate-every", "3", "--pictures-every", "2", "--no-bfloat16", "--wandb", "disabled", "--threads", "1",
     ]  # fmt: skip
-    if launcher == "torchrun":
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
-        command = [*torchrun, *command]
-    else:
-        command = [*command, "--ranks", "2", "--max-restarts", "2"]
+
+
+def _assert_same_bits(found: Path, alone: Path) -> None:
+    rows, expected = ([{**row, "seconds": 0} for row in read_rows(folder)] for folder in (found, alone))
+    assert rows == expected
+    assert NAMM.from_pretrained(found / "namm").sha256() == NAMM.from_pretrained(alone / "namm").sha256()
+    recipe, known = (json.loads((folder / "recipe.json").read_text()) for folder in (found, alone))
+    differ = {name for name, value in recipe.items() if known[name] != value}
+    assert differ == {"out"}, "how many ranks there were is no setting of the run"
+
+
+def test_two_ranks_one_of_which_is_killed_come_to_the_same_bits(
+    run: tuple[EvolveConfig, EvolutionResult], alone: Path, tmp_path: Path
+) -> None:
+    """Elastic restart: both are started again by torchrun and go on where they were."""
+    root, folder = Path(evolve.__file__).parents[1], tmp_path / "ranks"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [*torchrun, str(root / "evaluations" / "evolve.py"), *_command(run[0].model, folder)]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    history = tmp_path / "ranks" / "history.jsonl"
+    history = folder / "history.jsonl"
     deadline = time.monotonic() + 180
     while not (history.exists() and history.read_bytes().count(b"\n")):
         assert agent.poll() is None, agent.communicate()[0][-2000:]
@@ -180,18 +200,18 @@ def test_two_ranks_one_of_which_is_killed_come_to_the_same_bits(
     assert agent.returncode == 0, said[-2000:]
     assert said.count("Watch ") == 2, "both were started again"
     assert said.count("Saved ") == 1, "the leader alone tells"
-    alone = dataclasses.replace(config, out=tmp_path / "alone", stages=("pairs:2", "pairs,copy:4"), wandb="disabled")
-    evolve.run(alone)
-    rows, expected = ([{**row, "seconds": 0} for row in read_rows(folder)] for folder in (history.parent, alone.out))
-    assert rows == expected
-    found, known = (NAMM.from_pretrained(folder / "namm") for folder in (history.parent, alone.out))
-    assert found.sha256() == known.sha256()
-    differ = {
-        name
-        for name, value in json.loads((history.parent / "recipe.json").read_text()).items()
-        if json.loads((alone.out / "recipe.json").read_text())[name] != value
-    }
-    assert differ == {"out"}, "how many ranks there were is no setting of the run"
+    _assert_same_bits(folder, alone)
+
+
+def test_ranks_that_the_command_starts_come_to_the_same_bits(
+    run: tuple[EvolveConfig, EvolutionResult], alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """How it starts them again when one is killed: tests/evaluations/commands/test_ranks.py."""
+    options = ["--ranks", "2", "--max-restarts", "3"]
+    assert evolve.main([*_command(run[0].model, tmp_path), *options]) == 0
+    assert capfd.readouterr().out.count("Saved ") == 1, "the leader alone tells"
+    _assert_same_bits(tmp_path, alone)
+    assert evolve._parse(options)[1] == Launch(ranks=2, max_restarts=3)
 
 
 def _ranks(launcher: int) -> list[int]:

@@ -12,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evaluations.hindsight.recording import KEYS, Recording, Seen, seen_under, worths
 from evaluations.hindsight.training import (
     TrainingConfig,
-    _units,
     batch_of,
     caught,
     fresh,
@@ -20,6 +19,7 @@ from evaluations.hindsight.training import (
     shifted,
     spectrum_statistics,
     train,
+    units,
 )
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from modalities import attach
@@ -82,7 +82,7 @@ def test_a_steps_unit_is_as_if_the_signal_were_larger() -> None:
     """Numbers of a NAMM that sees a signal 8 times as large, times their units, score the same on the signal."""
     for scorer in ("bam", "mlp"):
         namm = NAMM(replace(CONFIG, scorer=scorer))
-        unit = _units(namm, 8.0)
+        unit = units(namm, 8.0)
         features = torch.randn(1, 2, 9, CONFIG.features, generator=torch.Generator().manual_seed(3))
         larger = features.clone()
         larger[..., -1] *= 8.0

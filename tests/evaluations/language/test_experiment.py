@@ -61,6 +61,7 @@ def assert_same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_every_registered_policy_reads_every_kind_of_task_at_the_namms_size(
     config: TextConfig, longbench: Path
 ) -> None:
@@ -102,6 +103,7 @@ def _unmarked(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_sharing_batching_and_chunks_change_nothing(config: TextConfig, longbench: Path, tmp_path: Path) -> None:
     """Two prompts share a document; alone, in chunks or side by side they are answered alike, draws included."""
     config = replace(config, tasks=("longbench/qasper", "corpus/next-line"), data=str(longbench))

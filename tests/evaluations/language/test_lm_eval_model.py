@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from evaluations.experiment.names import policy_of
+from evaluations.language import lm_eval_command
 from evaluations.language.lm_eval_model import NammLM
 from modalities import attach
 from modalities.huggingface.attach import cache_of
@@ -247,24 +248,25 @@ def test_lm_eval_is_told_where_the_model_is() -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def command(folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
-    """lm_eval's command with the model in it, on tasks that lie in a folder as its documentation wants them."""
+def words(folder: Path, arguments: str) -> list[str]:
+    """The command line of tasks that lie in a folder as lm_eval's documentation wants them."""
     for task in tasks(folder):
         (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
-    return subprocess.run(
-        [
-            sys.executable, "-m", "evaluations.language.lm_eval_command", "--model", "namm", "--device", "cpu",
-            "--model_args", f"pretrained={MODEL},{arguments}", "--batch_size", "4", "--limit", "3",
-            "--include_path", str(folder), "--tasks", "made_up_choice,made_up_answer,made_up_text",
-            "--output_path", str(folder / "out"),
-        ],
-        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return [
+        "namm-lm-eval", "--model", "namm", "--device", "cpu",
+        "--model_args", f"pretrained={MODEL},{arguments}", "--batch_size", "4", "--limit", "3",
+        "--include_path", str(folder), "--tasks", "made_up_choice,made_up_answer,made_up_text",
+        "--output_path", str(folder / "out"),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_the_command_is_lm_evals_with_the_model_in_it(tmp_path: Path) -> None:
-    done = command(tmp_path, "policy=namm,interval=64,budget=24")
+    command = [sys.executable, "-m", "evaluations.language.lm_eval_command"]
+    done = subprocess.run(
+        [*command, *words(tmp_path, "policy=namm,interval=64,budget=24")[1:]],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "made_up_choice" in done.stdout
     (results,) = (tmp_path / "out").rglob("*.json")
@@ -275,8 +277,11 @@ def test_the_command_is_lm_evals_with_the_model_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_on_its_command_line_is_one_line(tmp_path: Path) -> None:
-    wrong = command(tmp_path, "policy=nam")
-    assert wrong.returncode == 2
-    assert "error: Unknown policy 'nam'" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+def test_a_mistake_on_its_command_line_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", words(tmp_path, "policy=nam"))
+    assert lm_eval_command.main() == 2
+    told = capsys.readouterr().err
+    assert "error: Unknown policy 'nam'" in told
+    assert "Traceback" not in told

@@ -184,7 +184,7 @@ def test_text_and_video_are_sized_on_what_is_not_scored(tmp_path: Path) -> None:
         "window",
         "--quick",
         "--workers",
-        "2",
+        "1",
         *SEEDS,
     ]
     assert transfer.main([*asked, "--out", str(tmp_path)]) == 0

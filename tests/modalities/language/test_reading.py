@@ -76,7 +76,11 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_batch_that_shares_what_it_can_answers_as_stock_generate_does_one_by_one(kind: str, name: str) -> None:
+def test_a_batch_that_shares_what_it_can_answers_as_stock_generate_does_one_by_one(
+    kind: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    if name not in QUICK:
+        request.getfixturevalue("_shapes_unchecked")
     model, policy, asked = model_of(kind), policy_of(name), prompts()
     groups = groups_of(asked)
     assert sorted(len(group.members) for group in groups) == [1, 1, 1, 3]

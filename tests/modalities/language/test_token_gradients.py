@@ -39,14 +39,17 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def test_equals_the_derivative_of_a_bias(model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("at_zero", [True, False])
+def test_equals_the_derivative_of_a_bias(model: LlamaForCausalLM, at_zero: bool) -> None:
+    """At zero, where nothing is really added, and where it is."""
     ids, wanted = torch.randint(60, (TOKENS,)), torch.zeros(TOKENS, dtype=torch.bool)
     wanted[[5, 20, 36]] = True
-    found, loss = token_gradients(model, ids, wanted, CHUNK)
-    assert all(weight.requires_grad for weight in model.parameters())
     chunks = -(-(TOKENS - 1) // CHUNK)
+    bias = torch.zeros(2, 2, chunks, TOKENS - 1) if at_zero else -4 * torch.rand(2, 2, chunks, TOKENS - 1)
+    found, loss = token_gradients(model, ids, wanted, CHUNK, None if at_zero else bias)
+    assert all(weight.requires_grad for weight in model.parameters())
     for layer in range(2):
-        BIAS[layer] = torch.zeros(2, chunks, TOKENS - 1, requires_grad=True)
+        BIAS[layer] = bias[layer].clone().requires_grad_()
     model.set_attn_implementation("biased_for_a_test")
     logits = model(input_ids=ids[None, :-1]).logits[0]
     expected = cross_entropy(logits[wanted[1:]], ids[1:][wanted[1:]], reduction="sum")

@@ -1,0 +1,90 @@
+"""Soft forgetting: a token weighs as the NAMM has been sure of it, and training by the loss that this causes helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+import checkpoints
+from evaluations.evolution.likelihood_fitness import asked_under
+from evaluations.evolution.source import load_source
+from evaluations.hindsight.recording import Seen
+from evaluations.hindsight.softly import SoftConfig, Step, _biases, train_softly
+from evaluations.hindsight.training import fresh, shifted
+from evaluations.tasks.lessons import Course, Lesson, draw_lessons
+from namm import NAMM, NAMMConfig
+from namm.errors import ConfigError
+from namm.features import FeatureStatistics
+from namm.policies import make_policy
+
+RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
+
+
+def test_a_token_weighs_from_its_first_update_on_and_no_less_than_the_floor() -> None:
+    """Tokens 0 to 3 and 4 to 7 in intervals of 4, ten read; token 1 is gone after the first update, and token 5 after
+    the second; unused slots come first."""
+    lesson = Lesson(tuple(range(11)), (False,) * 10 + (True,), 9, 4, "made up")
+
+    def seen(count: int, *positions: int) -> Seen:
+        places = torch.tensor(positions).view(1, 1, -1).int()
+        nothing = torch.zeros(1, 1, len(positions), 0)
+        return Seen(count, places, nothing, nothing)
+
+    updates = (seen(4, 0, 1, 2, 3), seen(8, -1, 0, 2, 3, 4, 5, 6, 7))
+    scores = [
+        torch.tensor([[[2.0, -6.0, 0.0, 1.0]]], requires_grad=True),
+        torch.tensor([[[9.0, -1.0, 0.0, 1.0, 2.0, -90.0, 3.0, 4.0]]]),
+    ]
+    found = _biases(scores, updates, lesson, 2.0, -12.0)
+    assert found.shape == (1, 1, 3, 10)
+    expected = torch.zeros(3, 10)
+    expected[1, :4] = logsigmoid(torch.tensor([1.0, -3.0, 0.0, 0.5]))
+    expected[2, :4] = expected[1, :4] + logsigmoid(torch.tensor([-0.5, float("inf"), 0.0, 0.5]))
+    expected[2, 4:8] = logsigmoid(torch.tensor([1.0, -45.0, 1.5, 2.0])).clamp_min(-12.0)
+    torch.testing.assert_close(found[0, 0].detach(), expected)
+    found.sum().backward()
+    assert bool((scores[0].grad > 0).all())  # the one that is gone, too
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a part to keep"):
+        SoftConfig(keep=1.0)
+    namm = NAMM(NAMMConfig(interval=48, trained_statistics="sequence"))
+    with pytest.raises(ConfigError, match="Expected 4 prompts, found 0"):
+        train_softly(namm, load_source(str(RECALL_LLAMA), torch.float32), [], SoftConfig(steps=2, batch=2))
+
+
+@pytest.mark.slow
+def test_a_few_steps_on_a_real_model_make_answers_likelier_at_the_same_size() -> None:
+    """Under real forgetting, on prompts that were not trained on."""
+    model = load_source(str(RECALL_LLAMA), torch.float32)
+    constants = NAMMConfig(signals=("spectrogram", "key_difference"), interval=48, trained_statistics="sequence")
+    nothing = fresh(constants, FeatureStatistics(torch.zeros(1, 17), torch.ones(1, 17)))
+    first = torch.randn(nothing.flat.shape, generator=torch.Generator().manual_seed(0)) * 0.05
+    namm = shifted(NAMM(constants, first, nothing.statistics), 0.0)
+    course = Course(("pairs", "passkey"), (288,), (48,), 48)
+    steps: list[Step] = []
+    config = SoftConfig(steps=12, batch=2, rate=1e-2, keep=0.4)
+    trained = train_softly(
+        namm, model, draw_lessons(course, None, 24, 0), config, lambda number, step: steps.append(step)
+    )
+    assert len(steps) == 12
+    assert sum(step.kept for step in steps[-4:]) / 4 == pytest.approx(0.4, abs=0.12)
+    before, after = (sum(step.losses[0] + step.losses[1] for step in some) for some in (steps[:4], steps[-4:]))
+    assert after < before
+    asked = draw_lessons(course, None, 8, 0, "validation")
+
+    def likelihood(namm: NAMM, budget: int = 90) -> float:
+        with torch.inference_mode():
+            policies = (
+                make_policy("namm", namm=namm, interval=48, statistics="sequence", budget=budget) for _ in asked
+            )
+            return sum(
+                float(asked_under(model, each, lesson).log_likelihood[0])
+                for each, lesson in zip(policies, asked, strict=True)
+            )
+
+    assert likelihood(trained) > likelihood(namm) + 1.0
