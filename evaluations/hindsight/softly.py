@@ -12,12 +12,16 @@ The part that is kept is held where it should be by the threshold, which is move
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -26,10 +30,15 @@ from evaluations.hindsight.training import shown, units
 from evaluations.tasks.lessons import Lesson
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM
-from namm.errors import ConfigError
+from namm.errors import ConfigError, DataError
+from namm.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam remembers."""
 
 
 @dataclass(frozen=True)
@@ -74,59 +83,88 @@ class Step:
     """Part of the tokens that was kept, forgetting being real."""
 
 
-def train_softly(
-    namm: NAMM,
-    model: PreTrainedModel,
-    lessons: Sequence[Lesson],
-    config: SoftConfig,
-    told: Callable[[int, Step], None] = lambda number, step: None,
-) -> NAMM:
-    """A NAMM that goes on from this one.
+class SoftTraining:
+    """Numbers on their way, step by step; what is saved goes on as if it had not been interrupted."""
 
-    Args:
-        namm: Where it begins; at threshold 0 it keeps about the wanted part.
-        model: The source.
-        lessons: ``steps * batch`` prompts, taken in order.
-        config: How.
-        told: Called after each step.
+    def __init__(self, namm: NAMM, config: SoftConfig) -> None:
+        """The start.
 
-    Raises:
-        ConfigError: Too few prompts.
-    """
-    if len(lessons) < config.steps * config.batch:
-        raise ConfigError(f"Expected {config.steps * config.batch} prompts, found {len(lessons)}.")
-    unit = units(namm, config.cosine_unit)
-    weights = torch.nn.Parameter(namm.flat / unit)
-    optimizer = torch.optim.Adam([weights], lr=config.rate, betas=(0.9, 0.98))
-    deviation: float | None = None
-    for number in range(config.steps):
-        share = 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * number / config.steps)))
-        optimizer.param_groups[0]["lr"] = config.rate * min(1.0, (number + 1) / 10) * (0.05 + 0.95 * share)
-        optimizer.zero_grad()
-        losses, kept = [], 0.0
-        for lesson in lessons[number * config.batch : (number + 1) * config.batch]:
-            now = NAMM(namm.config, (weights * unit).detach(), namm.statistics)
-            updates, fraction = seen_under(model, lesson, now, "sequence", len(lesson.ids), 0.0)
-            kept += fraction / config.batch
-            scores = [_scores(namm, weights * unit, update) for update in updates]
-            if deviation is None:
-                held = [part[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
-                deviation = float(torch.cat(held).detach().std())
-            unit_of_score = config.softness * deviation
-            given = [part.detach().requires_grad_() for part in scores]
-            bias = _biases(given, updates, lesson, unit_of_score, config.floor)
-            ids, wanted = torch.tensor(lesson.ids), torch.tensor(lesson.wanted)
-            slopes, loss = token_gradients(model, ids, wanted, lesson.interval, bias.detach())
-            asked = int(wanted.sum())
-            losses.append(loss / asked)
-            bias.backward(slopes / (asked * config.batch))
-            torch.autograd.backward(scores, _at_one_size(given, updates, unit_of_score))
-        torch.nn.utils.clip_grad_norm_([weights], 1.0)
-        optimizer.step()
-        assert deviation is not None  # there was a prompt
-        namm.scorer.unpack(weights.data[None])["score_bias"].sub_(config.pull * deviation * (kept - config.keep))
-        told(number, Step(tuple(losses), kept))
-    return NAMM(namm.config, (weights * unit).detach(), namm.statistics)
+        Args:
+            namm: Where it begins; at threshold 0 it keeps about the wanted part.
+            config: How.
+        """
+        self.config, self._start = config, namm
+        self._unit = units(namm, config.cosine_unit)
+        self._weights = torch.nn.Parameter(namm.flat / self._unit)
+        self._optimizer = torch.optim.Adam([self._weights], lr=config.rate, betas=(0.9, 0.98))
+        self._deviation = 0.0
+        self.number = 0
+        """Steps so far."""
+
+    @property
+    def namm(self) -> NAMM:
+        """What it has come to."""
+        return NAMM(self._start.config, (self._weights * self._unit).detach(), self._start.statistics)
+
+    def step(self, model: PreTrainedModel, lessons: Sequence[Lesson]) -> Step:
+        """One step on some prompts.
+
+        Args:
+            model: The source.
+            lessons: ``batch`` of them.
+        """
+        config = self.config
+        share = 0.5 + 0.5 * math.cos(math.pi * self.number / config.steps)
+        self._optimizer.param_groups[0]["lr"] = config.rate * min(1.0, (self.number + 1) / 10) * (0.05 + 0.95 * share)
+        self._optimizer.zero_grad()
+        found = [self._learn(model, lesson) for lesson in lessons]
+        torch.nn.utils.clip_grad_norm_([self._weights], 1.0)
+        self._optimizer.step()
+        kept = sum(fraction for _, fraction in found) / len(found)
+        threshold = self._start.scorer.unpack(self._weights.data[None])["score_bias"]
+        threshold.sub_(config.pull * self._deviation * (kept - config.keep))
+        self.number += 1
+        return Step(tuple(loss for loss, _ in found), kept)
+
+    def _learn(self, model: PreTrainedModel, lesson: Lesson) -> tuple[float, float]:
+        """Adds a prompt's derivatives; returns its loss a wanted token, and the part that was kept."""
+        now, config = self.namm, self.config
+        updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), 0.0)
+        scores = [_scores(now, self._weights * self._unit, update) for update in updates]
+        if not self._deviation:
+            held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
+            self._deviation = float(torch.cat(held).std())
+        unit = config.softness * self._deviation
+        given = [part.detach().requires_grad_() for part in scores]
+        bias = _biases(given, updates, lesson, unit, config.floor)
+        ids, wanted = torch.tensor(lesson.ids), torch.tensor(lesson.wanted)
+        slopes, loss = token_gradients(model, ids, wanted, lesson.interval, bias.detach())
+        asked = int(wanted.sum())
+        bias.backward(slopes / (asked * config.batch))
+        torch.autograd.backward(scores, _at_one_size(given, updates, unit))
+        return loss / asked, kept
+
+    def save(self, path: Path) -> None:
+        """Writes all that going on needs, whole or not at all."""
+        state = self._optimizer.state[self._weights]
+        tensors = {name: state[name] for name in MOMENTS if name in state} | {"weights": self._weights.data}
+        facts = {"number": torch.tensor(self.number), "deviation": torch.tensor(self._deviation, dtype=torch.float64)}
+        write_atomically(path, save({name: tensor.contiguous() for name, tensor in (tensors | facts).items()}))
+
+    def restore(self, path: Path) -> None:
+        """Goes on from what was saved under the same start and config.
+
+        Raises:
+            DataError: The file is damaged, or of another NAMM.
+        """
+        try:
+            found = load_file(path)
+            self._weights.data.copy_(found["weights"])
+            self.number, self._deviation = int(found["number"]), float(found["deviation"])
+            if self.number:
+                self._optimizer.state[self._weights] = {name: found[name] for name in MOMENTS}
+        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+            raise DataError(f"Expected a training in {path}, found: {error!r}; delete it to begin again.") from error
 
 
 def _scores(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[Tensor, "layers kv_heads slots"]:

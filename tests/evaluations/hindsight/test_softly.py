@@ -12,11 +12,11 @@ import checkpoints
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Seen
-from evaluations.hindsight.softly import SoftConfig, Step, _biases, train_softly
-from evaluations.hindsight.training import fresh, shifted
+from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases
+from evaluations.hindsight.training import fresh
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
-from namm.errors import ConfigError
+from namm.errors import ConfigError, DataError
 from namm.features import FeatureStatistics
 from namm.policies import make_policy
 
@@ -49,29 +49,46 @@ def test_a_token_weighs_from_its_first_update_on_and_no_less_than_the_floor() ->
     assert bool((scores[0].grad > 0).all())  # the one that is gone, too
 
 
+def namm_of(seed: int) -> NAMM:
+    constants = NAMMConfig(signals=("spectrogram", "key_difference"), interval=48, trained_statistics="sequence")
+    nothing = fresh(constants, FeatureStatistics(torch.zeros(1, 17), torch.ones(1, 17)))
+    first = torch.randn(nothing.flat.shape, generator=torch.Generator().manual_seed(seed)) * 0.05
+    return NAMM(constants, first, nothing.statistics)
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="a part to keep"):
         SoftConfig(keep=1.0)
-    namm = NAMM(NAMMConfig(interval=48, trained_statistics="sequence"))
-    with pytest.raises(ConfigError, match="Expected 4 prompts, found 0"):
-        train_softly(namm, load_source(str(RECALL_LLAMA), torch.float32), [], SoftConfig(steps=2, batch=2))
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    model = load_source(str(RECALL_LLAMA), torch.float32)
+    lessons = draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 3, 0)
+    whole, first = (SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1)) for _ in range(2))
+    for lesson in lessons:
+        whole.step(model, [lesson])
+    first.step(model, lessons[:1])
+    first.save(tmp_path / "training")
+    again = SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1))
+    again.restore(tmp_path / "training")
+    for lesson in lessons[1:]:
+        again.step(model, [lesson])
+    assert torch.equal(again.namm.flat, whole.namm.flat)
+    assert not torch.equal(whole.namm.flat, namm_of(0).flat)
+    (tmp_path / "training").write_bytes((tmp_path / "training").read_bytes()[:-9])
+    with pytest.raises(DataError, match="delete it to begin again"):
+        again.restore(tmp_path / "training")
 
 
 @pytest.mark.slow
 def test_a_few_steps_on_a_real_model_make_answers_likelier_at_the_same_size() -> None:
     """Under real forgetting, on prompts that were not trained on."""
     model = load_source(str(RECALL_LLAMA), torch.float32)
-    constants = NAMMConfig(signals=("spectrogram", "key_difference"), interval=48, trained_statistics="sequence")
-    nothing = fresh(constants, FeatureStatistics(torch.zeros(1, 17), torch.ones(1, 17)))
-    first = torch.randn(nothing.flat.shape, generator=torch.Generator().manual_seed(0)) * 0.05
-    namm = shifted(NAMM(constants, first, nothing.statistics), 0.0)
+    namm = namm_of(0)
     course = Course(("pairs", "passkey"), (288,), (48,), 48)
-    steps: list[Step] = []
-    config = SoftConfig(steps=12, batch=2, rate=1e-2, keep=0.4)
-    trained = train_softly(
-        namm, model, draw_lessons(course, None, 24, 0), config, lambda number, step: steps.append(step)
-    )
-    assert len(steps) == 12
+    training = SoftTraining(namm, SoftConfig(steps=12, batch=2, rate=1e-2, keep=0.4))
+    drawn = draw_lessons(course, None, 24, 0)
+    steps = [training.step(model, drawn[first : first + 2]) for first in range(0, 24, 2)]
     assert sum(step.kept for step in steps[-4:]) / 4 == pytest.approx(0.4, abs=0.12)
     before, after = (sum(step.losses[0] + step.losses[1] for step in some) for some in (steps[:4], steps[-4:]))
     assert after < before
@@ -87,4 +104,4 @@ def test_a_few_steps_on_a_real_model_make_answers_likelier_at_the_same_size() ->
                 for each, lesson in zip(policies, asked, strict=True)
             )
 
-    assert likelihood(trained) > likelihood(namm) + 1.0
+    assert likelihood(training.namm) > likelihood(namm) + 1.0
