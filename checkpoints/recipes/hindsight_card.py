@@ -1,5 +1,6 @@
-"""Cards of hindsight NAMMs: README.md from the card.json that training wrote and from tables of what was measured.
+"""Cards of NAMMs trained by hindsight, and on by soft forgetting.
 
+README.md is made from the card.json that training wrote and from tables of what was measured:
 `python checkpoints/recipes/hindsight_card.py --folder FOLDER ... --measured TABLE.md ...`
 """
 
@@ -50,7 +51,10 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
         raise CheckpointError(
             f"{folder}: expected the weights of its card.json ({facts['sha256']}), found {sha}; train again."
         )
-    lines = [*_about(folder.name, facts), "", *_training(facts), ""]
+    first = facts.get("start", facts)
+    lines = [*_about(folder.name, first, facts["command"]), "", *_training(first), ""]
+    if first is not facts:
+        lines += [*_forgetting(facts), ""]
     for section in measured:
         lines += [section.strip(), ""]
     found = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
@@ -58,13 +62,16 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
     write_atomically(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _about(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+def _about(name: str, facts: Mapping[str, Any], command: str) -> Iterator[str]:
     yield f"# NAMM {name}"
     yield ""
+    made = f"`{facts['command']}`"
+    if command != facts["command"]:
+        made += f", then `{command}`"
     yield fill(
         f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**. Attach "
         "it with `sequence` statistics; `namm-evolve --start` takes it, too. Besides a token's "
-        f"age it reads {_list(facts['signals'])}. Made with `{facts['command']}`; the seed, {facts['seed']}, "
+        f"age it reads {_list(facts['signals'])}. Made with {made}; the seed, {facts['seed']}, "
         "decides the first numbers and the order of the prompts.",
         WIDTH,
     )
@@ -99,6 +106,26 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     if "note" in facts:
         yield ""
         yield fill(facts["note"], WIDTH)
+
+
+def _forgetting(facts: Mapping[str, Any]) -> Iterator[str]:
+    training, course, sizes = facts["training"], facts["course"], facts["sizes"]
+    yield "## Soft forgetting"
+    yield ""
+    yield fill(
+        f"{training['steps']} steps of {training['batch']} prompts of {_list(course['lengths'])} tokens, interval "
+        f"{_list(course['intervals'])}, of the same tasks and of running text, each read under the NAMM as it was and "
+        "once more with every token weighing what its scores say. Nats a wanted token of that second reading, the "
+        "mean of the first thirty steps and of the last: "
+        + "; ".join(f"{task} {_from_to(ends)}" for task, ends in facts["losses"].items())
+        + f". The part that is kept was held at {training['keep']:.0%} by moving the threshold, which was searched for "
+        f"once more at the end (found {sizes['after']['kept_fraction']:.1%}). {facts['cpu_seconds']:.0f} CPU seconds.",
+        WIDTH,
+    )
+
+
+def _from_to(ends: Sequence[float | None]) -> str:
+    return " to ".join("none" if end is None else f"{end:.2f}" for end in ends)
 
 
 def _list(values: Any) -> str:

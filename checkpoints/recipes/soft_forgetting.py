@@ -123,6 +123,7 @@ def main(config: SoftForgettingConfig) -> None:
     for seed in config.seeds:
         facts = one_seed(config, seed)
         facts |= {
+            "start": json.loads((config.start / f"seed-{seed}" / "card.json").read_text()),
             "command": f"python checkpoints/recipes/soft_forgetting.py --real {Path(config.real).name} --seeds {seed}"
             f" --training.steps {config.training.steps} --dtype {config.dtype}",
             "course": asdict(COURSE),
