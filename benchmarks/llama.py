@@ -19,6 +19,9 @@ import torch
 WARM_UP = 64
 NEW_TOKENS = 48
 
+Clock = Literal["wall", "processor"]
+"""What counts as time: the wall's, or this process's own, which others disturb less (one thread only)."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -106,18 +109,19 @@ class Rates:
     """Of memory that is in no cache."""
 
     @classmethod
-    def measured(cls, threads: int, dtype: str = "float32") -> Rates:
-        """The best of some tries each, products in that type."""
+    def measured(cls, threads: int, dtype: str = "float32", clock: Clock = "wall") -> Rates:
+        """The best of some tries each, products in that type, by the clock that the rest is measured by."""
         torch.set_num_threads(threads)
         side, long = torch.randn(1536, 1536).to(getattr(torch, dtype)), torch.randn(1 << 26)
-        product = min(_seconds(lambda: side @ side) for _ in range(5))
-        return cls(2 * 1536**3 / product, long.nbytes / min(_seconds(long.sum) for _ in range(5)))
+        product = min(_seconds(lambda: side @ side, clock) for _ in range(5))
+        return cls(2 * 1536**3 / product, long.nbytes / min(_seconds(long.sum, clock) for _ in range(5)))
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def _seconds(work: Callable[[], Any], clock: Clock) -> float:
+    now = time.perf_counter if clock == "wall" else time.process_time
+    began = now()
     work()
-    return time.perf_counter() - began
+    return now() - began
 
 
 def peak_bytes() -> int:
@@ -137,10 +141,6 @@ class Timing:
     """Bytes by which the process grew."""
     cache: Any
     """The model's own cache."""
-
-
-Clock = Literal["wall", "processor"]
-"""What counts as time: the wall's, or this process's own, which others disturb less (one thread only)."""
 
 
 def timed(

@@ -239,7 +239,7 @@ def main() -> None:
         interpreters["kvpress"] = environment_of(options.environment, f"kvpress=={options.kvpress}")
     if "released" in families:
         interpreters["released"] = environment_of(options.released_environment, *released_code.PACKAGES)
-    rates = Rates.measured(options.threads, options.shape.dtype)
+    rates = Rates.measured(options.threads, options.shape.dtype, options.clock)
     print(f"Measured here: {rates.operations / 1e9:.0f} GFLOP/s, {rates.bytes_read / 1e9:.1f} GB/s read.\n")
     print(
         "| tokens | configuration | prefill | best | limit | new token | best | limit | KV | most | state | process |"
