@@ -81,6 +81,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shapes_unchecked")
 def test_a_few_steps_on_a_real_model_make_answers_likelier_at_the_same_size() -> None:
     """Under real forgetting, on prompts that were not trained on."""
     model = load_source(str(RECALL_LLAMA), torch.float32)
