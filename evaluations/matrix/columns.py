@@ -40,7 +40,7 @@ LOCOMOTION = ("hopper-medium", "halfcheetah-medium")
 LOCOMOTION_EPISODES = 2
 """Each has a thousand steps, and locomotion tells memories apart in no number of them."""
 SUITE_TARGETS = {"memory": MEMORY, "memory-hard": MEMORY_HARD, "locomotion": LOCOMOTION}
-KINDS = ("text", "control", "video")
+KINDS = ("text", "real", "control", "video")
 NAMED = ("text", "real", "memory", "memory-hard", "locomotion", "video")
 QUICK_TEXT = ("pairs", "needles/multikey")
 PROMPTS = 24
@@ -93,7 +93,8 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
         model = value or str(SHIPPED_MODELS / "text" / "recall-llama")
         return _text(config, written, f"text: {Path(model).name}", {"model": model})
     if name == "real":
-        return _text(config, written, "text: SmolLM2", _suite(config))
+        told = _suite(config) | ({"model": value} if value else {})
+        return _text(config, written, f"text: {Path(value).name or 'SmolLM2'}", told)
     if name == "video":
         return _video(config, written, value or str(SHIPPED_VIDEO))
     targets = value.split(",") if value else SUITE_TARGETS[name]

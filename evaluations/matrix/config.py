@@ -24,7 +24,7 @@ class TransferConfig:
 
     target: tuple[str, ...] = DEFAULT_TARGETS
     """Columns: text (the shipped Llama), memory (control), video; memory-hard; locomotion; real (SmolLM2, fetched
-    beforehand); text=MODEL, control=TARGET,TARGET, video=MODEL."""
+    beforehand); text=MODEL, real=MODEL (another model, asked as SmolLM2 is), control=TARGET,TARGET, video=MODEL."""
 
     policy: tuple[str, ...] = DEFAULT_RIVALS
     """Rivals, by name."""

@@ -138,6 +138,10 @@ def test_the_short_form_takes_what_is_named() -> None:
     [short] = columns(TransferConfig(target=("text",), quick=True))
     assert isinstance(short.setup, TextSetup)
     assert (short.setup.exams.tasks, short.setup.exams.prompts) == (("pairs",), 4)
+    [other] = columns(TransferConfig(target=("real=models/gemma",)))
+    assert isinstance(other.setup, TextSetup)
+    assert (other.title, other.setup.model.model) == ("text: gemma", "models/gemma")
+    assert other.setup.exams.answers == "likelihood"
     [long] = columns(TransferConfig(target=("real",), lengths=(512, 1024)))
     assert isinstance(long.setup, TextSetup)
     assert long.setup.exams.context_tokens == long.setup.exams.benchmark.lengths == (512, 1024)
