@@ -22,11 +22,11 @@ def switched_off() -> bool:
     return os.environ.get("NAMM_KERNELS") == "off"
 
 
-def is_modern(device: torch.device) -> bool:
-    """Whether this is a CUDA device of compute capability 8.0 or later."""
+def is_modern(device: torch.device, least: tuple[int, int] = LEAST_CAPABILITY) -> bool:
+    """Whether this is a CUDA device of a compute capability, or a later one."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+    return torch.cuda.get_device_capability(device) >= least
 
 
 def agrees(name: str, device: torch.device, difference: Callable[[], float], allowed: float) -> bool:

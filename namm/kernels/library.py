@@ -1,9 +1,10 @@
 """Torch's own attention kernels for CUDA that also return the log-sum-exp.
 
-Which one is taken: flash attention for half precision, else the memory-efficient one; ragged heads in one call of flash
-attention, each head a sequence of its own. All of them as :mod:`namm.kernels.devices` says: on modern devices, once
-found right. Whatever they do not take (masks, capped logits, widths that are no multiple of 8) is left to the
-definition, :func:`namm.kernels.blocks.attend_in_blocks`.
+Which one is taken: for half precision cuDNN's from compute capability 9.0 on, else flash attention; otherwise the
+memory-efficient one; ragged heads in one call of flash attention, each head a sequence of its own. All of them as
+:mod:`namm.kernels.devices` says: on modern devices, once found right. Whatever they do not take (masks, capped logits,
+widths that are no multiple of 8) is left to the definition, :func:`namm.kernels.blocks.attend_in_blocks`. (Torch's flex
+attention takes caps. It is compiled for the lengths it meets, and here those change with every update.)
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ from namm.kernels.devices import agrees, is_modern, switched_off
 
 HALF = (torch.float16, torch.bfloat16)
 LARGEST_HEAD = 256
+CUDNN_CAPABILITY = (9, 0)
+"""Of a device for which cuDNN's attention was written anew."""
 TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float32: 1e-3}
 """By how much outputs, and log-sum-exps, of normal numbers may be off."""
 
 Attended = tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]
+
+
+def cudnn(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Attended:
+    """CuDNN's attention; half precision, values as wide as keys."""
+    found = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, 0.0, causal, False, scale=scale
+    )
+    return found[0], found[1].reshape(query.shape[:3])
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Attended:
@@ -58,12 +69,14 @@ def attend(
     """
     if not is_modern(query.device) or switched_off() or not _fits(query, value):
         return None
-    is_flash = query.dtype in HALF and query.shape[3] == value.shape[3]
-    kernel = flash if is_flash else efficient
-    if not _is_right(kernel, query.device, query.dtype, query.shape[3], value.shape[3], causal):
-        return None
-    out, log_sum = kernel(query, key, value, scale, causal)
-    return out, log_sum.float()
+    kernels = [efficient]
+    if query.dtype in HALF and query.shape[3] == value.shape[3]:
+        kernels = [cudnn, flash] if is_modern(query.device, CUDNN_CAPABILITY) else [flash]
+    for kernel in kernels:
+        if _is_right(kernel, query.device, query.dtype, query.shape[3], value.shape[3], causal):
+            out, log_sum = kernel(query, key, value, scale, causal)
+            return out, log_sum.float()
+    return None
 
 
 def attend_ragged(

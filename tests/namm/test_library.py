@@ -14,7 +14,7 @@ from namm.ragged import Layout
 @pytest.fixture(autouse=True)
 def _is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU counts as one that runs all kernels; what was found of it is forgotten."""
-    monkeypatch.setattr(library, "is_modern", lambda device: True)
+    monkeypatch.setattr(library, "is_modern", lambda device, least=(8, 0): least == (8, 0))
     library._is_right.cache_clear()
     library._is_ragged_right.cache_clear()
 
@@ -28,7 +28,10 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize(("kernel", "dtype"), [(library.flash, torch.bfloat16), (library.efficient, torch.float32)])
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [(library.cudnn, torch.bfloat16), (library.flash, torch.bfloat16), (library.efficient, torch.float32)],
+)
 def test_kernels_are_called_as_torch_declares_them(kernel, dtype) -> None:
     """By torch's own account of shapes: arguments in another order, or another output, fail here and not on a GPU."""
     query, key = (torch.empty(2, 3, tokens, 64, dtype=dtype, device="meta") for tokens in (50, 37))
@@ -66,6 +69,31 @@ def test_a_kernel_that_is_right_is_taken(causal: bool, monkeypatch: pytest.Monke
     assert found is not None
     for one, other in zip(found, attend_in_blocks(query, key, value, 0.3, mask), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_next_kernel_is_asked_where_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the newest devices cuDNN's before flash attention, elsewhere not at all."""
+    query = drawn(1, 2, 20, 16).half()
+    asked = []
+
+    def right(*given):
+        asked.append("flash")
+        out, log_sum = fused(*(part.float() for part in given[:3]), *given[3:])
+        return out.half(), log_sum
+
+    def wrong(*given):
+        asked.append("cudnn")
+        out, log_sum = right(*given)
+        return out, 2 * log_sum
+
+    monkeypatch.setattr(library, "cudnn", wrong)
+    monkeypatch.setattr(library, "flash", right)
+    assert library.attend(query, query, query, 0.3, False) is not None
+    assert set(asked) == {"flash"}
+    monkeypatch.setattr(library, "is_modern", lambda device, least=(8, 0): True)
+    with pytest.warns(UserWarning, match="wrong attention"):
+        assert library.attend(query, query, query, 0.3, False) is not None
+    assert "cudnn" in asked
 
 
 @pytest.mark.parametrize(
