@@ -129,11 +129,11 @@ def _attend_some(
     step = max(pieces, QUERIES // pieces * pieces)
     keys, asking = key.transpose(1, 2), positions[:, held:]
     before, begun = torch.full((heads, 1), held), asking[:, 0]
-    mean = torch.full((1, 1, group), 1.0 / group, dtype=key.dtype)
+    ones = torch.ones(1, 1, group, dtype=key.dtype)  # not 1 / group, which half precision rounds
     for first in range(0, tokens, step):
         last = min(first + step, tokens)
         many, slots = last - first, held + last
-        # a query's heads beside each other, so that their mean is one small product
+        # a query's heads beside each other, so that their sum is one small product
         query = asked[:, :, first:last].transpose(1, 2).reshape(heads, many * group, -1)
         logits = torch.bmm(query, keys[:, :, :slots]).view(heads, many, group, slots)
         newer = torch.ones(many, many, dtype=torch.bool).triu(1)[:, None]
@@ -141,8 +141,8 @@ def _attend_some(
         chances = logits.softmax(-1)
         found = torch.bmm(chances.view(heads, many * group, slots), value[:, :slots])
         out[:, :, first:last] = found.view(heads, many, group, -1).transpose(1, 2)
-        average = torch.bmm(mean.expand(heads * many, -1, -1), chances.view(heads * many, group, slots))
-        columns = average.view(heads, many, slots).transpose(1, 2).float()[:, None]
+        total = torch.bmm(ones.expand(heads * many, -1, -1), chances.view(heads * many, group, slots))
+        columns = (total.view(heads, many, slots).transpose(1, 2).float() / group)[:, None]
         own = {name: carried[:, :, :slots] for name, carried in state.items()}
         where = Places(positions[:, None, :slots], asking[:, first:last], before, begun)
         for name, carried in policy.observe(columns, own, where).items():
