@@ -30,7 +30,7 @@ def test_folders_are_named_and_put_together(tmp_path: Path) -> None:
     assert [folder.name for _, folder in found[0].runs] == ["a", "b"]
 
 
-@pytest.mark.parametrize("written", ["text-v4", "nowhere/at/all", "text-v9*", "mine=text-v2,text-v33"])
+@pytest.mark.parametrize("written", ["text-v9", "nowhere/at/all", "text-v9*", "mine=text-v2,text-v33"])
 def test_what_is_not_there_is_named_with_what_is(written: str) -> None:
     with pytest.raises(UnknownNameError, match="text-v3"):
         recipes([written])
