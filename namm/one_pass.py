@@ -55,7 +55,9 @@ def takes_whole(
         rule: What the layer does beyond plain attention.
     """
     pieces, tokens = policy.observes_in_pieces, query.shape[2]
-    if not policy.observes_attention or pieces is None or policy.reads_queries or tokens % pieces:
+    if not policy.observes_attention or pieces is None or tokens % pieces:
+        return False
+    if policy.reads_queries or (policy.observed_queries or tokens) < tokens:
         return False
     fewest = FEWEST_ELEMENTS.get(query.dtype)
     if query.device.type != "cpu" or not rule.is_plain or fewest is None:

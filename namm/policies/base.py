@@ -180,6 +180,12 @@ class Policy(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Fields of :class:`Selection` whose defaults are others for this policy."""
 
+    def __init_subclass__(cls, **told: Any) -> None:
+        """A class that observes otherwise than the one it is made from promises nothing that it does not say itself."""
+        super().__init_subclass__(**told)
+        if "observe" in vars(cls) and "observes_in_pieces" not in vars(cls):
+            cls.observes_in_pieces = None
+
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
 

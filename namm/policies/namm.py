@@ -70,7 +70,8 @@ class NAMMPolicy(Policy):
             _check_eager(eager_chunk, selection)
         self.eager_chunk = eager_chunk
         self.observes_attention = namm.config.attention is not None
-        self.observes_in_pieces = namm.config.hop
+        if type(self).observe is NAMMPolicy.observe:  # who observes otherwise says so for himself
+            self.observes_in_pieces = namm.config.hop
         self.namm = namm
         self.statistics = statistics
         self.target_statistics = target_statistics

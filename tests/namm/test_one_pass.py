@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from namm import Memory, layer, one_pass
-from namm.policies import POLICIES, Policy
+from namm import NAMM, Memory, layer, one_pass
+from namm.policies import POLICIES, Policy, Selection
 from namm.policies.base import Places
+from namm.policies.h2o import H2O
+from namm.policies.namm import NAMMPolicy
 from tests.namm.reference import reference_attend
 from tests.namm.test_memory import any_policy, kept_sets, random_qkv
 
@@ -129,6 +131,33 @@ def test_what_one_pass_cannot_do_goes_the_other_way(taken: list[bool]) -> None:
     Memory(policy, depth=1).attend(0, *learned).sum().backward()
     assert learned[2].grad is not None
     assert not any(taken[4:])
+
+
+def test_a_promise_is_not_inherited_by_who_observes_otherwise(taken: list[bool]) -> None:
+    """Or its state would be wrong without a word; nor is one kept to that is shown the last queries alone."""
+
+    class Largest(H2O):
+        name = "largest"
+
+        def observe(self, columns: Tensor, state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
+            assert columns.shape[3] == 32
+            return {"mass": columns.mean(-1)}
+
+    class Last(H2O):
+        name = "last"
+        observed_queries = 4
+
+    class Other(NAMMPolicy):
+        name = "other"
+
+        def observe(self, columns: Tensor, state: dict[str, Tensor], places: Places | None = None) -> dict[str, Tensor]:
+            assert columns.shape[3] == 32
+            return super().observe(columns, state, places)
+
+    selection = Selection(interval=32, budget=40)
+    for policy in (Largest(selection), Last(selection), Other(selection, NAMM(), "sequence")):
+        read(policy, random_qkv(1, 2, 2, 96, 8, seed=9))
+    assert taken == [False] * 9
 
 
 def test_a_fork_is_not_changed_by_what_the_other_observes(taken: list[bool]) -> None:
