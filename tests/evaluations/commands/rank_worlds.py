@@ -25,7 +25,8 @@ def world(folder: Path, pause_s: float = 0.0) -> None:
         return fitness(candidates, generation, seed)
 
     with joined(patience_s=60.0) as ranks:
-        print(f"rank {ranks.rank} of {ranks.size}, threads: {torch.get_num_threads()}", flush=True)
+        line = f"rank {ranks.rank} of {ranks.size}, threads: {torch.get_num_threads()}\n"
+        os.write(1, line.encode())  # whole: unbuffered, print writes a line and its end apart, and ranks share a file
         evolve(slow, torch.zeros(PARAMS), CONFIG, folder, validate=validate, ranks=ranks)
 
 
