@@ -29,7 +29,7 @@ from namm.files import write_atomically
 
 REAL = Course(
     tasks=("ruler/niah_single_1", "ruler/niah_multikey_1", DOCUMENTS, "ruler/vt", "ruler/niah_multivalue", DOCUMENTS),
-    lengths=(384, 512), intervals=(64, 128), chunk=64,
+    lengths=(512, 640), intervals=(64, 128), chunk=64,
 )  # fmt: skip
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288,), intervals=(48, 96), chunk=48)
 
