@@ -46,9 +46,21 @@ class TrainingConfig:
     cosine_unit: float = 20.0
     """Weights of cosines move in steps so many times larger, as if their differences were as large as z-scores'."""
 
+    key_first: float = 1.0
+    """Weight of `key_difference` in the first scores, in units of `cosine_unit`: training begins as KeyDiff and learns
+    what to change. 0 begins anywhere, and half of the runs against the key, which they then have to learn around."""
+
+    unseen: float = 0.3
+    """Part of the heads whose spectra are hidden in a step, so that no one signal is relied upon."""
+
+    gain: float = 0.5
+    """Deviation of the logarithm of a factor on each bin of a head's spectra, as other models' attention would differ."""
+
     def __post_init__(self) -> None:
         if self.steps < 1 or self.heads < 1 or not self.thinned or not self.cosine_unit > 0:
             raise ConfigError(f"Expected steps, heads, fractions and a unit above 0, found {self}.")
+        if not 0 <= self.unseen < 1 or not self.gain >= 0 or not self.key_first >= 0:
+            raise ConfigError(f"Expected a part below 1, a deviation and a weight of 0 or more, found {self}.")
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
     """
     draw, pick = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 11])
     unit = units(namm, config.cosine_unit)
-    weights = torch.nn.Parameter(_first(namm, draw, unit))
+    weights = torch.nn.Parameter(_first(namm, draw, unit, config.key_first))
     optimizer = torch.optim.Adam([weights], lr=config.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=config.steps, pct_start=0.1)
     losses: list[float] = []
@@ -175,6 +187,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
         update = recording.updates[int(pick.integers(len(recording.updates)))]
         heads = torch.randperm(update.positions[..., 0].numel(), generator=draw)[: config.heads]
         batch = batch_of(namm, recording, update, heads, float(pick.choice(config.thinned)), draw)
+        disturb(batch.features, namm.config, config, draw)
         candidate = torch.zeros(len(batch.features), dtype=torch.long)
         scores = namm.scorer((weights * unit)[None], batch.features, batch.valid, candidate)[batch.valid]
         loss = _beside_even(scores, batch.worth[batch.valid])
@@ -208,13 +221,38 @@ def units(namm: NAMM, cosine_unit: float) -> Float[Tensor, " params"]:
     return unit
 
 
-def _first(namm: NAMM, draw: torch.Generator, unit: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
+def disturb(
+    features: Float[Tensor, "heads 1 slots features"],
+    constants: NAMMConfig,
+    config: TrainingConfig,
+    draw: torch.Generator,
+) -> None:
+    """Hides some heads' spectra and stretches the bins of all, in place: what only one model's attention shows.
+
+    Args:
+        features: What a NAMM is shown, spectra as z-scores.
+        constants: Which of them are spectra.
+        config: How many, and how much.
+        draw: Decides which.
+    """
+    spectra = features[..., constants.recency_dim : constants.recency_dim + constants.bins]
+    if config.unseen and constants.of_keys:
+        spectra.mul_(torch.rand(len(features), 1, 1, 1, generator=draw) >= config.unseen)
+    if config.gain:
+        spectra.mul_((config.gain * torch.randn(len(features), 1, 1, constants.bins, generator=draw)).exp())
+
+
+def _first(namm: NAMM, draw: torch.Generator, unit: Float[Tensor, " params"], key: float) -> Float[Tensor, " params"]:
     if bool(namm.flat.any()):
         return namm.flat / unit
     flat = torch.randn(namm.scorer.params, generator=draw) * START_SPREAD
-    for name, part in namm.scorer.unpack(flat[None]).items():
+    parts = namm.scorer.unpack(flat[None])
+    for name, part in parts.items():
         if name.endswith("bias"):
             part.zero_()
+    if key and "key_difference" in namm.config.of_keys and namm.config.scorer == "bam":
+        place = namm.config.recency_dim + namm.config.bins + namm.config.of_keys.index("key_difference")
+        parts["score_weight"][0, place] = key
     return flat
 
 
