@@ -54,13 +54,17 @@ class TrainingConfig:
     """Part of the heads whose spectra are hidden in a step, so that no one signal is relied upon."""
 
     gain: float = 0.5
-    """Deviation of the logarithm of a factor on each bin of a head's spectra, as other models' attention would differ."""
+    """Deviation of the logarithm of a factor on each bin of a head's spectra, as if another model attended."""
+
+    hold: float = 1.0
+    """Pull of all numbers towards where they began, a step, beside the rate. Without it longer training unlearns what
+    carries over."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.heads < 1 or not self.thinned or not self.cosine_unit > 0:
             raise ConfigError(f"Expected steps, heads, fractions and a unit above 0, found {self}.")
-        if not 0 <= self.unseen < 1 or not self.gain >= 0 or not self.key_first >= 0:
-            raise ConfigError(f"Expected a part below 1, a deviation and a weight of 0 or more, found {self}.")
+        if not 0 <= self.unseen < 1 or not min(self.gain, self.key_first, self.hold) >= 0:
+            raise ConfigError(f"Expected a part below 1, and a deviation, weight and pull of 0 or more, found {self}.")
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
     draw, pick = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 11])
     unit = units(namm, config.cosine_unit)
     weights = torch.nn.Parameter(_first(namm, draw, unit, config.key_first))
+    first = weights.detach().clone()
     optimizer = torch.optim.Adam([weights], lr=config.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=config.steps, pct_start=0.1)
     losses: list[float] = []
@@ -195,6 +200,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
         loss.backward()
         torch.nn.utils.clip_grad_norm_([weights], 1.0)
         optimizer.step()
+        weights.data.lerp_(first, config.hold * schedule.get_last_lr()[0])
         schedule.step()
         losses.append(loss.item())
     means = (float(np.mean(losses[start : start + 100])) for start in range(0, len(losses), 100))
