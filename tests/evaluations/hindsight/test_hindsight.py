@@ -14,6 +14,7 @@ from evaluations.hindsight.training import (
     TrainingConfig,
     batch_of,
     caught,
+    disturb,
     fresh,
     scored,
     shifted,
@@ -76,6 +77,45 @@ def test_training_finds_what_foretells_worth_on_other_prompts() -> None:
     moved = shifted(namm, 0.5)
     before, after = scored(namm, others[0])[0][0], scored(moved, others[0])[0][0]
     torch.testing.assert_close(after, before - 0.5)
+
+
+def test_training_begins_as_keydiff_and_is_held_there_as_asked() -> None:
+    shelf = [_toy(0)]
+    first = fresh(CONFIG, spectrum_statistics([shelf]))
+    told = torch.cat([part.of_keys[..., KEYS.index("key_difference")].flatten() for part in shelf[0].updates]).float()
+
+    def alike(settings: TrainingConfig, seed: int = 0) -> float:
+        namm = NAMM(CONFIG, train(first, [shelf], settings, seed).flat, first.statistics)
+        [(scores, _)] = scored(namm, shelf[0])
+        return float(torch.corrcoef(torch.stack([scores, told]))[0, 1])
+
+    begun = TrainingConfig(steps=1, heads=4, rate=1e-9)
+    assert min(alike(begun, seed) for seed in range(4)) > 0.8
+    assert min(alike(replace(begun, key_first=0.0), seed) for seed in range(4)) < 0.0
+    free = replace(begun, steps=40, rate=1e-2, hold=0.0)
+    assert alike(free) < alike(replace(free, hold=30.0)) - 0.01
+
+
+def test_what_is_disturbed_are_spectra_and_never_all_that_there_is() -> None:
+    features = torch.ones(200, 1, 5, CONFIG.features)
+    spectra = slice(CONFIG.recency_dim, CONFIG.recency_dim + CONFIG.bins)
+    disturb(features, CONFIG, TrainingConfig(unseen=0.3, gain=0.5), torch.Generator().manual_seed(0))
+    assert bool((features[..., : spectra.start] == 1).all() and (features[..., spectra.stop :] == 1).all())
+    hidden = (features[..., spectra] == 0).flatten(1).all(1)
+    assert float(hidden.float().mean()) == pytest.approx(0.3, abs=0.1)
+    factors = features[~hidden][..., spectra]
+    assert torch.equal(factors, factors[:, :, :1].expand_as(factors)), "a head's tokens are stretched alike"
+    assert float(factors.log().std()) == pytest.approx(0.5, abs=0.05)
+    alone = NAMMConfig(signals=("spectrogram",), interval=16)
+    features = torch.ones(200, 1, 5, alone.features)
+    disturb(features, alone, TrainingConfig(unseen=0.3, gain=0.0), torch.Generator().manual_seed(0))
+    assert bool((features == 1).all())
+
+
+@pytest.mark.parametrize("wrong", [{"unseen": 1.0}, {"gain": -0.1}, {"hold": -1.0}, {"key_first": -1.0}])
+def test_what_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="or more"):
+        TrainingConfig(**wrong)
 
 
 def test_a_steps_unit_is_as_if_the_signal_were_larger() -> None:
