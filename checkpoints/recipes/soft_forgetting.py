@@ -28,8 +28,6 @@ from namm.files import write_atomically
 
 COURSE = Course(tasks=LONGER.tasks, lengths=(576, 640, 768), intervals=(64,), chunk=64)
 """What is read: the tasks of hindsight's longer course."""
-DRAW = 500
-"""Which draw of prompts the first seed reads; each has another."""
 SAVE_EVERY = 10
 """Steps."""
 
@@ -49,6 +47,10 @@ class SoftForgettingConfig:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its start and its prompts."""
+
+    draw: int = 500
+    """Which draw of prompts the first seed reads; each has another. To train on further, start from what was written
+    before and draw others."""
 
     calibration: int = 2
     """Prompts on which the threshold is searched for."""
@@ -71,11 +73,17 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
     sizes = draw_lessons(CALIBRATION, tokenizer, config.calibration, CALIBRATION_SEED)
     sized_first, before = calibrated(first, model, sizes, config.training.keep)
     batch, steps = config.training.batch, config.training.steps
-    lessons = draw_lessons(COURSE, tokenizer, batch * steps, DRAW + seed)
+    lessons = draw_lessons(COURSE, tokenizer, batch * steps, config.draw + seed)
     training, path = SoftTraining(sized_first, config.training), out / "training.safetensors"
     begun = json.loads(
         json.dumps(
-            {"training": asdict(config.training), "start": first.sha256(), "real": config.real, "dtype": config.dtype}
+            {
+                "training": asdict(config.training),
+                "start": first.sha256(),
+                "real": config.real,
+                "draw": config.draw,
+                "dtype": config.dtype,
+            }
         )
     )
     said = out / "training.json"
@@ -125,9 +133,9 @@ def main(config: SoftForgettingConfig) -> None:
         facts |= {
             "start": json.loads((config.start / f"seed-{seed}" / "card.json").read_text()),
             "command": f"python checkpoints/recipes/soft_forgetting.py --real {Path(config.real).name} --seeds {seed}"
-            f" --training.steps {config.training.steps} --dtype {config.dtype}",
+            f" --draw {config.draw} --training.steps {config.training.steps} --dtype {config.dtype}",
             "course": asdict(COURSE),
-            "draw": DRAW + seed,
+            "draw": config.draw + seed,
             "training": asdict(config.training),
             "calibrated_on": asdict(CALIBRATION),
             "versions": versions(("torch", "transformers", "numpy")),
