@@ -51,10 +51,15 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
         raise CheckpointError(
             f"{folder}: expected the weights of its card.json ({facts['sha256']}), found {sha}; train again."
         )
-    first = facts.get("start", facts)
-    lines = [*_about(folder.name, first, facts["command"]), "", *_training(first), ""]
-    if first is not facts:
-        lines += [*_forgetting(facts), ""]
+    stages = [facts]
+    while "start" in stages[0]:
+        stages.insert(0, stages[0]["start"])
+    first, *soft = stages
+    lines = [*_about(folder.name, first, [stage["command"] for stage in stages]), "", *_training(first), ""]
+    if soft:
+        lines += ["## Soft forgetting", ""]
+    for stage in soft:
+        lines += [*_forgetting(stage), ""]
     for section in measured:
         lines += [section.strip(), ""]
     found = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
@@ -62,12 +67,10 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
     write_atomically(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _about(name: str, facts: Mapping[str, Any], command: str) -> Iterator[str]:
+def _about(name: str, facts: Mapping[str, Any], commands: Sequence[str]) -> Iterator[str]:
     yield f"# NAMM {name}"
     yield ""
-    made = f"`{facts['command']}`"
-    if command != facts["command"]:
-        made += f", then `{command}`"
+    made = ", then ".join(f"`{command}`" for command in commands)
     yield fill(
         f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**. Attach "
         "it with `sequence` statistics; `namm-evolve --start` takes it, too. Besides a token's "
@@ -110,13 +113,11 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _forgetting(facts: Mapping[str, Any]) -> Iterator[str]:
     training, course, sizes = facts["training"], facts["course"], facts["sizes"]
-    yield "## Soft forgetting"
-    yield ""
     yield fill(
         f"{training['steps']} steps of {training['batch']} prompts of {_list(course['lengths'])} tokens, interval "
         f"{_list(course['intervals'])}, of the same tasks and of running text, each read under the NAMM as it was and "
-        "once more with every token weighing what its scores say. Nats a wanted token of that second reading, the "
-        "mean of the first thirty steps and of the last: "
+        f"once more with every token weighing what its scores say (softness {training['softness']} deviations). Nats a "
+        "wanted token of that second reading, the mean of the first thirty steps and of the last: "
         + "; ".join(f"{task} {_from_to(ends)}" for task, ends in facts["losses"].items())
         + f". The part that is kept was held at {training['keep']:.0%} by moving the threshold, which was searched for "
         f"once more at the end (found {sizes['after']['kept_fraction']:.1%}). {facts['cpu_seconds']:.0f} CPU seconds.",

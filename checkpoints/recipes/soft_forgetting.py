@@ -133,7 +133,8 @@ def main(config: SoftForgettingConfig) -> None:
         facts |= {
             "start": json.loads((config.start / f"seed-{seed}" / "card.json").read_text()),
             "command": f"python checkpoints/recipes/soft_forgetting.py --real {Path(config.real).name} --seeds {seed}"
-            f" --draw {config.draw} --training.steps {config.training.steps} --dtype {config.dtype}",
+            f" --draw {config.draw} --training.steps {config.training.steps} --training.softness"
+            f" {config.training.softness} --dtype {config.dtype}",
             "course": asdict(COURSE),
             "draw": config.draw + seed,
             "training": asdict(config.training),
