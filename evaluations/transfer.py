@@ -2,7 +2,7 @@
 
     python evaluations/transfer.py                              what ships, offline
     python evaluations/transfer.py --quick                      two minutes
-    python evaluations/transfer.py --namm text-v5 'text-v5-seed*' --target memory text --kept 0.25 0.1
+    python evaluations/transfer.py --namm text-v3 'text-v3-seed*' --target memory text --kept 0.25 0.1
     python evaluations/transfer.py --namm mine=runs/a,runs/b text-v2 --target real control=tmaze-150,hopper-medium
     python evaluations/transfer.py --reuse results/rl results/text
 

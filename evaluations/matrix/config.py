@@ -8,7 +8,7 @@ from typing import Literal
 
 from evaluations.boards.wandb_runs import Mode
 
-DEFAULT_NAMMS = ("text-v5", "text-v5-seed*", "text-v2", "text-v2-seed*")
+DEFAULT_NAMMS = ("text-v3", "text-v3-seed*", "text-v2", "text-v2-seed*")
 DEFAULT_TARGETS = ("text", "memory", "video")
 DEFAULT_FREE = ("keydiff",)
 DEFAULT_RIVALS = ("window", "random", "h2o_age", "tova", "snapkv", "keydiff")

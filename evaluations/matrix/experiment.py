@@ -35,7 +35,7 @@ from namm.typed import check_fields
 WORKERS = 4
 """Most processes where nobody says how many: each has every model."""
 QUICK_RIVALS = ("window", "keydiff")
-QUICK_NAMMS = ("text-v5", "text-v2")
+QUICK_NAMMS = ("text-v3", "text-v2")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import checkpoints
 from evaluations.tasks.video.drawing import COLOURS
 
 SHIPPED_MODEL = Path(checkpoints.__file__).parent / "video" / "rendered-llava"
-SHIPPED_NAMM = Path(checkpoints.__file__).parent / "namm" / "text-v5"
+SHIPPED_NAMM = Path(checkpoints.__file__).parent / "namm" / "text-v3"
 """The NAMM that is attached where none is named: the newest that was trained on text."""
 CLIP_FOLDER = "clip"
 """Where a model's folder has the CLIP that its tower comes from."""
