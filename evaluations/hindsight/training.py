@@ -65,6 +65,8 @@ class TrainingConfig:
             raise ConfigError(f"Expected steps, heads, fractions and a unit above 0, found {self}.")
         if not 0 <= self.unseen < 1 or not min(self.gain, self.key_first, self.hold) >= 0:
             raise ConfigError(f"Expected a part below 1, and a deviation, weight and pull of 0 or more, found {self}.")
+        if self.hold * self.rate > 1:
+            raise ConfigError(f"Expected a pull of at most 1 / rate ({1 / self.rate:g}), found {self.hold}.")
 
 
 @dataclass(frozen=True)

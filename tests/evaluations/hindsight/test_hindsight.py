@@ -117,6 +117,8 @@ def test_what_is_disturbed_are_spectra_and_never_all_that_there_is() -> None:
 def test_what_cannot_be_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="or more"):
         TrainingConfig(**wrong)
+    with pytest.raises(ConfigError, match="at most 1 / rate"):
+        TrainingConfig(rate=0.1, hold=11.0)
 
 
 def test_a_steps_unit_is_as_if_the_signal_were_larger() -> None:
