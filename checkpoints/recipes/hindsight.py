@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import tyro
 
+from checkpoints.recipes.commands import command_of
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording
 from evaluations.hindsight.shelf import Shelf
@@ -59,6 +60,8 @@ CALIBRATION = Course(
 """What the threshold is moved on: one interval, at longer ones the newest tokens make up most of what is kept."""
 CALIBRATION_SEED = 900
 """Of the prompts on which the threshold is moved."""
+UNSAID = ("out", "work", "workers")
+"""Settings that do not change what is made."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +184,7 @@ def main(config: HindsightConfig) -> None:
     for seed in config.seeds:
         facts = one_seed(config, seed, recorded)
         facts |= {
-            "command": f"python checkpoints/recipes/hindsight.py --real {Path(config.real).name} --seeds {seed}"
-            f" --signals {' '.join(config.signals)} --course {config.course} --draw {config.draw}"
-            f" --real-prompts {config.real_prompts} --training.steps {config.training.steps} --dtype {config.dtype}",
+            "command": command_of("checkpoints/recipes/hindsight.py", replace(config, seeds=(seed,)), UNSAID),
             "signals": config.signals,
             "courses": [asdict(shelf.course) for shelf in shelves],
             "documents": config.documents,

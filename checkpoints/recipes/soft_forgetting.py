@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 
+from checkpoints.recipes.commands import command_of
 from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, calibrated
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
@@ -30,6 +31,8 @@ COURSE = Course(tasks=LONGER.tasks, lengths=(576, 640, 768), intervals=(64,), ch
 """What is read: the tasks of hindsight's longer course."""
 SAVE_EVERY = 10
 """Steps."""
+UNSAID = ("start", "out")
+"""Settings that do not change what is made of a start."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,19 @@ def _mean(steps: list[dict[str, list[object]]], task: str) -> float | None:
 
 
 def main(config: SoftForgettingConfig) -> None:
-    """Trains every seed and writes a card each."""
+    """Trains every seed and writes a card each.
+
+    Raises:
+        ConfigError: What is made would take the place of what it is made of.
+    """
+    if config.out.resolve() == config.start.resolve():
+        raise ConfigError(f"Expected another folder for --out than --start, found {config.out} twice; name another.")
     torch.set_num_threads(1)
     for seed in config.seeds:
         facts = one_seed(config, seed)
         facts |= {
             "start": json.loads((config.start / f"seed-{seed}" / "card.json").read_text()),
-            "command": f"python checkpoints/recipes/soft_forgetting.py --real {Path(config.real).name} --seeds {seed}"
-            f" --draw {config.draw} --training.steps {config.training.steps} --training.softness"
-            f" {config.training.softness} --dtype {config.dtype}",
+            "command": command_of("checkpoints/recipes/soft_forgetting.py", replace(config, seeds=(seed,)), UNSAID),
             "course": asdict(COURSE),
             "draw": config.draw + seed,
             "training": asdict(config.training),

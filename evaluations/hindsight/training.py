@@ -48,10 +48,10 @@ class TrainingConfig:
 
     key_first: float = 1.0
     """Weight of `key_difference` in the first scores, in units of `cosine_unit`: training begins as KeyDiff and learns
-    what to change. 0 begins anywhere, and half of the runs against the key, which they then have to learn around."""
+    what to change. 0 begins anywhere, half of the runs against the key. For scorer bam and NAMMs that read that key."""
 
     unseen: float = 0.3
-    """Part of the heads whose spectra are hidden in a step, so that no one signal is relied upon."""
+    """Part of the heads whose spectra are hidden in a step, where keys are read too: no one signal is relied upon."""
 
     gain: float = 0.5
     """Deviation of the logarithm of a factor on each bin of a head's spectra, as if another model attended."""

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from transformers import PreTrainedModel
 
 import checkpoints
 from checkpoints.recipes import soft_forgetting
+from checkpoints.recipes.commands import command_of
+from checkpoints.recipes.hindsight import HindsightConfig
 from checkpoints.recipes.soft_forgetting import SoftForgettingConfig, main
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
-from evaluations.hindsight.training import fresh
+from evaluations.hindsight.training import TrainingConfig, fresh
 from evaluations.tasks.lessons import Course, Lesson
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError
 from namm.features import FeatureStatistics
 
 RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        HindsightConfig(seeds=(2,)),
+        HindsightConfig(
+            seeds=(1,), course="longer", documents=True, signals=("spectrogram",), keep=0.3,
+            training=TrainingConfig(steps=7, key_first=0.0, thinned=(1.0, 0.5), hold=0.25),
+        ),
+        SoftForgettingConfig(draw=600, dtype="bfloat16", training=SoftConfig(softness=0.1, keep=0.5)),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | SoftForgettingConfig) -> None:
+    python, script, *said = shlex.split(command_of("recipe.py", replace(config, out=Path("/a")), ("out",)))
+    assert (python, script) == ("python", "recipe.py")
+    assert tyro.cli(type(config), args=said) == config
 
 
 @pytest.mark.slow
@@ -55,6 +77,8 @@ def test_killed_and_started_again_it_makes_the_same_namm(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         main(config("twice"))
     monkeypatch.setattr(SoftTraining, "step", step)
+    with pytest.raises(ConfigError, match="another folder"):
+        main(replace(config("twice"), out=tmp_path / "start"))
     with pytest.raises(ConfigError, match="other settings"):
         main(config("twice", rate=2e-2))
     main(config("twice"))

@@ -95,6 +95,9 @@ def test_training_begins_as_keydiff_and_is_held_there_as_asked() -> None:
     free, start = replace(begun, steps=40, rate=1e-2, hold=0.0), train(first, [shelf], begun, 0).flat
     moved = [float((train(first, [shelf], each, 0).flat - start).norm()) for each in (free, replace(free, hold=30.0))]
     assert moved[1] < 0.5 * moved[0]
+    plain = replace(free, gain=0.0, unseen=0.0)
+    for disturbed in (replace(plain, gain=0.5), replace(plain, unseen=0.3)):  # training is shown what is disturbed
+        assert not torch.equal(train(first, [shelf], disturbed, 0).flat, train(first, [shelf], plain, 0).flat)
 
 
 def test_what_is_disturbed_are_spectra_and_never_all_that_there_is() -> None:
