@@ -16,19 +16,30 @@ import torch
 import tyro
 
 from checkpoints.recipes.commands import command_of
-from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, calibrated
+from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, SMALL, calibrated
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
-from evaluations.tasks.lessons import Course, draw_lessons
+from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.files import write_atomically
 
-COURSE = Course(tasks=LONGER.tasks, lengths=(576, 640, 768), intervals=(64,), chunk=64)
-"""What is read: the tasks of hindsight's longer course."""
+COURSES = {
+    "hindsight": Course(tasks=LONGER.tasks, lengths=(576, 640, 768), intervals=(64,), chunk=64),
+    "wide": Course(
+        tasks=(
+            "ruler/niah_single_1", DOCUMENTS, "ruler/niah_multikey_1", "ruler/niah_single_3", "ruler/vt",
+            "ruler/niah_multiquery", "ruler/niah_single_2", DOCUMENTS, "ruler/niah_multivalue", "ruler/niah_single_3",
+            "ruler/niah_multikey_1",
+        ),
+        lengths=(512, 768, 1024, 1280), intervals=(64,), chunk=64,
+    ),
+}  # fmt: skip
+"""What is read: the tasks of hindsight's longer course, or more of them in prompts of more lengths. The other tasks of
+RULER and questions about documents stay unseen."""
 SAVE_EVERY = 10
 """Steps."""
 UNSAID = ("start", "out")
@@ -47,6 +58,12 @@ class SoftForgettingConfig:
 
     real: str = "smollm2"
     """The model: a folder or a Hub id."""
+
+    small: str | None = None
+    """A second source, which reads recall tasks, such as the shipped recall-llama; None: the real model alone."""
+
+    course: Literal["hindsight", "wide"] = "wide"
+    """What the real model reads."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its start and its prompts."""
@@ -76,14 +93,19 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
     sizes = draw_lessons(CALIBRATION, tokenizer, config.calibration, CALIBRATION_SEED)
     sized_first, before = calibrated(first, model, sizes, config.training.keep)
     batch, steps = config.training.batch, config.training.steps
-    lessons = draw_lessons(COURSE, tokenizer, batch * steps, config.draw + seed)
-    training, path = SoftTraining(sized_first, config.training), out / "training.safetensors"
+    sources = [(model, draw_lessons(COURSES[config.course], tokenizer, batch * steps, config.draw + seed), batch)]
+    if config.small is not None:
+        sources.append((load_source(config.small, torch.float32), draw_lessons(SMALL, None, steps, config.draw + seed), 1))
+    models = [each for each, _, _ in sources]
+    training, path = SoftTraining(sized_first, config.training, len(sources)), out / "training.safetensors"
     begun = json.loads(
         json.dumps(
             {
                 "training": asdict(config.training),
                 "start": first.sha256(),
                 "real": config.real,
+                "small": config.small,
+                "course": config.course,
                 "draw": config.draw,
                 "dtype": config.dtype,
             }
@@ -99,13 +121,16 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(said, json.dumps(begun, indent=1) + "\n")
     while training.number < steps:
-        some = lessons[batch * training.number : batch * (training.number + 1)]
-        step: Step = training.step(model, some)
-        found.append({"losses": step.losses, "kept": step.kept, "tasks": [lesson.task for lesson in some]})
+        some: list[list[Lesson]] = [
+            lessons[count * training.number : count * (training.number + 1)] for _, lessons, count in sources
+        ]
+        step: Step = training.step(models, some)
+        tasks = [lesson.task for each in some for lesson in each]
+        found.append({"losses": step.losses, "kept": step.kept, "tasks": tasks})
         if training.number % SAVE_EVERY == 0 or training.number == steps:
             write_atomically(log, "".join(json.dumps(each) + "\n" for each in found))
             training.save(path)
-            print(f"seed {seed}, step {training.number}: kept {step.kept:.3f}, losses {step.losses}", flush=True)
+            print(f"seed {seed}, step {training.number}: kept {step.kept}, losses {step.losses}", flush=True)
     namm, after = calibrated(training.namm, model, sizes, config.training.keep)
     namm.save_pretrained(out)
     return {
@@ -116,8 +141,13 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
         "params": namm.scorer.params,
         "sizes": {"before": before._asdict(), "after": after._asdict()},
         "cpu_seconds": time.process_time() - began,
-        "losses": {task: [_mean(found[:30], task), _mean(found[-30:], task)] for task in dict.fromkeys(COURSE.tasks)},
+        "losses": {task: [_mean(found[:30], task), _mean(found[-30:], task)] for task in _tasks(config)},
     }
+
+
+def _tasks(config: SoftForgettingConfig) -> tuple[str, ...]:
+    small = SMALL.tasks if config.small is not None else ()
+    return tuple(dict.fromkeys((*COURSES[config.course].tasks, *small)))
 
 
 def _mean(steps: list[dict[str, list[object]]], task: str) -> float | None:
@@ -142,7 +172,8 @@ def main(config: SoftForgettingConfig) -> None:
         facts |= {
             "start": json.loads((config.start / f"seed-{seed}" / "card.json").read_text()),
             "command": command_of("checkpoints/recipes/soft_forgetting.py", replace(config, seeds=(seed,)), UNSAID),
-            "course": asdict(COURSE),
+            "course": asdict(COURSES[config.course]),
+            "small_course": None if config.small is None else asdict(SMALL),
             "draw": config.draw + seed,
             "training": asdict(config.training),
             "calibrated_on": asdict(CALIBRATION),

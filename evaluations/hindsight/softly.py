@@ -3,11 +3,12 @@
 Worths (`training.py`) are derivatives at the full cache: how much each token alone would be missed. What is lost
 together, and what others make up for, they do not say. Here a prompt is first read under the NAMM as it is, which shows
 what it sees of the tokens that it has left. Then the model reads the prompt once more, and a token weighs in all later
-chunks as much as the NAMM has been sure of it: the logarithms of the sigmoids of its scores, over all updates since,
-are added to its logits. The derivatives of the answer's loss by these biases go on into the scores. So a token that was
-forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down.
+chunks as much as the NAMM has been sure of it: the logarithm of the sigmoid of its least score so far is added to its
+logits. The derivatives of the answer's loss by these biases go on into the scores. So a token that was
+forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down. Noise on the scores makes nearly
+every token stand or fall in a reading, so that nothing is learned that leans on weights between.
 
-The part that is kept is held where it should be by the threshold, which is moved and not trained.
+The part that is kept is held where it should be by a threshold for each source, which is moved and not trained.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+SHARPNESS = 2.0
+"""How much steeper a token's weight is in its score where noise says whether it stands or falls."""
+
+UNJUDGED = 1e6
+"""Score of a token before its first update, in units of softness."""
+
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What Adam remembers."""
 
@@ -55,6 +62,14 @@ class SoftConfig:
     softness: float = 0.25
     """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much."""
 
+    gate: Literal["least", "product"] = "least"
+    """What a token weighs by: the least score that it has had, which is what decides when forgetting is real, or the
+    product over its updates. By the product a token that is kept by little fades, the longer the text the more."""
+
+    noise: float = 1.0
+    """Of the scores, in units of softness and of the logistic distribution, one draw for a token of a head: at 1 a
+    token stands as often as it weighed without noise. For the least score."""
+
     floor: float = -12.0
     """Least bias: so far down a token is no more than forgotten, and still has a gradient."""
 
@@ -70,6 +85,11 @@ class SoftConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0 < self.keep < 1 or not self.softness > 0:
             raise ConfigError(f"Expected steps, prompts and a softness above 0 and a part to keep, found {self}.")
+        if self.noise < 0 or (self.noise and self.gate == "product"):
+            raise ConfigError(
+                f"Expected noise of 0 or more, and none where weights are products, found {self.noise:g} with "
+                f"{self.gate!r}; pass --training.noise 0 or --training.gate least."
+            )
 
 
 @dataclass(frozen=True)
@@ -79,25 +99,27 @@ class Step:
     losses: tuple[float, ...]
     """Nats a wanted token, of each prompt under soft forgetting."""
 
-    kept: float
-    """Part of the tokens that was kept, forgetting being real."""
+    kept: tuple[float, ...]
+    """Part of the tokens that was kept, forgetting being real: the mean of each source."""
 
 
 class SoftTraining:
     """Numbers on their way, step by step; what is saved goes on as if it had not been interrupted."""
 
-    def __init__(self, namm: NAMM, config: SoftConfig) -> None:
+    def __init__(self, namm: NAMM, config: SoftConfig, sources: int = 1) -> None:
         """The start.
 
         Args:
-            namm: Where it begins; at threshold 0 it keeps about the wanted part.
+            namm: Where it begins; at threshold 0 it keeps about the wanted part of the first source's prompts.
             config: How.
+            sources: How many models are read in each step.
         """
         self.config, self._start = config, namm
         self._unit = units(namm, config.cosine_unit)
         self._weights = torch.nn.Parameter(namm.flat / self._unit)
         self._optimizer = torch.optim.Adam([self._weights], lr=config.rate, betas=(0.9, 0.98))
         self._deviation = 0.0
+        self._thresholds = [0.0] * sources
         self.number = 0
         """Steps so far."""
 
@@ -106,42 +128,56 @@ class SoftTraining:
         """What it has come to."""
         return NAMM(self._start.config, (self._weights * self._unit).detach(), self._start.statistics)
 
-    def step(self, model: PreTrainedModel, lessons: Sequence[Lesson]) -> Step:
+    def step(self, models: Sequence[PreTrainedModel], lessons: Sequence[Sequence[Lesson]]) -> Step:
         """One step on some prompts.
 
         Args:
-            model: The source.
-            lessons: ``batch`` of them.
+            models: The sources, the same in every step.
+            lessons: Prompts for each.
         """
         config = self.config
         share = 0.5 + 0.5 * math.cos(math.pi * self.number / config.steps)
         self._optimizer.param_groups[0]["lr"] = config.rate * min(1.0, (self.number + 1) / 10) * (0.05 + 0.95 * share)
         self._optimizer.zero_grad()
-        found = [self._learn(model, lesson) for lesson in lessons]
+        draw = torch.Generator().manual_seed(self.number)
+        count = sum(map(len, lessons))
+        found = [
+            [self._learn(model, lesson, threshold, count, draw) for lesson in some]
+            for model, some, threshold in zip(models, lessons, self._thresholds, strict=True)
+        ]
         torch.nn.utils.clip_grad_norm_([self._weights], 1.0)
         self._optimizer.step()
-        kept = sum(fraction for _, fraction in found) / len(found)
-        threshold = self._start.scorer.unpack(self._weights.data[None])["score_bias"]
-        threshold.sub_(config.pull * self._deviation * (kept - config.keep))
+        kept = tuple(sum(fraction for _, fraction in some) / len(some) for some in found)
+        moves = [config.pull * self._deviation * (each - config.keep) for each in kept]
+        self._start.scorer.unpack(self._weights.data[None])["score_bias"].sub_(moves[0])
+        self._thresholds[1:] = [
+            threshold + move - moves[0] for threshold, move in zip(self._thresholds[1:], moves[1:], strict=True)
+        ]
         self.number += 1
-        return Step(tuple(loss for loss, _ in found), kept)
+        return Step(tuple(loss for some in found for loss, _ in some), kept)
 
-    def _learn(self, model: PreTrainedModel, lesson: Lesson) -> tuple[float, float]:
+    def _learn(
+        self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int, draw: torch.Generator
+    ) -> tuple[float, float]:
         """Adds a prompt's derivatives; returns its loss a wanted token, and the part that was kept."""
         now, config = self.namm, self.config
-        updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), 0.0)
-        scores = [_scores(now, self._weights * self._unit, update) for update in updates]
+        updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), threshold)
+        scores = [_scores(now, self._weights * self._unit, update) - threshold for update in updates]
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
             self._deviation = float(torch.cat(held).std())
         unit = config.softness * self._deviation
         given = [part.detach().requires_grad_() for part in scores]
-        bias = _biases(given, updates, lesson, unit, config.floor)
+        surely, size = _weights(given, updates, lesson, unit, config.gate)
+        if config.noise:
+            chance = torch.rand(surely[0].shape, generator=draw).clamp(1e-6, 1 - 1e-6)
+            surely = [SHARPNESS * (part + config.noise * chance.logit()) for part in surely]
+        bias = _biases(surely, lesson, config)
         ids, wanted = torch.tensor(lesson.ids), torch.tensor(lesson.wanted)
         slopes, loss = token_gradients(model, ids, wanted, lesson.interval, bias.detach())
         asked = int(wanted.sum())
-        bias.backward(slopes / (asked * config.batch))
-        torch.autograd.backward(scores, _at_one_size(given, updates, unit))
+        bias.backward(slopes / (asked * count), retain_graph=True)
+        torch.autograd.backward(scores, _at_one_size(given, torch.autograd.grad(size, given)))
         return loss / asked, kept
 
     def save(self, path: Path) -> None:
@@ -149,6 +185,7 @@ class SoftTraining:
         state = self._optimizer.state[self._weights]
         tensors = {name: state[name] for name in MOMENTS if name in state} | {"weights": self._weights.data}
         facts = {"number": torch.tensor(self.number), "deviation": torch.tensor(self._deviation, dtype=torch.float64)}
+        facts["thresholds"] = torch.tensor(self._thresholds, dtype=torch.float64)
         write_atomically(path, save({name: tensor.contiguous() for name, tensor in (tensors | facts).items()}))
 
     def restore(self, path: Path) -> None:
@@ -161,6 +198,7 @@ class SoftTraining:
             found = load_file(path)
             self._weights.data.copy_(found["weights"])
             self.number, self._deviation = int(found["number"]), float(found["deviation"])
+            self._thresholds = found["thresholds"].tolist()
             if self.number:
                 self._optimizer.state[self._weights] = {name: found[name] for name in MOMENTS}
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:
@@ -179,36 +217,51 @@ def _scores(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[T
 
 
 def _at_one_size(
-    given: Sequence[Float[Tensor, "layers kv_heads slots"]], updates: Sequence[Seen], unit: float
+    given: Sequence[Float[Tensor, "layers kv_heads slots"]], sizes: Sequence[Float[Tensor, "layers kv_heads slots"]]
 ) -> list[Float[Tensor, "layers kv_heads slots"]]:
     """Derivatives of the scores without their part along that of what is kept: to keep more would always help."""
-    slopes, sizes = [], []
-    for part, update in zip(given, updates, strict=True):
-        assert part.grad is not None
-        sure = torch.sigmoid(part.detach() / unit)
-        slopes.append(part.grad)
-        sizes.append((sure * (1 - sure)).masked_fill(update.positions < 0, 0.0))
+    slopes = [part.grad for part in given if part.grad is not None]
     along = sum(float((slope * size).sum()) for slope, size in zip(slopes, sizes, strict=True))
     length = sum(float((size * size).sum()) for size in sizes)
     return [slope - along / max(length, 1e-12) * size for slope, size in zip(slopes, sizes, strict=True)]
 
 
-def _biases(
+def _weights(
     scores: Sequence[Float[Tensor, "layers kv_heads slots"]],
     updates: Sequence[Seen],
     lesson: Lesson,
     unit: float,
-    floor: float,
+    gate: str,
+) -> tuple[list[Float[Tensor, "layers kv_heads read"]], Float[Tensor, ""]]:
+    """After each update, what every token has been given in units of softness; and how much is kept in all.
+
+    By the least score that is the score itself, by the product the logarithm of the weight.
+    """
+    layers, heads, _ = updates[0].positions.shape
+    place = (layers, heads, len(lesson.ids) - 1)
+    so_far = scores[0].new_full(place, UNJUDGED if gate == "least" else 0.0)
+    after, size = [], scores[0].new_zeros(())
+    for part, update in zip(scores, updates, strict=True):
+        valid, where = update.positions >= 0, update.positions.long().clamp_min(0)
+        given = part / unit
+        if gate == "least":
+            now = so_far.new_full(place, UNJUDGED).scatter_reduce(
+                2, where, given.masked_fill(~valid, UNJUDGED), "amin", include_self=True
+            )
+            so_far = torch.minimum(so_far, now)
+            size = size + torch.sigmoid(so_far).masked_fill(so_far >= UNJUDGED, 0.0).sum()
+        else:
+            so_far = so_far.scatter_add(2, where, logsigmoid(given).masked_fill(~valid, 0.0))
+            size = size + torch.sigmoid(given).masked_fill(~valid, 0.0).sum()
+        after.append(so_far)
+    return after, size
+
+
+def _biases(
+    after: Sequence[Float[Tensor, "layers kv_heads read"]], lesson: Lesson, config: SoftConfig
 ) -> Float[Tensor, "layers kv_heads chunks read"]:
     """How much each token weighs in the chunk after each update, as a bias on its logits; 0 before it was judged."""
-    read = len(lesson.ids) - 1
-    layers, heads, _ = updates[0].positions.shape
-    sure = scores[0].new_zeros(layers, heads, read)
-    chunks = [sure]
-    for part, update in zip(scores, updates, strict=True):
-        valid = update.positions >= 0
-        weighs = logsigmoid(part / unit).masked_fill(~valid, 0.0)
-        sure = sure.scatter_add(2, update.positions.long().clamp_min(0), weighs)
-        chunks.append(sure.clamp_min(floor))
-    missing = -(-read // lesson.interval) - len(chunks)
-    return torch.stack([*chunks, *[chunks[-1]] * missing][: -(-read // lesson.interval)], dim=2)
+    count = -(-(len(lesson.ids) - 1) // lesson.interval)
+    chunks = [torch.zeros_like(after[0])]
+    chunks += [(logsigmoid(part) if config.gate == "least" else part).clamp_min(config.floor) for part in after]
+    return torch.stack([*chunks, *[chunks[-1]] * (count - len(chunks))][:count], dim=2)

@@ -12,7 +12,7 @@ import checkpoints
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Seen
-from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases
+from evaluations.hindsight.softly import SHARPNESS, SoftConfig, SoftTraining, _biases, _weights
 from evaluations.hindsight.training import fresh
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
