@@ -95,7 +95,8 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
     batch, steps = config.training.batch, config.training.steps
     sources = [(model, draw_lessons(COURSES[config.course], tokenizer, batch * steps, config.draw + seed), batch)]
     if config.small is not None:
-        sources.append((load_source(config.small, torch.float32), draw_lessons(SMALL, None, steps, config.draw + seed), 1))
+        small = load_source(config.small, torch.float32)
+        sources.append((small, draw_lessons(SMALL, None, steps, config.draw + seed), 1))
     models = [each for each, _, _ in sources]
     training, path = SoftTraining(sized_first, config.training, len(sources)), out / "training.safetensors"
     begun = json.loads(

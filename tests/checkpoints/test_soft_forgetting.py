@@ -36,7 +36,7 @@ RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
             seeds=(1,), course="longer", documents=True, signals=("spectrogram",), keep=0.3,
             training=TrainingConfig(steps=7, key_first=0.0, thinned=(1.0, 0.5), hold=0.25),
         ),
-        SoftForgettingConfig(draw=600, dtype="bfloat16", training=SoftConfig(softness=0.1, keep=0.5)),
+        SoftForgettingConfig(draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="product", noise=0.0)),
     ],
 )  # fmt: skip
 def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | SoftForgettingConfig) -> None:
@@ -49,7 +49,8 @@ def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | Soft
 @pytest.mark.usefixtures("_shapes_unchecked")
 def test_killed_and_started_again_it_makes_the_same_namm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     course = Course(("pairs",), (144,), (48,), 48)
-    monkeypatch.setattr(soft_forgetting, "COURSE", course)
+    monkeypatch.setattr(soft_forgetting, "COURSES", {"wide": course})
+    monkeypatch.setattr(soft_forgetting, "SMALL", course)
     monkeypatch.setattr(soft_forgetting, "CALIBRATION", course)
     monkeypatch.setattr(soft_forgetting, "SAVE_EVERY", 1)
     constants = NAMMConfig(signals=("spectrogram", "key_difference"), interval=48, trained_statistics="sequence")
@@ -62,16 +63,17 @@ def test_killed_and_started_again_it_makes_the_same_namm(tmp_path: Path, monkeyp
     def config(out: str, rate: float = 1e-2) -> SoftForgettingConfig:
         training = SoftConfig(steps=3, batch=1, rate=rate)
         return SoftForgettingConfig(
-            start=tmp_path / "start", out=tmp_path / out, real=str(RECALL_LLAMA), seeds=(0,), training=training
-        )
+            start=tmp_path / "start", out=tmp_path / out, real=str(RECALL_LLAMA), small=str(RECALL_LLAMA), seeds=(0,),
+            training=training,
+        )  # fmt: skip
 
     main(config("whole"))
     step = SoftTraining.step
 
-    def killed(training: SoftTraining, model: PreTrainedModel, lessons: Sequence[Lesson]) -> Step:
+    def killed(training: SoftTraining, models: Sequence[PreTrainedModel], lessons: Sequence[Sequence[Lesson]]) -> Step:
         if training.number == 1:
             raise KeyboardInterrupt
-        return step(training, model, lessons)
+        return step(training, models, lessons)
 
     monkeypatch.setattr(SoftTraining, "step", killed)
     with pytest.raises(KeyboardInterrupt):
