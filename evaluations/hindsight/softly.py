@@ -8,7 +8,8 @@ logits. The derivatives of the answer's loss by these biases go on into the scor
 forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down. Noise on the scores makes nearly
 every token stand or fall in a reading, so that nothing is learned that leans on weights between.
 
-The part that is kept is held where it should be by a threshold for each source, which is moved and not trained.
+The part that is kept is held where it should be by a threshold for each source, which is moved and not trained: after
+each step to where as many of the tokens seen would stand as before it, and on by how far the part was off.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class SoftConfig:
 
     gate: Literal["least", "product"] = "least"
     """What a token weighs by: the least score that it has had, which is what decides when forgetting is real, or the
-    product over its updates. By the product a token that is kept by little fades, the longer the text the more."""
+    product over its updates (as text-v4 and text-v5 were trained, their thresholds held by `pull` alone). By the
+    product a token that is kept by little fades, the longer the text the more."""
 
     noise: float = 1.0
     """Of the scores, in units of softness and of the logistic distribution, one draw for a token of a head: at 1 a
@@ -101,6 +103,19 @@ class Step:
 
     kept: tuple[float, ...]
     """Part of the tokens that was kept, forgetting being real: the mean of each source."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One prompt in one step."""
+
+    loss: float
+    """Nats a wanted token under soft forgetting."""
+
+    kept: float
+    updates: tuple[Seen, ...]
+    scores: tuple[Float[Tensor, "layers kv_heads slots"], ...]
+    """What the numbers before the step gave the tokens of each update."""
 
 
 class SoftTraining:
@@ -147,28 +162,45 @@ class SoftTraining:
         ]
         torch.nn.utils.clip_grad_norm_([self._weights], 1.0)
         self._optimizer.step()
-        kept = tuple(sum(fraction for _, fraction in some) / len(some) for some in found)
-        moves = [config.pull * self._deviation * (each - config.keep) for each in kept]
-        self._start.scorer.unpack(self._weights.data[None])["score_bias"].sub_(moves[0])
-        self._thresholds[1:] = [
-            threshold + move - moves[0] for threshold, move in zip(self._thresholds[1:], moves[1:], strict=True)
+        kept = tuple(sum(read.kept for read in some) / len(some) for some in found)
+        thresholds = [
+            (self._same_number(some, threshold) if config.gate == "least" else threshold)
+            + config.pull * self._deviation * (part - config.keep)
+            for some, threshold, part in zip(found, self._thresholds, kept, strict=True)
         ]
+        self._start.scorer.unpack(self._weights.data[None])["score_bias"].sub_(thresholds[0])
+        self._thresholds = [threshold - thresholds[0] for threshold in thresholds]
         self.number += 1
-        return Step(tuple(loss for some in found for loss, _ in some), kept)
+        return Step(tuple(read.loss for some in found for read in some), kept)
+
+    @torch.no_grad()
+    def _same_number(self, some: Sequence[_Read], before: float) -> float:
+        """The threshold that as many of the tokens that were seen reach now as reached the one before the step.
+
+        Numbers that have moved give all tokens more or less; without this the part that is kept runs away.
+        """
+        flat, held, now = self._weights * self._unit, [], []
+        for read in some:
+            for update, part in zip(read.updates, read.scores, strict=True):
+                valid = update.positions >= 0
+                held.append(part[valid] >= before)
+                now.append(_scores(self._start, flat, update)[valid])
+        ranked = torch.cat(now).sort(descending=True).values
+        return float(ranked[max(0, int(torch.cat(held).sum()) - 1)])
 
     def _learn(
         self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int, draw: torch.Generator
-    ) -> tuple[float, float]:
-        """Adds a prompt's derivatives; returns its loss a wanted token, and the part that was kept."""
+    ) -> _Read:
+        """Adds a prompt's derivatives; returns what was seen."""
         now, config = self.namm, self.config
         updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), threshold)
-        scores = [_scores(now, self._weights * self._unit, update) - threshold for update in updates]
+        scores = [_scores(now, self._weights * self._unit, update) for update in updates]
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
             self._deviation = float(torch.cat(held).std())
         unit = config.softness * self._deviation
-        given = [part.detach().requires_grad_() for part in scores]
-        surely, size = _weights(given, updates, lesson, unit, config.gate)
+        given = [(part.detach() - threshold).requires_grad_() for part in scores]
+        surely = _weights(given, updates, lesson, unit, config.gate)
         if config.noise:
             chance = torch.rand(surely[0].shape, generator=draw).clamp(1e-6, 1 - 1e-6)
             surely = [SHARPNESS * (part + config.noise * chance.logit()) for part in surely]
@@ -176,9 +208,9 @@ class SoftTraining:
         ids, wanted = torch.tensor(lesson.ids), torch.tensor(lesson.wanted)
         slopes, loss = token_gradients(model, ids, wanted, lesson.interval, bias.detach())
         asked = int(wanted.sum())
-        bias.backward(slopes / (asked * count), retain_graph=True)
-        torch.autograd.backward(scores, _at_one_size(given, torch.autograd.grad(size, given)))
-        return loss / asked, kept
+        bias.backward(slopes / (asked * count))
+        torch.autograd.backward(scores, _at_one_size(given, updates, unit))
+        return _Read(loss / asked, kept, updates, tuple(part.detach() for part in scores))
 
     def save(self, path: Path) -> None:
         """Writes all that going on needs, whole or not at all."""
@@ -217,10 +249,15 @@ def _scores(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[T
 
 
 def _at_one_size(
-    given: Sequence[Float[Tensor, "layers kv_heads slots"]], sizes: Sequence[Float[Tensor, "layers kv_heads slots"]]
+    given: Sequence[Float[Tensor, "layers kv_heads slots"]], updates: Sequence[Seen], unit: float
 ) -> list[Float[Tensor, "layers kv_heads slots"]]:
     """Derivatives of the scores without their part along that of what is kept: to keep more would always help."""
-    slopes = [part.grad for part in given if part.grad is not None]
+    slopes, sizes = [], []
+    for part, update in zip(given, updates, strict=True):
+        assert part.grad is not None
+        sure = torch.sigmoid(part.detach() / unit)
+        slopes.append(part.grad)
+        sizes.append((sure * (1 - sure)).masked_fill(update.positions < 0, 0.0))
     along = sum(float((slope * size).sum()) for slope, size in zip(slopes, sizes, strict=True))
     length = sum(float((size * size).sum()) for size in sizes)
     return [slope - along / max(length, 1e-12) * size for slope, size in zip(slopes, sizes, strict=True)]
@@ -232,15 +269,12 @@ def _weights(
     lesson: Lesson,
     unit: float,
     gate: str,
-) -> tuple[list[Float[Tensor, "layers kv_heads read"]], Float[Tensor, ""]]:
-    """After each update, what every token has been given in units of softness; and how much is kept in all.
-
-    By the least score that is the score itself, by the product the logarithm of the weight.
-    """
+) -> list[Float[Tensor, "layers kv_heads read"]]:
+    """After each update, every token's least score so far in units of softness, or the logarithm of the product."""
     layers, heads, _ = updates[0].positions.shape
     place = (layers, heads, len(lesson.ids) - 1)
     so_far = scores[0].new_full(place, UNJUDGED if gate == "least" else 0.0)
-    after, size = [], scores[0].new_zeros(())
+    after = []
     for part, update in zip(scores, updates, strict=True):
         valid, where = update.positions >= 0, update.positions.long().clamp_min(0)
         given = part / unit
@@ -249,12 +283,10 @@ def _weights(
                 2, where, given.masked_fill(~valid, UNJUDGED), "amin", include_self=True
             )
             so_far = torch.minimum(so_far, now)
-            size = size + torch.sigmoid(so_far).masked_fill(so_far >= UNJUDGED, 0.0).sum()
         else:
             so_far = so_far.scatter_add(2, where, logsigmoid(given).masked_fill(~valid, 0.0))
-            size = size + torch.sigmoid(given).masked_fill(~valid, 0.0).sum()
         after.append(so_far)
-    return after, size
+    return after
 
 
 def _biases(
