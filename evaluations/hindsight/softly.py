@@ -5,8 +5,8 @@ together, and what others make up for, they do not say. Here a prompt is first r
 what it sees of the tokens that it has left. Then the model reads the prompt once more, and a token weighs in all later
 chunks as much as the NAMM has been sure of it: the logarithm of the sigmoid of its least score so far is added to its
 logits. The derivatives of the answer's loss by these biases go on into the scores. So a token that was
-forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down. Noise on the scores makes nearly
-every token stand or fall in a reading, so that nothing is learned that leans on weights between.
+forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down. From step to step weights come
+nearer to all or nothing, so that nothing is learned that leans on weights between.
 
 The part that is kept is held where it should be by a threshold for each source, which is moved and not trained: after
 each step to where as many of the tokens seen would stand as before it, and on by how far the part was off.
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-SHARPNESS = 2.0
-"""How much steeper a token's weight is in its score where noise says whether it stands or falls."""
-
 UNJUDGED = 1e6
 """Score of a token before its first update, in units of softness."""
 
@@ -60,17 +57,16 @@ class SoftConfig:
     rate: float = 1e-3
     """Largest learning rate, after ten steps; falls to a twentieth along a cosine."""
 
-    softness: float = 0.25
-    """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much."""
+    softness: float = 0.1
+    """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much; in the first step."""
+
+    last_softness: float | None = 0.02
+    """In the last step, reached in equal ratios; there loss is nearly that of real forgetting. None: as in the first."""
 
     gate: Literal["least", "product"] = "least"
     """What a token weighs by: the least score that it has had, which is what decides when forgetting is real, or the
     product over its updates (as text-v4 and text-v5 were trained, their thresholds held by `pull` alone). By the
     product a token that is kept by little fades, the longer the text the more."""
-
-    noise: float = 1.0
-    """Of the scores, in units of softness and of the logistic distribution, one draw for a token of a head: at 1 a
-    token stands as often as it weighed without noise. For the least score."""
 
     floor: float = -12.0
     """Least bias: so far down a token is no more than forgotten, and still has a gradient."""
@@ -87,11 +83,16 @@ class SoftConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0 < self.keep < 1 or not self.softness > 0:
             raise ConfigError(f"Expected steps, prompts and a softness above 0 and a part to keep, found {self}.")
-        if self.noise < 0 or (self.noise and self.gate == "product"):
+        if self.last_softness is not None and not 0 < self.last_softness <= self.softness:
             raise ConfigError(
-                f"Expected noise of 0 or more, and none where weights are products, found {self.noise:g} with "
-                f"{self.gate!r}; pass --training.noise 0 or --training.gate least."
+                f"Expected a last softness above 0 and up to {self.softness}, found {self.last_softness}."
             )
+
+    def softness_at(self, step: int) -> float:
+        """Of a step, the first being 0."""
+        if self.last_softness is None or self.steps == 1:
+            return self.softness
+        return self.softness * (self.last_softness / self.softness) ** (step / (self.steps - 1))
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,9 @@ class SoftTraining:
         share = 0.5 + 0.5 * math.cos(math.pi * self.number / config.steps)
         self._optimizer.param_groups[0]["lr"] = config.rate * min(1.0, (self.number + 1) / 10) * (0.05 + 0.95 * share)
         self._optimizer.zero_grad()
-        draw = torch.Generator().manual_seed(self.number)
         count = sum(map(len, lessons))
         found = [
-            [self._learn(model, lesson, threshold, count, draw) for lesson in some]
+            [self._learn(model, lesson, threshold, count) for lesson in some]
             for model, some, threshold in zip(models, lessons, self._thresholds, strict=True)
         ]
         torch.nn.utils.clip_grad_norm_([self._weights], 1.0)
@@ -188,9 +188,7 @@ class SoftTraining:
         ranked = torch.cat(now).sort(descending=True).values
         return float(ranked[max(0, int(torch.cat(held).sum()) - 1)])
 
-    def _learn(
-        self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int, draw: torch.Generator
-    ) -> _Read:
+    def _learn(self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int) -> _Read:
         """Adds a prompt's derivatives; returns what was seen."""
         now, config = self.namm, self.config
         updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), threshold)
@@ -198,13 +196,9 @@ class SoftTraining:
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
             self._deviation = float(torch.cat(held).std())
-        unit = config.softness * self._deviation
+        unit = config.softness_at(self.number) * self._deviation
         given = [(part.detach() - threshold).requires_grad_() for part in scores]
-        surely = _weights(given, updates, lesson, unit, config.gate)
-        if config.noise:
-            chance = torch.rand(surely[0].shape, generator=draw).clamp(1e-6, 1 - 1e-6)
-            surely = [SHARPNESS * (part + config.noise * chance.logit()) for part in surely]
-        bias = _biases(surely, lesson, config)
+        bias = _biases(_weights(given, updates, lesson, unit, config.gate), lesson, config)
         ids, wanted = torch.tensor(lesson.ids), torch.tensor(lesson.wanted)
         slopes, loss = token_gradients(model, ids, wanted, lesson.interval, bias.detach())
         asked = int(wanted.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def two_updates() -> tuple[tuple[Seen, Seen], list[torch.Tensor]]:
 
 def test_by_the_product_a_token_weighs_what_all_its_scores_say() -> None:
     updates, scores = two_updates()
-    config = SoftConfig(gate="product", noise=0.0)
+    config = SoftConfig(gate="product")
     after = _weights(scores, updates, LESSON, 2.0, "product")
     found = _biases(after, LESSON, config)
     assert found.shape == (1, 1, 3, 10)
@@ -61,7 +62,7 @@ def test_by_the_product_a_token_weighs_what_all_its_scores_say() -> None:
 def test_by_the_least_score_a_token_weighs_what_would_have_decided() -> None:
     updates, scores = two_updates()
     after = _weights(scores, updates, LESSON, 2.0, "least")
-    found = _biases(after, LESSON, SoftConfig(noise=0.0))
+    found = _biases(after, LESSON, SoftConfig())
     expected = torch.zeros(3, 10)
     expected[1, :4] = logsigmoid(torch.tensor([1.0, -3.0, 0.0, 0.5]))
     expected[2, :8] = logsigmoid(torch.tensor([-0.5, -3.0, 0.0, 0.5, 1.0, -45.0, 1.5, 2.0])).clamp_min(-12.0)
@@ -85,8 +86,14 @@ def namm_of(seed: int) -> NAMM:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="a part to keep"):
         SoftConfig(keep=1.0)
-    with pytest.raises(ConfigError, match="pass --training"):
-        SoftConfig(gate="product")
+    with pytest.raises(ConfigError, match=r"up to 0\.1"):
+        SoftConfig(last_softness=0.2)
+
+
+def test_weights_harden_in_equal_ratios() -> None:
+    config = SoftConfig(steps=3, softness=0.4, last_softness=0.1)
+    assert [config.softness_at(step) for step in range(3)] == pytest.approx([0.4, 0.2, 0.1])
+    assert replace(config, last_softness=None).softness_at(2) == 0.4
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
