@@ -36,5 +36,6 @@ def _options(config: Any, default: Any, unsaid: Collection[str], before: str) ->
 
 
 def _said(value: Any) -> str:
-    """Of a folder its name: where it lies is this machine's affair."""
-    return Path(value).name if isinstance(value, str | Path) and Path(value).exists() else str(value)
+    """Of a folder elsewhere its name: where it lies is this machine's affair. What lies in the repository is found."""
+    elsewhere = isinstance(value, str | Path) and Path(value).is_absolute() and Path(value).exists()
+    return Path(value).name if elsewhere else str(value)

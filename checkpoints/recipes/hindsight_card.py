@@ -113,16 +113,26 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _forgetting(facts: Mapping[str, Any]) -> Iterator[str]:
     training, course, sizes = facts["training"], facts["course"], facts["sizes"]
+    small = facts.get("small_course")
+    also = f", and one of recall ({_list(small['tasks'])}) of the shipped small Llama" if small else ""
     yield fill(
-        f"{training['steps']} steps of {training['batch']} prompts of {_list(course['lengths'])} tokens, interval "
-        f"{_list(course['intervals'])}, of the same tasks and of running text, each read under the NAMM as it was and "
-        f"once more with every token weighing what its scores say (softness {training['softness']} deviations). Nats a "
-        "wanted token of that second reading, the mean of the first thirty steps and of the last: "
+        f"{training['steps']} steps of {training['batch']} prompts ({_list(dict.fromkeys(course['tasks']))}) of "
+        f"{_list(course['lengths'])} tokens, interval {_list(course['intervals'])}{also}, each read under the NAMM as "
+        f"it was and once more with every token weighing what {_weighing(training)}. Nats a wanted token of that "
+        "second reading, the mean of the first thirty steps and of the last: "
         + "; ".join(f"{task} {_from_to(ends)}" for task, ends in facts["losses"].items())
         + f". The part that is kept was held at {training['keep']:.0%} by moving the threshold, which was searched for "
         f"once more at the end (found {sizes['after']['kept_fraction']:.1%}). {facts['cpu_seconds']:.0f} CPU seconds.",
         WIDTH,
     )
+
+
+def _weighing(training: Mapping[str, Any]) -> str:
+    """What decides the weight of a token; cards from before there was a choice know the product alone."""
+    last = training.get("last_softness")
+    softness = f"{training['softness']}" if last is None else f"{training['softness']} falling to {last}"
+    scores = "its least score says" if training.get("gate") == "least" else "its scores say"
+    return f"{scores} (softness {softness} deviations)"
 
 
 def _from_to(ends: Sequence[float | None]) -> str:

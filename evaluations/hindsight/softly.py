@@ -61,7 +61,7 @@ class SoftConfig:
     """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much; in the first step."""
 
     last_softness: float | None = 0.02
-    """In the last step, reached in equal ratios; there loss is nearly that of real forgetting. None: as in the first."""
+    """In the last step, reached in equal ratios; the loss there is nearly that of real forgetting. None: no change."""
 
     gate: Literal["least", "product"] = "least"
     """What a token weighs by: the least score that it has had, which is what decides when forgetting is real, or the

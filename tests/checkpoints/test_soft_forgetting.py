@@ -36,7 +36,9 @@ RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
             seeds=(1,), course="longer", documents=True, signals=("spectrogram",), keep=0.3,
             training=TrainingConfig(steps=7, key_first=0.0, thinned=(1.0, 0.5), hold=0.25),
         ),
-        SoftForgettingConfig(draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="product", last_softness=None)),
+        SoftForgettingConfig(
+            draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="product", last_softness=None)
+        ),
     ],
 )  # fmt: skip
 def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | SoftForgettingConfig) -> None:
