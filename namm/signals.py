@@ -8,7 +8,7 @@ may be read; and they ask nothing of the past: a token that nobody has looked at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -112,7 +112,7 @@ SIGNALS = (*ATTENTION_SIGNALS, *KEY_SIGNALS)
 """Every name that a config may list."""
 
 
-def key_signals(names: tuple[str, ...], held: Held) -> Float[Tensor, "batch kv_heads slots signals"]:
+def key_signals(names: Sequence[str], held: Held) -> Float[Tensor, "batch kv_heads slots signals"]:
     """The named key signals, in their order; unused slots are 0.
 
     Args:

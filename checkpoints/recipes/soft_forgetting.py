@@ -35,7 +35,7 @@ COURSES = {
             "ruler/niah_multiquery", "ruler/niah_single_2", DOCUMENTS, "ruler/niah_multivalue", "ruler/niah_single_3",
             "ruler/niah_multikey_1",
         ),
-        lengths=(640, 1024, 1536), intervals=(64,), chunk=64,
+        lengths=(576, 768, 1152), intervals=(64,), chunk=64,
     ),
 }  # fmt: skip
 """What is read: the tasks of hindsight's longer course, or more of them in prompts of more lengths. The other tasks of

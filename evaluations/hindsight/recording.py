@@ -7,6 +7,7 @@ some updates. A worth is looked up by position, so it serves recordings under an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,24 +104,27 @@ class Recorder(NAMMPolicy):
 
     name = "recorder"
 
-    def __init__(self, selection: Selection, namm: NAMM, statistics: str, chosen: frozenset[int]) -> None:
+    def __init__(
+        self, selection: Selection, namm: NAMM, statistics: str, chosen: frozenset[int], of_keys: Sequence[str] = KEYS
+    ) -> None:
         """A recorder.
 
         Args:
             selection: Without threshold and budget everything is kept and nothing is judged.
-            namm: Judges; its signals of attention are recorded, and all key signals.
+            namm: Judges; its signals of attention are recorded.
             statistics: Under which it judges.
             chosen: Tokens seen at the updates that are recorded.
+            of_keys: The key signals that are recorded.
         """
         super().__init__(selection, namm, statistics)
-        self.chosen = chosen
+        self.chosen, self.of_keys = chosen, of_keys
         self.found: dict[int, dict[int, tuple[Tensor, Tensor, Tensor]]] = {}
 
     def score(self, view: TokenView) -> Float[Tensor, "batch kv_heads slots"]:
         """The NAMM's scores."""
         seen = int(view.seen[0])
         if seen in self.chosen:
-            of_keys = key_signals(KEYS, Held(view.keys, view.values, view.valid))
+            of_keys = key_signals(self.of_keys, Held(view.keys, view.values, view.valid))
             parts = (view.positions[0].int(), self.spectrum(view)[0].bfloat16(), of_keys[0].bfloat16())
             self.found.setdefault(seen, {})[view.layer] = parts
         if self.selection.threshold is None and self.selection.budget is None:
@@ -160,7 +164,13 @@ def worths(model: PreTrainedModel, lesson: Lesson, chunk: int) -> Float[Tensor, 
 
 @torch.inference_mode()
 def seen_under(
-    model: PreTrainedModel, lesson: Lesson, namm: NAMM, statistics: str, updates: int, threshold: float | None
+    model: PreTrainedModel,
+    lesson: Lesson,
+    namm: NAMM,
+    statistics: str,
+    updates: int,
+    threshold: float | None,
+    of_keys: Sequence[str] = KEYS,
 ) -> tuple[tuple[Seen, ...], float]:
     """What the NAMM sees at some updates of a prompt, evenly spread with the last, and what it keeps after that.
 
@@ -171,12 +181,14 @@ def seen_under(
         statistics: Under which it judges.
         updates: How many are written down.
         threshold: Least score that is kept; None keeps everything.
+        of_keys: The key signals that are written down.
     """
     ends = range(lesson.interval, len(lesson.ids) - 2, lesson.interval)
     ids = torch.tensor(lesson.ids)[None, : ends[-1]]  # what is read after the last update is not judged any more
     count = min(updates, len(ends))
     chosen = {ends[round((number + 1) * len(ends) / count) - 1] for number in range(count)}
-    recorder = Recorder(Selection(interval=lesson.interval, threshold=threshold), namm, statistics, frozenset(chosen))
+    selection = Selection(interval=lesson.interval, threshold=threshold)
+    recorder = Recorder(selection, namm, statistics, frozenset(chosen), of_keys)
     with attach(model.base_model, recorder) as memory:
         model.base_model(input_ids=ids, use_cache=True)
         kept = float(memory.slots().float().mean()) / ids.shape[1]

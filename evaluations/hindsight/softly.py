@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from evaluations.hindsight.recording import KEYS, Seen, seen_under
+from evaluations.hindsight.recording import Seen, seen_under
 from evaluations.hindsight.training import shown, units
 from evaluations.tasks.lessons import Lesson
 from modalities.language.token_gradients import token_gradients
@@ -191,7 +191,8 @@ class SoftTraining:
     def _learn(self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int) -> _Read:
         """Adds a prompt's derivatives; returns what was seen."""
         now, config = self.namm, self.config
-        updates, kept = seen_under(model, lesson, now, "sequence", len(lesson.ids), threshold)
+        every = len(lesson.ids)
+        updates, kept = seen_under(model, lesson, now, "sequence", every, threshold, now.config.of_keys)
         scores = [_scores(now, self._weights * self._unit, update) for update in updates]
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
@@ -233,10 +234,9 @@ class SoftTraining:
 
 def _scores(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[Tensor, "layers kv_heads slots"]:
     """What these numbers give the tokens of an update."""
-    wanted = [KEYS.index(name) for name in namm.config.of_keys]
     positions = update.positions.flatten(0, 1).long()
     spectrum = update.spectrum.flatten(0, 1).float()[..., : namm.config.bins]
-    of_keys = update.of_keys.flatten(0, 1).float()[..., wanted]
+    of_keys = update.of_keys.flatten(0, 1).float()
     features, valid = shown(namm, positions, spectrum, of_keys, update.seen)
     judge = torch.zeros(len(features), dtype=torch.long)
     return namm.scorer(flat[None], features, valid, judge).view(update.positions.shape)

@@ -140,7 +140,7 @@ class _Attention(torch.autograd.Function):
             q, g, less = (_grouped(part[:, :, start:stop], kv) for part in (query, grad, lean))
             keys, values = key[:, :, :stop], value[:, :, :stop]
             chances = _chances(q, key, start, stop, scale, chunk, bias)
-            d_logits = chances * ((g @ values.transpose(-1, -2)).float() - less.unsqueeze(-1))
+            d_logits = (g @ values.transpose(-1, -2)).float().sub_(less.unsqueeze(-1)).mul_(chances)
             by_query = d_logits.view(batch, kv, group, stop - start, stop).sum(2)
             for number in range(start // chunk, -(-stop // chunk)):
                 own = slice(number * chunk - start, min((number + 1) * chunk, stop) - start)
@@ -175,12 +175,13 @@ def _chances(
     bias: Float[Tensor, "kv_heads chunks tokens"] | None,
 ) -> Float[Tensor, "batch kv_heads group_queries stop"]:
     """Probabilities of some queries over all tokens up to the last of them, in fp32."""
-    logits = (asked @ key[:, :, :stop].transpose(-1, -2)).float() * scale
+    logits = (asked @ key[:, :, :stop].transpose(-1, -2)).float().mul_(scale)
     if bias is not None:
         logits += bias[:, start // chunk, None, :stop]
-    place = torch.arange(stop, device=asked.device)
-    hidden = (place > place[start:stop, None]).repeat(asked.shape[2] // (stop - start), 1)
-    return logits.masked_fill_(hidden, -torch.inf).softmax(-1)
+    place = torch.arange(stop - start, device=asked.device)
+    hidden = (place > place[:, None]).repeat(asked.shape[2] // (stop - start), 1)
+    logits[..., start:].masked_fill_(hidden, -torch.inf)  # all before is seen by all of the block
+    return logits.softmax(-1)
 
 
 def _attend(
