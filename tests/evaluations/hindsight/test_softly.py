@@ -12,9 +12,9 @@ from torch.nn.functional import logsigmoid
 import checkpoints
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
-from evaluations.hindsight.recording import Seen
-from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases, _weights
-from evaluations.hindsight.training import fresh
+from evaluations.hindsight.recording import Seen, seen_under
+from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases, _scores, _weights
+from evaluations.hindsight.training import fresh, shifted
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError, DataError
@@ -94,6 +94,20 @@ def test_weights_harden_in_equal_ratios() -> None:
     config = SoftConfig(steps=3, softness=0.4, last_softness=0.1)
     assert [config.softness_at(step) for step in range(3)] == pytest.approx([0.4, 0.2, 0.1])
     assert replace(config, last_softness=None).softness_at(2) == 0.4
+
+
+def test_after_a_step_as_many_of_the_tokens_seen_stand_as_before() -> None:
+    model, namm = load_source(str(RECALL_LLAMA), torch.float32), namm_of(0)
+    [lesson] = draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 1, 0)
+    training = SoftTraining(namm, SoftConfig(steps=3, batch=1, rate=1.0, pull=0.0))
+    training.step([model], [[lesson]])
+    updates, _ = seen_under(model, lesson, namm, "sequence", 9, 0.0, namm.config.of_keys)
+
+    def stand(namm: NAMM) -> int:
+        return sum(int((_scores(namm, namm.flat, each)[each.positions >= 0] >= 0).sum()) for each in updates)
+
+    assert stand(training.namm) == pytest.approx(stand(namm), abs=2)
+    assert stand(shifted(training.namm, 0.05)) < stand(namm)
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
