@@ -54,13 +54,16 @@ class SoftConfig:
     batch: int = 2
     """Prompts a step."""
 
-    rate: float = 1e-3
+    rate: float = 4e-4
     """Largest learning rate, after ten steps; falls to a twentieth along a cosine."""
 
-    softness: float = 0.1
+    averaged: float = 0.5
+    """Part of the steps, the last, whose numbers are averaged into what it has come to: each step sees few prompts."""
+
+    softness: float = 0.25
     """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much; in the first step."""
 
-    last_softness: float | None = 0.02
+    last_softness: float | None = 0.03
     """In the last step, reached in equal ratios; the loss there is nearly that of real forgetting. None: no change."""
 
     gate: Literal["least", "product"] = "least"
@@ -83,10 +86,16 @@ class SoftConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0 < self.keep < 1 or not self.softness > 0:
             raise ConfigError(f"Expected steps, prompts and a softness above 0 and a part to keep, found {self}.")
+        if not 0 <= self.averaged <= 1:
+            raise ConfigError(f"Expected a part of the steps between 0 and 1, found {self.averaged}.")
         if self.last_softness is not None and not 0 < self.last_softness <= self.softness:
             raise ConfigError(
                 f"Expected a last softness above 0 and up to {self.softness}, found {self.last_softness}."
             )
+
+    def averages(self, step: int) -> bool:
+        """Whether the numbers after a step, the first being 0, are part of the average."""
+        return step >= self.steps - round(self.averaged * self.steps)
 
     def softness_at(self, step: int) -> float:
         """Of a step, the first being 0."""
@@ -133,6 +142,7 @@ class SoftTraining:
         self.config, self._start = config, namm
         self._unit = units(namm, config.cosine_unit)
         self._weights = torch.nn.Parameter(namm.flat / self._unit)
+        self._sum, self._summed = torch.zeros_like(namm.flat), 0
         self._optimizer = torch.optim.Adam([self._weights], lr=config.rate, betas=(0.9, 0.98))
         self._deviation = 0.0
         self._thresholds = [0.0] * sources
@@ -141,8 +151,9 @@ class SoftTraining:
 
     @property
     def namm(self) -> NAMM:
-        """What it has come to."""
-        return NAMM(self._start.config, (self._weights * self._unit).detach(), self._start.statistics)
+        """What it has come to: the average so far of the last steps' numbers; before those, the last numbers."""
+        weights = self._sum / self._summed if self._summed else self._weights
+        return NAMM(self._start.config, (weights * self._unit).detach(), self._start.statistics)
 
     def step(self, models: Sequence[PreTrainedModel], lessons: Sequence[Sequence[Lesson]]) -> Step:
         """One step on some prompts.
@@ -170,6 +181,9 @@ class SoftTraining:
         ]
         self._start.scorer.unpack(self._weights.data[None])["score_bias"].sub_(thresholds[0])
         self._thresholds = [threshold - thresholds[0] for threshold in thresholds]
+        if config.averages(self.number):
+            self._sum.add_(self._weights.data)
+            self._summed += 1
         self.number += 1
         return Step(tuple(read.loss for some in found for read in some), kept)
 
@@ -190,7 +204,8 @@ class SoftTraining:
 
     def _learn(self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int) -> _Read:
         """Adds a prompt's derivatives; returns what was seen."""
-        now, config = self.namm, self.config
+        config = self.config
+        now = NAMM(self._start.config, (self._weights * self._unit).detach(), self._start.statistics)
         every = len(lesson.ids)
         updates, kept = seen_under(model, lesson, now, "sequence", every, threshold, now.config.of_keys)
         scores = [_scores(now, self._weights * self._unit, update) for update in updates]
@@ -212,6 +227,7 @@ class SoftTraining:
         state = self._optimizer.state[self._weights]
         tensors = {name: state[name] for name in MOMENTS if name in state} | {"weights": self._weights.data}
         facts = {"number": torch.tensor(self.number), "deviation": torch.tensor(self._deviation, dtype=torch.float64)}
+        tensors["sum"], facts["summed"] = self._sum, torch.tensor(self._summed)
         facts["thresholds"] = torch.tensor(self._thresholds, dtype=torch.float64)
         write_atomically(path, save({name: tensor.contiguous() for name, tensor in (tensors | facts).items()}))
 
@@ -226,6 +242,8 @@ class SoftTraining:
             self._weights.data.copy_(found["weights"])
             self.number, self._deviation = int(found["number"]), float(found["deviation"])
             self._thresholds = found["thresholds"].tolist()
+            self._sum.copy_(found["sum"])
+            self._summed = int(found["summed"])
             if self.number:
                 self._optimizer.state[self._weights] = {name: found[name] for name in MOMENTS}
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:

@@ -87,7 +87,24 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="a part to keep"):
         SoftConfig(keep=1.0)
     with pytest.raises(ConfigError, match=r"up to 0\.1"):
-        SoftConfig(last_softness=0.2)
+        SoftConfig(softness=0.1, last_softness=0.2)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        SoftConfig(averaged=2.0)
+
+
+def test_the_last_numbers_are_averaged() -> None:
+    model = load_source(str(RECALL_LLAMA), torch.float32)
+    lessons = draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 4, 0)
+    averaged, last = (SoftTraining(namm_of(0), SoftConfig(steps=4, batch=1, averaged=part)) for part in (0.5, 0.0))
+    numbers = []
+    for lesson in lessons:
+        averaged.step([model], [[lesson]])
+        last.step([model], [[lesson]])
+        numbers.append(last.namm.flat)
+        if averaged.number == 2:
+            assert torch.equal(averaged.namm.flat, last.namm.flat)
+    torch.testing.assert_close(averaged.namm.flat, (numbers[2] + numbers[3]) / 2)
+    assert not torch.equal(numbers[2], numbers[3])
 
 
 def test_weights_harden_in_equal_ratios() -> None:
@@ -99,7 +116,7 @@ def test_weights_harden_in_equal_ratios() -> None:
 def test_after_a_step_as_many_of_the_tokens_seen_stand_as_before() -> None:
     model, namm = load_source(str(RECALL_LLAMA), torch.float32), namm_of(0)
     [lesson] = draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 1, 0)
-    training = SoftTraining(namm, SoftConfig(steps=3, batch=1, rate=1.0, pull=0.0))
+    training = SoftTraining(namm, SoftConfig(steps=3, batch=1, rate=1.0, pull=0.0, averaged=0.0))
     training.step([model], [[lesson]])
     updates, _ = seen_under(model, lesson, namm, "sequence", 9, 0.0, namm.config.of_keys)
 
