@@ -96,7 +96,7 @@ def compared(config: ValidationConfig) -> dict[str, Mapping[str, object]]:
         course = Course((task,), (config.length,), (config.interval,), config.interval)
         lessons = draw_lessons(course, tokenizer, config.prompts, 0, "validation")
         others = draw_lessons(course, tokenizer, config.sizing, SIZING_SEED, "validation")
-        texts = [lesson.ids[: lesson.context] for lesson in others]
+        texts = [lesson.ids[: lesson.context + 1] for lesson in others]  # the last token of a text is not read
         full, _ = asked(model, lambda: make_policy("full"), lessons)
         for name, under in who.items():
             threshold = threshold_for(model, under, texts, config.keep, 5).threshold

@@ -62,7 +62,7 @@ class SoftForgettingConfig:
     small: str | None = None
     """A second source, which reads recall tasks, such as the shipped recall-llama; None: the real model alone."""
 
-    course: Literal["hindsight", "wide"] = "wide"
+    course: Literal["hindsight", "wide"] = "hindsight"
     """What the real model reads."""
 
     seeds: tuple[int, ...] = (0, 1, 2)

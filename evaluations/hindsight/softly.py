@@ -3,13 +3,13 @@
 Worths (`training.py`) are derivatives at the full cache: how much each token alone would be missed. What is lost
 together, and what others make up for, they do not say. Here a prompt is first read under the NAMM as it is, which shows
 what it sees of the tokens that it has left. Then the model reads the prompt once more, and a token weighs in all later
-chunks as much as the NAMM has been sure of it: the logarithm of the sigmoid of its least score so far is added to its
-logits. The derivatives of the answer's loss by these biases go on into the scores. So a token that was
-forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down. From step to step weights come
-nearer to all or nothing, so that nothing is learned that leans on weights between.
+chunks as much as the NAMM has been sure of it: the logarithms of the sigmoids of its scores, over all updates since, or
+that of its least score alone, are added to its logits. The derivatives of the answer's loss by these biases go on into
+the scores. So a token that was forgotten and is missed is pulled up, and one that is kept and disturbs is pushed down.
+If asked, weights come nearer to all or nothing from step to step.
 
-The part that is kept is held where it should be by a threshold for each source, which is moved and not trained: after
-each step to where as many of the tokens seen would stand as before it, and on by how far the part was off.
+The part that is kept is held where it should be by a threshold for each source, which is moved and not trained: by how
+far the part was off; and by least scores first to where as many of the tokens seen stand as before the step.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ class SoftConfig:
     batch: int = 2
     """Prompts a step."""
 
-    rate: float = 4e-4
+    rate: float = 1e-3
     """Largest learning rate, after ten steps; falls to a twentieth along a cosine."""
 
-    averaged: float = 0.5
+    averaged: float = 0.0
     """Part of the steps, the last, whose numbers are averaged into what it has come to: each step sees few prompts."""
 
     softness: float = 0.25
     """Score, in deviations of the first scores, at which a token weighs e / (1 + e) as much; in the first step."""
 
-    last_softness: float | None = 0.03
+    last_softness: float | None = None
     """In the last step, reached in equal ratios; the loss there is nearly that of real forgetting. None: no change."""
 
-    gate: Literal["least", "product"] = "least"
-    """What a token weighs by: the least score that it has had, which is what decides when forgetting is real, or the
-    product over its updates (as text-v4 and text-v5 were trained, their thresholds held by `pull` alone). By the
-    product a token that is kept by little fades, the longer the text the more."""
+    gate: Literal["product", "least"] = "product"
+    """What a token weighs by: the product over its updates, by which one that is kept by little fades, the longer the
+    text the more; or the least score that it has had, which is what decides when forgetting is real. With the product
+    thresholds are held by `pull` alone."""
 
     floor: float = -12.0
     """Least bias: so far down a token is no more than forgotten, and still has a gradient."""

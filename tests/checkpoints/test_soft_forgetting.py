@@ -37,7 +37,7 @@ RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
             training=TrainingConfig(steps=7, key_first=0.0, thinned=(1.0, 0.5), hold=0.25),
         ),
         SoftForgettingConfig(
-            draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="product", last_softness=None)
+            draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="least", last_softness=0.01)
         ),
     ],
 )  # fmt: skip
@@ -51,7 +51,7 @@ def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | Soft
 @pytest.mark.usefixtures("_shapes_unchecked")
 def test_killed_and_started_again_it_makes_the_same_namm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     course = Course(("pairs",), (144,), (48,), 48)
-    monkeypatch.setattr(soft_forgetting, "COURSES", {"wide": course})
+    monkeypatch.setattr(soft_forgetting, "COURSES", {"hindsight": course})
     monkeypatch.setattr(soft_forgetting, "SMALL", course)
     monkeypatch.setattr(soft_forgetting, "CALIBRATION", course)
     monkeypatch.setattr(soft_forgetting, "SAVE_EVERY", 1)

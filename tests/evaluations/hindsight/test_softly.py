@@ -62,7 +62,7 @@ def test_by_the_product_a_token_weighs_what_all_its_scores_say() -> None:
 def test_by_the_least_score_a_token_weighs_what_would_have_decided() -> None:
     updates, scores = two_updates()
     after = _weights(scores, updates, LESSON, 2.0, "least")
-    found = _biases(after, LESSON, SoftConfig())
+    found = _biases(after, LESSON, SoftConfig(gate="least"))
     expected = torch.zeros(3, 10)
     expected[1, :4] = logsigmoid(torch.tensor([1.0, -3.0, 0.0, 0.5]))
     expected[2, :8] = logsigmoid(torch.tensor([-0.5, -3.0, 0.0, 0.5, 1.0, -45.0, 1.5, 2.0])).clamp_min(-12.0)
@@ -86,8 +86,8 @@ def namm_of(seed: int) -> NAMM:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="a part to keep"):
         SoftConfig(keep=1.0)
-    with pytest.raises(ConfigError, match=r"up to 0\.1"):
-        SoftConfig(softness=0.1, last_softness=0.2)
+    with pytest.raises(ConfigError, match=r"up to 0\.25"):
+        SoftConfig(last_softness=0.4)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         SoftConfig(averaged=2.0)
 
@@ -116,7 +116,7 @@ def test_weights_harden_in_equal_ratios() -> None:
 def test_after_a_step_as_many_of_the_tokens_seen_stand_as_before() -> None:
     model, namm = load_source(str(RECALL_LLAMA), torch.float32), namm_of(0)
     [lesson] = draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 1, 0)
-    training = SoftTraining(namm, SoftConfig(steps=3, batch=1, rate=1.0, pull=0.0, averaged=0.0))
+    training = SoftTraining(namm, SoftConfig(steps=3, batch=1, rate=1.0, pull=0.0, gate="least"))
     training.step([model], [[lesson]])
     updates, _ = seen_under(model, lesson, namm, "sequence", 9, 0.0, namm.config.of_keys)
 
@@ -131,12 +131,14 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -
     """Two sources, which here are one model; each has a threshold of its own."""
     models = [load_source(str(RECALL_LLAMA), torch.float32)] * 2
     lessons = [[[each]] * 2 for each in draw_lessons(Course(("pairs",), (144,), (48,), 48), None, 3, 0)]
-    whole, first = (SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1), 2) for _ in range(2))
+    whole, first = (
+        SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1, gate="least", averaged=0.7), 2) for _ in range(2)
+    )
     for some in lessons:
         assert len(whole.step(models, some).kept) == 2
     first.step(models, lessons[0])
     first.save(tmp_path / "training")
-    again = SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1), 2)
+    again = SoftTraining(namm_of(0), SoftConfig(steps=3, batch=1, gate="least", averaged=0.7), 2)
     again.restore(tmp_path / "training")
     for some in lessons[1:]:
         again.step(models, some)
