@@ -22,12 +22,14 @@ from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording
 from evaluations.hindsight.shelf import Shelf
 from evaluations.hindsight.training import TrainingConfig, fresh, shifted, spectrum_statistics, train
+from evaluations.matrix.namms import statistics_of
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from modalities.language.sizing import threshold_for
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
+from namm.errors import ConfigError
 from namm.files import write_atomically
 from namm.policies import Policy, make_policy
 from namm.sizing import Sized
@@ -141,13 +143,30 @@ def calibrated(
     """
     interval = lessons[0].interval
     texts = [lesson.ids[: (len(lesson.ids) - 1) // interval * interval + 1] for lesson in lessons]
-    found = threshold_for(model, _under(namm, interval), texts, keep, steps)
+    found = threshold_for(model, under_thresholds(namm, interval), texts, keep, steps)
     return shifted(namm, found.threshold), found
 
 
-def _under(namm: NAMM, interval: int) -> Callable[[float], Policy]:
+def start_of(folder: Path) -> NAMM:
+    """A NAMM to go on from.
+
+    Raises:
+        ConfigError: It was trained under other statistics than each sequence's.
+    """
+    namm = NAMM.from_pretrained(folder)
+    if namm.config.trained_statistics != "sequence":
+        raise ConfigError(
+            f"{folder}: expected a NAMM trained under the statistics of each sequence, such as one of hindsight.py, "
+            f"found {namm.config.trained_statistics!r}; name another."
+        )
+    return namm
+
+
+def under_thresholds(namm: NAMM, interval: int) -> Callable[[float], Policy]:
+    """The policy under any threshold, with the statistics that the NAMM was made with."""
+    statistics = statistics_of(namm, None)
     return lambda threshold: make_policy(
-        "namm", namm=namm, interval=interval, statistics="sequence", threshold=threshold
+        "namm", namm=namm, interval=interval, statistics=statistics, threshold=threshold
     )
 
 

@@ -114,7 +114,7 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
 def _forgetting(facts: Mapping[str, Any]) -> Iterator[str]:
     training, course, sizes = facts["training"], facts["course"], facts["sizes"]
     small = facts.get("small_course")
-    also = f", and one of recall ({_list(small['tasks'])}) of the shipped small Llama" if small else ""
+    also = f", and one of recall ({_list(small['tasks'])}) of a second model" if small else ""
     yield fill(
         f"{training['steps']} steps of {training['batch']} prompts ({_list(dict.fromkeys(course['tasks']))}) of "
         f"{_list(course['lengths'])} tokens, interval {_list(course['intervals'])}{also}, each read under the NAMM as "

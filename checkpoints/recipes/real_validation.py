@@ -18,12 +18,14 @@ import numpy as np
 import torch
 import tyro
 
+from checkpoints.recipes.hindsight import under_thresholds
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from modalities.language.sizing import threshold_for
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
+from namm.errors import ConfigError
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class ValidationConfig:
     """Who is asked what."""
 
     namm: tuple[Path, ...] = ()
-    """Folders of NAMMs; each is called by its last two names."""
+    """Folders of NAMMs; each is called by its last two names, and reads the statistics that it was made with."""
 
     rivals: tuple[str, ...] = ("keydiff",)
     """Under one threshold, as the NAMMs."""
@@ -65,26 +67,34 @@ class ValidationConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the model's weights and arithmetic."""
 
+    def __post_init__(self) -> None:
+        if not self.tasks or not self.namm + self.rivals or min(self.prompts, self.sizing) < 1:
+            raise ConfigError(f"Expected tasks, somebody to ask, and a prompt or more for each, found {self}.")
+
 
 def policies(config: ValidationConfig) -> dict[str, Callable[[float], Policy]]:
-    """Everybody who is asked, under a threshold."""
+    """Everybody who is asked, under a threshold.
+
+    Raises:
+        ConfigError: Two folders have the same name.
+    """
     interval = config.interval
     found: dict[str, Callable[[float], Policy]] = {}
     for folder in config.namm:
-        namm, name = NAMM.from_pretrained(folder), "/".join(folder.absolute().parts[-2:])
-        found[name] = lambda threshold, namm=namm: make_policy(
-            "namm", namm=namm, interval=interval, statistics="sequence", threshold=threshold
-        )
+        name = "/".join(folder.absolute().parts[-2:])
+        if name in found:
+            raise ConfigError(f"Expected NAMMs of different names, found {name!r} twice; ask them one after the other.")
+        found[name] = under_thresholds(NAMM.from_pretrained(folder), interval)
     for rival in config.rivals:
         found[rival] = lambda threshold, rival=rival: make_policy(rival, interval=interval, threshold=threshold)
     return found
 
 
 def asked(model: PreTrainedModel, policy: Callable[[], Policy], lessons: Sequence[Lesson]) -> tuple[float, float]:
-    """Likelihood of a wanted token, mean over prompts of the geometric means, and the part that was held."""
+    """Log-likelihood of a wanted token, mean over prompts as in the matrix, and the part that was held."""
     answers = [asked_under(model, policy(), lesson) for lesson in lessons]
-    likelihood = float(np.mean([math.exp(float(answer.log_likelihood[0])) for answer in answers]))
-    return likelihood, float(np.mean([float(answer.slots[0]) / answer.context_tokens for answer in answers]))
+    nats = float(np.mean([float(answer.log_likelihood[0]) for answer in answers]))
+    return nats, float(np.mean([float(answer.slots[0]) / answer.context_tokens for answer in answers]))
 
 
 def compared(config: ValidationConfig) -> dict[str, Mapping[str, object]]:
@@ -100,8 +110,8 @@ def compared(config: ValidationConfig) -> dict[str, Mapping[str, object]]:
         full, _ = asked(model, lambda: make_policy("full"), lessons)
         for name, under in who.items():
             threshold = threshold_for(model, under, texts, config.keep, 5).threshold
-            likelihood, kept = asked(model, lambda under=under, at=threshold: under(at), lessons)
-            rows[name][task] = (100 * likelihood / full, kept)
+            nats, kept = asked(model, lambda under=under, at=threshold: under(at), lessons)
+            rows[name][task] = (100 * math.exp(nats - full), kept)
             print(f"{task}, {name}: {rows[name][task][0]:.1f}%, kept {kept:.1%}", flush=True)
     return {
         name: {

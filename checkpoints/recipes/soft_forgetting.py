@@ -16,14 +16,13 @@ import torch
 import tyro
 
 from checkpoints.recipes.commands import command_of
-from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, SMALL, calibrated
+from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, SMALL, calibrated, start_of
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
-from namm import NAMM
 from namm.errors import ConfigError
 from namm.files import write_atomically
 
@@ -60,7 +59,8 @@ class SoftForgettingConfig:
     """The model: a folder or a Hub id."""
 
     small: str | None = None
-    """A second source, which reads recall tasks, such as the shipped recall-llama; None: the real model alone."""
+    """A second source, which reads recall tasks, such as the shipped recall-llama: one prompt a step, in float32. None:
+    the real model alone."""
 
     course: Literal["hindsight", "wide"] = "hindsight"
     """What the real model reads."""
@@ -85,11 +85,11 @@ def one_seed(config: SoftForgettingConfig, seed: int) -> dict[str, object]:
     """Trains and saves a seed's NAMM; returns what its card says.
 
     Raises:
-        ConfigError: The folder holds a training of other settings.
+        ConfigError: The folder holds a training of other settings, or the start reads other statistics.
     """
     out, began, tokenizer = config.out / f"seed-{seed}", time.process_time(), read_tokenizer(config.real)
     model = load_source(config.real, getattr(torch, config.dtype))
-    first = NAMM.from_pretrained(config.start / f"seed-{seed}")
+    first = start_of(config.start / f"seed-{seed}")
     sizes = draw_lessons(CALIBRATION, tokenizer, config.calibration, CALIBRATION_SEED)
     sized_first, before = calibrated(first, model, sizes, config.training.keep)
     batch, steps = config.training.batch, config.training.steps

@@ -17,13 +17,13 @@ import torch
 import tyro
 
 import checkpoints
+from checkpoints.recipes.hindsight import start_of
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
 from evaluations.tasks.lessons import DOCUMENTS, Course
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
-from namm.errors import ConfigError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.files import write_atomically
 
@@ -90,9 +90,7 @@ def main(config: TextV3Config) -> None:
         ConfigError: The start was trained under other statistics than each sequence's.
     """
     torch.set_num_threads(1)
-    start = NAMM.from_pretrained(config.start)
-    if start.config.trained_statistics != "sequence":
-        raise ConfigError(f"{config.start}: expected a NAMM trained under `sequence`, found {start.config}.")
+    start = start_of(config.start)
     fitness = LikelihoodFitness(sources_of(config), start, config.price)
     search = EvolutionConfig(
         generations=config.generations,

@@ -72,7 +72,7 @@ class SoftConfig:
     thresholds are held by `pull` alone."""
 
     floor: float = -12.0
-    """Least bias: so far down a token is no more than forgotten, and still has a gradient."""
+    """Least bias: so far down a token is as good as forgotten, and has no gradient; only nearer ones are moved."""
 
     keep: float = 0.25
     """Part of the tokens that is kept."""
@@ -152,7 +152,9 @@ class SoftTraining:
     @property
     def namm(self) -> NAMM:
         """What it has come to: the average so far of the last steps' numbers; before those, the last numbers."""
-        weights = self._sum / self._summed if self._summed else self._weights
+        return self._with(self._sum / self._summed if self._summed else self._weights)
+
+    def _with(self, weights: Float[Tensor, " params"]) -> NAMM:
         return NAMM(self._start.config, (weights * self._unit).detach(), self._start.statistics)
 
     def step(self, models: Sequence[PreTrainedModel], lessons: Sequence[Sequence[Lesson]]) -> Step:
@@ -204,10 +206,9 @@ class SoftTraining:
 
     def _learn(self, model: PreTrainedModel, lesson: Lesson, threshold: float, count: int) -> _Read:
         """Adds a prompt's derivatives; returns what was seen."""
-        config = self.config
-        now = NAMM(self._start.config, (self._weights * self._unit).detach(), self._start.statistics)
-        every = len(lesson.ids)
-        updates, kept = seen_under(model, lesson, now, "sequence", every, threshold, now.config.of_keys)
+        config, now = self.config, self._with(self._weights)
+        all_of_them = len(lesson.ids)
+        updates, kept = seen_under(model, lesson, now, "sequence", all_of_them, threshold, now.config.of_keys)
         scores = [_scores(now, self._weights * self._unit, update) for update in updates]
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]

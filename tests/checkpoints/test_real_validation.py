@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import checkpoints
-from checkpoints.recipes.real_validation import ValidationConfig, compared
+from checkpoints.recipes.real_validation import ValidationConfig, compared, policies
+from namm.errors import ConfigError
 
 CHECKPOINTS = Path(checkpoints.__file__).parent
+
+
+def test_whom_nobody_could_tell_apart_and_nobody_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="somebody to ask"):
+        ValidationConfig(rivals=())
+    twins = []
+    for place in ("one", "two"):
+        shutil.copytree(CHECKPOINTS / "namm" / "text-v3", tmp_path / place / "namm" / "text-v3")
+        twins.append(tmp_path / place / "namm" / "text-v3")
+    with pytest.raises(ConfigError, match="twice"):
+        policies(ValidationConfig(namm=tuple(twins)))
+
+
+def test_a_namm_reads_the_statistics_that_it_was_made_with() -> None:
+    config = ValidationConfig(namm=(CHECKPOINTS / "namm" / "text-v2", CHECKPOINTS / "namm" / "text-v3"))
+    made = {name: policy(0.0) for name, policy in policies(config).items()}
+    assert [made[f"namm/{name}"].statistics for name in ("text-v2", "text-v3")] == ["source", "sequence"]
 
 
 @pytest.mark.slow

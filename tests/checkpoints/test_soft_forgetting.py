@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 import checkpoints
 from checkpoints.recipes import soft_forgetting
 from checkpoints.recipes.commands import command_of
-from checkpoints.recipes.hindsight import HindsightConfig
+from checkpoints.recipes.hindsight import HindsightConfig, start_of
 from checkpoints.recipes.soft_forgetting import SoftForgettingConfig, main
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
 from evaluations.hindsight.training import TrainingConfig, fresh
@@ -37,7 +37,8 @@ RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
             training=TrainingConfig(steps=7, key_first=0.0, thinned=(1.0, 0.5), hold=0.25),
         ),
         SoftForgettingConfig(
-            draw=600, dtype="bfloat16", small="a b", training=SoftConfig(gate="least", last_softness=0.01)
+            draw=600, dtype="bfloat16", small="checkpoints/text/recall-llama", real="a b",
+            training=SoftConfig(gate="least", last_softness=0.01),
         ),
     ],
 )  # fmt: skip
@@ -45,6 +46,13 @@ def test_the_command_of_a_card_says_every_setting(config: HindsightConfig | Soft
     python, script, *said = shlex.split(command_of("recipe.py", replace(config, out=Path("/a")), ("out",)))
     assert (python, script) == ("python", "recipe.py")
     assert tyro.cli(type(config), args=said) == config
+
+
+def test_a_start_of_other_statistics_is_refused() -> None:
+    namms = RECALL_LLAMA.parent.parent / "namm"
+    assert start_of(namms / "text-v3").config.trained_statistics == "sequence"
+    with pytest.raises(ConfigError, match="each sequence"):
+        start_of(namms / "text-v2")
 
 
 @pytest.mark.slow
