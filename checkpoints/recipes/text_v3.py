@@ -101,9 +101,8 @@ def main(config: TextV3Config) -> None:
     )
 
     def told(row: Mapping[str, Any], result: EvolutionResult) -> None:
-        print(json.dumps({key: row.get(key) for key in ("generation", "fitness_mean", "seconds")} | {
-            key: value for key, value in row.items() if "valid" in key or "ratio" in key or "kept" in key
-        }, default=float), flush=True)  # fmt: skip
+        shown = {"generation": row["generation"], "fitness": row["fitness"]["mean"], "seconds": row["seconds"]}
+        print(json.dumps(shown | {key: row[key] for key in ("extras", "validation")}, default=float), flush=True)
 
     result = evolve(fitness, start.flat, search, config.work, validate=fitness.validate, callback=told)
     before = fitness.validate(start.flat, 0)
