@@ -96,11 +96,12 @@ def _is_taught(task: str, facts: Mapping[str, Any]) -> bool:
 
 
 def _training(facts: Mapping[str, Any]) -> Iterator[str]:
-    losses, sized = facts["losses"], facts["calibration"]
+    losses, sized, orders = facts["losses"], facts["calibration"], facts["training"].get("orders", 1)
+    averaged = f", the average of {orders} such trainings from the same first numbers" if orders > 1 else ""
     yield "## Training"
     yield ""
     yield fill(
-        f"{facts['training']['steps']} steps; cross-entropy of shares of worth less that of equal shares, mean of the "
+        f"{facts['training']['steps']} steps{averaged}; cross-entropy of shares of worth less that of equal shares, mean of the "
         f"first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was searched for on "
         f"other prompts, no answer asked: wanted {facts['keep']:.0%}, found {sized['kept_fraction']:.1%} "
         f"of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",

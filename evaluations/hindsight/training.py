@@ -60,9 +60,13 @@ class TrainingConfig:
     """Pull of all numbers towards where they began, a step, beside the rate. Without it longer training unlearns what
     carries over."""
 
+    orders: int = 1
+    """Trainings from the same first numbers, each with an order of its own, whose numbers are averaged: what only one
+    of them learned is mostly lost, and that is what does not carry over."""
+
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.heads < 1 or not self.thinned or not self.cosine_unit > 0:
-            raise ConfigError(f"Expected steps, heads, fractions and a unit above 0, found {self}.")
+        if min(self.steps, self.heads, self.orders) < 1 or not self.thinned or not self.cosine_unit > 0:
+            raise ConfigError(f"Expected steps, heads, orders, fractions and a unit above 0, found {self}.")
         if not 0 <= self.unseen < 1 or not min(self.gain, self.key_first, self.hold) >= 0:
             raise ConfigError(f"Expected a part below 1, and a deviation, weight and pull of 0 or more, found {self}.")
         if self.hold * self.rate > 1:
@@ -179,12 +183,35 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
         namm: Features, scorer and first numbers; all zeros are replaced by small random ones.
         shelves: Recordings, a list a source; steps take sources in turn.
         config: How.
-        seed: Decides first numbers and order.
+        seed: Decides first numbers and orders.
     """
-    draw, pick = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 11])
+    draw = torch.Generator().manual_seed(seed)
     unit = units(namm, config.cosine_unit)
-    weights = torch.nn.Parameter(_first(namm, draw, unit, config.key_first))
-    first = weights.detach().clone()
+    first = _first(namm, draw, unit, config.key_first)
+    found, losses = [], []
+    for order in range(config.orders):
+        if order:
+            draw = torch.Generator().manual_seed(int(np.random.default_rng([seed, order]).integers(2**62)))
+        pick = np.random.default_rng([seed, 11, order] if order else [seed, 11])
+        weights, each = _in_one_order(namm, shelves, config, first, unit, draw, pick)
+        found.append(weights)
+        losses.append(each)
+    hundreds = range(0, config.steps, 100)
+    means = (float(np.mean([each[start : start + 100] for each in losses])) for start in hundreds)
+    return Trained(torch.stack(found).mean(0) * unit, tuple(means))
+
+
+def _in_one_order(
+    namm: NAMM,
+    shelves: Sequence[Sequence[Recording]],
+    config: TrainingConfig,
+    first: Float[Tensor, " params"],
+    unit: Float[Tensor, " params"],
+    draw: torch.Generator,
+    pick: np.random.Generator,
+) -> tuple[Float[Tensor, " params"], list[float]]:
+    """Numbers in their units after all steps, and the loss of each step."""
+    weights = torch.nn.Parameter(first.clone())
     optimizer = torch.optim.Adam([weights], lr=config.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=config.steps, pct_start=0.1)
     losses: list[float] = []
@@ -205,8 +232,7 @@ def train(namm: NAMM, shelves: Sequence[Sequence[Recording]], config: TrainingCo
         weights.data.lerp_(first, config.hold * schedule.get_last_lr()[0])
         schedule.step()
         losses.append(loss.item())
-    means = (float(np.mean(losses[start : start + 100])) for start in range(0, len(losses), 100))
-    return Trained((weights * unit).detach(), tuple(means))
+    return weights.detach(), losses
 
 
 def _beside_even(scores: Float[Tensor, " tokens"], worth: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:

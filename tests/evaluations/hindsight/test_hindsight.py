@@ -100,6 +100,25 @@ def test_training_begins_as_keydiff_and_is_held_there_as_asked() -> None:
         assert not torch.equal(train(first, [shelf], disturbed, 0).flat, train(first, [shelf], plain, 0).flat)
 
 
+def test_orders_share_their_first_numbers_and_are_averaged() -> None:
+    shelf = [_toy(seed) for seed in range(3)]
+    first = fresh(CONFIG, spectrum_statistics([shelf]))
+
+    def numbers(orders: int, steps: int = 20, rate: float = 1e-2) -> torch.Tensor:
+        settings = TrainingConfig(steps=steps, heads=4, rate=rate, hold=0.0, orders=orders)
+        return train(first, [shelf], settings, 0).flat
+
+    start, one, two = numbers(1, 1, 1e-9), numbers(1), numbers(2)
+    assert torch.equal(two, numbers(2))
+    torch.testing.assert_close(numbers(3, 1, 1e-9), start, atol=1e-5, rtol=0)
+    other = 2 * two - one  # what the second order came to
+    moved, also = one - start, other - start
+    assert float(torch.cosine_similarity(moved, also, dim=0)) < 0.99, "it has an order of its own"
+    assert 0.5 < float(also.norm() / moved.norm()) < 2
+    with pytest.raises(ConfigError, match="orders"):
+        TrainingConfig(orders=0)
+
+
 def test_what_is_disturbed_are_spectra_and_never_all_that_there_is() -> None:
     features = torch.ones(200, 1, 5, CONFIG.features)
     spectra = slice(CONFIG.recency_dim, CONFIG.recency_dim + CONFIG.bins)
