@@ -101,8 +101,8 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training"
     yield ""
     yield fill(
-        f"{facts['training']['steps']} steps{averaged}; cross-entropy of shares of worth less that of equal shares, mean of the "
-        f"first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was searched for on "
+        f"{facts['training']['steps']} steps{averaged}; cross-entropy of shares of worth less that of equal shares, "
+        f"mean of the first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was searched for on "
         f"other prompts, no answer asked: wanted {facts['keep']:.0%}, found {sized['kept_fraction']:.1%} "
         f"of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
         WIDTH,
