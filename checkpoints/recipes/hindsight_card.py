@@ -102,9 +102,9 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield fill(
         f"{facts['training']['steps']} steps{averaged}; cross-entropy of shares of worth less that of equal shares, "
-        f"mean of the first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was searched for on "
-        f"other prompts, no answer asked: wanted {facts['keep']:.0%}, found {sized['kept_fraction']:.1%} "
-        f"of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
+        f"mean of the first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was "
+        f"searched for on other prompts, no answer asked: wanted {facts['keep']:.0%}, found "
+        f"{sized['kept_fraction']:.1%} of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
         WIDTH,
     )
     if "note" in facts:
