@@ -17,13 +17,15 @@ import torch
 import tyro
 
 import checkpoints
-from checkpoints.recipes.hindsight import start_of
+from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, calibrated, start_of
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
-from evaluations.tasks.lessons import DOCUMENTS, Course
+from evaluations.hindsight.equal_size import EqualSize
+from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
+from namm.errors import ConfigError
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.files import write_atomically
 
@@ -32,6 +34,15 @@ REAL = Course(
     lengths=(512, 640), intervals=(64, 128), chunk=64,
 )  # fmt: skip
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288,), intervals=(48, 96), chunk=48)
+SIZED = replace(REAL, lengths=(576, 768), intervals=(64,))
+"""At the longer interval the newest tokens alone make up most of a quarter."""
+SIZING_SEED = 600_000
+"""Of the prompts on which candidates get their size, beyond all that are drawn to train."""
+SIZING_PROMPTS = 3
+UNSAID = ("out", "work", "generations", "validation")
+"""Settings with which a run may go on that began with others."""
+ASKED = "asked.json"
+"""In the folder of the run: the settings with which it began."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,10 @@ class TextV3Config:
     price: float = 0.3
     """Likelihood ratio that a whole context is worth."""
 
+    keep: float | None = None
+    """Part of the tokens that every candidate keeps on each source, its threshold being moved there, at one interval.
+    None: thresholds are evolved like all other numbers, and the price decides."""
+
     real_prompts: int = 1
     """A generation."""
 
@@ -76,22 +91,60 @@ class TextV3Config:
 def sources_of(config: TextV3Config) -> list[LikelihoodSource]:
     """Who is asked what."""
     dtype = getattr(torch, config.dtype)
-    small = LikelihoodSource(load_source(config.small, dtype), None, SMALL, config.small_prompts, 4 * config.validation)
+    courses = [REAL, SMALL] if config.keep is None else [SIZED, replace(SMALL, intervals=SMALL.intervals[:1])]
+    small = LikelihoodSource(
+        load_source(config.small, dtype), None, courses[1], config.small_prompts, 4 * config.validation
+    )
     if config.real is None:
         return [small]
     model = load_source(config.real, dtype)
-    return [LikelihoodSource(model, read_tokenizer(config.real), REAL, config.real_prompts, config.validation), small]
+    return [
+        LikelihoodSource(model, read_tokenizer(config.real), courses[0], config.real_prompts, config.validation),
+        small,
+    ]
+
+
+def size_of(source: LikelihoodSource, start: NAMM, keep: float) -> EqualSize:
+    """How candidates are given their size on a source, found on prompts of their own."""
+    lessons = draw_lessons(source.course, source.tokenizer, SIZING_PROMPTS, SIZING_SEED)
+    return EqualSize(source.model, lessons, start, keep)
+
+
+def begun_as(config: TextV3Config, start: NAMM) -> None:
+    """Writes down what the run is asked, or sees that it was asked the same before.
+
+    Raises:
+        ConfigError: It was asked something else: generations of two fitnesses are no evolution.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in UNSAID}
+    asked = json.loads(json.dumps(settings | {"start": start.sha256()}, default=str))
+    path = config.work / ASKED
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before != asked:
+            found = [
+                f"{name} {asked[name]!r}, not {before.get(name)!r}" for name in asked if before.get(name) != asked[name]
+            ]
+            raise ConfigError(
+                f"{config.work}: expected the settings with which this run began, found {', '.join(found)}; repeat "
+                "them, or choose another --work."
+            )
+    config.work.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asked, indent=1) + "\n")
 
 
 def main(config: TextV3Config) -> None:
     """Evolves what is left, saves the better NAMM and what decided it.
 
     Raises:
-        ConfigError: The start was trained under other statistics than each sequence's.
+        ConfigError: The start was trained under other statistics than each sequence's, or the run had other settings.
     """
     torch.set_num_threads(1)
     start = start_of(config.start)
-    fitness = LikelihoodFitness(sources_of(config), start, config.price)
+    begun_as(config, start)
+    sources = sources_of(config)
+    sizes = None if config.keep is None else [size_of(source, start, config.keep).sized for source in sources]
+    fitness = LikelihoodFitness(sources, start, config.price, sizes=sizes)
     search = EvolutionConfig(
         generations=config.generations,
         seed=config.seed,
@@ -108,6 +161,13 @@ def main(config: TextV3Config) -> None:
     before = fitness.validate(start.flat, 0)
     better = result.best_score is not None and result.best_score > before.score
     chosen = NAMM(replace(start.config), result.best_mean if better else start.flat, start.statistics)
+    size = None
+    if config.keep is not None and better:  # the numbers' own threshold was not used
+        source = fitness.sources[0]
+        course = SMALL if source.tokenizer is None else CALIBRATION
+        lessons = draw_lessons(replace(course, intervals=course.intervals[:1]), source.tokenizer, 2, CALIBRATION_SEED)
+        chosen, found = calibrated(chosen, source.model, lessons, config.keep)
+        size = found._asdict()
     chosen.save_pretrained(config.out)
     facts = {
         "config": json.loads(json.dumps(asdict(config), default=str)),
@@ -117,6 +177,7 @@ def main(config: TextV3Config) -> None:
         "best_generation": result.best_generation,
         "generations": result.generation,
         "evolved_is_better": better,
+        "size": size,
         "namm_sha256": chosen.sha256(),
     }
     write_atomically(config.out / "evolution.json", json.dumps(facts, indent=1) + "\n")

@@ -2,12 +2,13 @@
 
 A prompt's score is the ratio of the two likelihoods a token, at most 1: one over the factor by which forgetting raises
 the perplexity of the answer, or of running text. It is dense, paired, and has one unit for every task and source, so
-several sources and kinds of prompts may be averaged. What was kept of the context has its price.
+several sources and kinds of prompts may be averaged. What was kept of the context has its price. How much is kept can
+be taken out of the numbers' hands besides: then every candidate has the threshold at which it keeps a wanted part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 VALIDATION_SEED = 1
 """Of the validation prompts, which come from seeds and documents of their own."""
 
+Sizing = Callable[[Float[Tensor, "population params"]], Float[Tensor, "population params"]]
+"""Moves each candidate's threshold to 0."""
+
 
 @dataclass(frozen=True)
 class LikelihoodSource:
@@ -49,7 +53,12 @@ class LikelihoodFitness:
     """Scores populations of NAMM parameters; the pair of callables that evolution asks for."""
 
     def __init__(
-        self, sources: Sequence[LikelihoodSource], namm: NAMM, price: float, statistics: StatisticsMode = "sequence"
+        self,
+        sources: Sequence[LikelihoodSource],
+        namm: NAMM,
+        price: float,
+        statistics: StatisticsMode = "sequence",
+        sizes: Sequence[Sizing] | None = None,
     ) -> None:
         """A fitness.
 
@@ -58,14 +67,19 @@ class LikelihoodFitness:
             namm: Config and source statistics; its parameters are not used.
             price: Fitness lost per kept fraction.
             statistics: In force for every candidate.
+            sizes: For each source what gives candidates the thresholds at which they keep what is wanted, such as
+                `evaluations.hindsight.equal_size`; None leaves thresholds as they are.
 
         Raises:
-            ConfigError: No source.
+            ConfigError: No source, or not a size for each.
         """
         if not sources:
             raise ConfigError("A fitness needs at least one source model, found none; name one.")
+        if sizes is not None and len(sizes) != len(sources):
+            raise ConfigError(f"Expected a size for each of {len(sources)} sources, found {len(sizes)}.")
         self.sources, self.namm, self.price, self.statistics = tuple(sources), namm, price, statistics
         self._full: dict[tuple[int, Lesson], float] = {}
+        self._sizes = sizes
 
     def __call__(self, candidates: Float[Tensor, "population params"], generation: int, seed: int) -> FitnessReport:
         """Mean over sources and prompts of the likelihood ratio, less the price of what was kept."""
@@ -74,7 +88,8 @@ class LikelihoodFitness:
         for index, source in enumerate(self.sources):
             drawn, first = int(draw.integers(500_000)), int(draw.integers(len(source.course.tasks)))
             lessons = draw_lessons(source.course, source.tokenizer, source.prompts, drawn, "train", first)
-            pairs = [self._population(index, candidates, lesson) for lesson in lessons]
+            sized = self._sized(index, candidates)
+            pairs = [self._population(index, sized, lesson) for lesson in lessons]
             ratios.append(torch.stack([ratio for ratio, _ in pairs]).mean(0))
             kept.append(torch.stack([fraction for _, fraction in pairs]).mean(0))
         self._full.clear()  # a generation's prompts never come again
@@ -88,13 +103,17 @@ class LikelihoodFitness:
         ratios, kept = [], []
         for index, source in enumerate(self.sources):
             lessons = draw_lessons(source.course, source.tokenizer, source.validation, VALIDATION_SEED, "validation")
-            pairs = [self._population(index, mean[None], lesson) for lesson in lessons]
+            sized = self._sized(index, mean[None])
+            pairs = [self._population(index, sized, lesson) for lesson in lessons]
             ratios.append(float(np.mean([float(ratio) for ratio, _ in pairs])))
             kept.append(float(np.mean([float(fraction) for _, fraction in pairs])))
             found |= {f"likelihood_ratio_{index}": ratios[-1], f"kept_fraction_{index}": kept[-1]}
         ratio, fraction = float(np.mean(ratios)), float(np.mean(kept))
         found |= {"likelihood_ratio": ratio, "kept_fraction": fraction}
         return ValidationReport(ratio - self.price * fraction, found)
+
+    def _sized(self, index: int, candidates: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
+        return candidates if self._sizes is None else self._sizes[index](candidates)
 
     def _population(
         self, index: int, candidates: Float[Tensor, "population params"], lesson: Lesson

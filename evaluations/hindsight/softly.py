@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from evaluations.hindsight.recording import Seen, seen_under
-from evaluations.hindsight.training import shown, units
+from evaluations.hindsight.training import scores_of, units
 from evaluations.tasks.lessons import Lesson
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM
@@ -200,7 +200,7 @@ class SoftTraining:
             for update, part in zip(read.updates, read.scores, strict=True):
                 valid = update.positions >= 0
                 held.append(part[valid] >= before)
-                now.append(_scores(self._start, flat, update)[valid])
+                now.append(scores_of(self._start, flat, update)[valid])
         ranked = torch.cat(now).sort(descending=True).values
         return float(ranked[max(0, int(torch.cat(held).sum()) - 1)])
 
@@ -209,7 +209,7 @@ class SoftTraining:
         config, now = self.config, self._with(self._weights)
         all_of_them = len(lesson.ids)
         updates, kept = seen_under(model, lesson, now, "sequence", all_of_them, threshold, now.config.of_keys)
-        scores = [_scores(now, self._weights * self._unit, update) for update in updates]
+        scores = [scores_of(now, self._weights * self._unit, update) for update in updates]
         if not self._deviation:
             held = [part.detach()[update.positions >= 0] for part, update in zip(scores, updates, strict=True)]
             self._deviation = float(torch.cat(held).std())
@@ -249,16 +249,6 @@ class SoftTraining:
                 self._optimizer.state[self._weights] = {name: found[name] for name in MOMENTS}
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:
             raise DataError(f"Expected a training in {path}, found: {error!r}; delete it to begin again.") from error
-
-
-def _scores(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[Tensor, "layers kv_heads slots"]:
-    """What these numbers give the tokens of an update."""
-    positions = update.positions.flatten(0, 1).long()
-    spectrum = update.spectrum.flatten(0, 1).float()[..., : namm.config.bins]
-    of_keys = update.of_keys.flatten(0, 1).float()
-    features, valid = shown(namm, positions, spectrum, of_keys, update.seen)
-    judge = torch.zeros(len(features), dtype=torch.long)
-    return namm.scorer(flat[None], features, valid, judge).view(update.positions.shape)
 
 
 def _at_one_size(

@@ -158,6 +158,21 @@ def shown(
     return namm.token_features(spectrum, age, mean, deviation, signals), valid
 
 
+def scores_of(namm: NAMM, flat: Float[Tensor, " params"], update: Seen) -> Float[Tensor, "layers kv_heads slots"]:
+    """What these numbers would give the tokens of an update under the statistics of each sequence.
+
+    Args:
+        namm: Whose features are made, from exactly the key signals that were recorded.
+        flat: The numbers, in place of the NAMM's.
+        update: What was seen; unused slots have scores without meaning.
+    """
+    positions = update.positions.flatten(0, 1).long()
+    spectrum = update.spectrum.flatten(0, 1).float()[..., : namm.config.bins]
+    features, valid = shown(namm, positions, spectrum, update.of_keys.flatten(0, 1).float(), update.seen)
+    judge = torch.zeros(len(features), dtype=torch.long)
+    return namm.scorer(flat[None], features, valid, judge).view(update.positions.shape)
+
+
 def _thinned(
     positions: Int[Tensor, "heads slots"],
     worth: Float[Tensor, "heads slots"],

@@ -14,14 +14,18 @@ from namm.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def fitness() -> LikelihoodFitness:
+def source() -> LikelihoodSource:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=default_vocabulary().size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    source = LikelihoodSource(model, None, Course(("pairs", "passkey"), (96,), (48,), 48), 2, 3)
+    return LikelihoodSource(model, None, Course(("pairs", "passkey"), (96,), (48,), 48), 2, 3)
+
+
+@pytest.fixture(scope="module")
+def fitness(source: LikelihoodSource) -> LikelihoodFitness:
     return LikelihoodFitness([source], NAMM(NAMMConfig(signals=("key_difference",), interval=48)), 0.5)
 
 
@@ -49,6 +53,8 @@ def test_validation_is_fixed(fitness: LikelihoodFitness) -> None:
     assert first.score == pytest.approx(ratio - 0.5 * kept)
 
 
-def test_a_fitness_needs_a_source() -> None:
+def test_a_fitness_needs_a_source_and_sizes_for_all(source: LikelihoodSource) -> None:
     with pytest.raises(ConfigError, match="at least one source"):
         LikelihoodFitness([], NAMM(), 0.5)
+    with pytest.raises(ConfigError, match="size for each of 1"):
+        LikelihoodFitness([source], NAMM(), 0.5, sizes=[])

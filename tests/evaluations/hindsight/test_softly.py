@@ -13,8 +13,8 @@ import checkpoints
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Seen, seen_under
-from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases, _scores, _weights
-from evaluations.hindsight.training import fresh, shifted
+from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases, _weights
+from evaluations.hindsight.training import fresh, scores_of, shifted
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError, DataError
@@ -121,7 +121,7 @@ def test_after_a_step_as_many_of_the_tokens_seen_stand_as_before() -> None:
     updates, _ = seen_under(model, lesson, namm, "sequence", 9, 0.0, namm.config.of_keys)
 
     def stand(namm: NAMM) -> int:
-        return sum(int((_scores(namm, namm.flat, each)[each.positions >= 0] >= 0).sum()) for each in updates)
+        return sum(int((scores_of(namm, namm.flat, each)[each.positions >= 0] >= 0).sum()) for each in updates)
 
     assert stand(training.namm) == pytest.approx(stand(namm), abs=2)
     assert stand(shifted(training.namm, 0.05)) < stand(namm)

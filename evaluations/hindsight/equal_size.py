@@ -1,0 +1,76 @@
+"""Candidates of one size: each gets the threshold under which as many tokens stand as stood under the start's.
+
+What is kept under a threshold is steep in the numbers, so candidates around a start keep a fifth more or less by
+chance, and a fitness then mostly says by how much. Here the start's threshold is found once for a source, by reading
+(`modalities.language.sizing`); what it saw there is kept, and a candidate's threshold is the score that as many of
+those tokens reach. That needs no reading, so whole populations are sized in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluations.hindsight.recording import seen_under
+from evaluations.hindsight.training import scores_of
+from evaluations.tasks.lessons import Lesson
+from modalities.language.sizing import threshold_for
+from namm import NAMM
+from namm.policies import make_policy
+from namm.sizing import Sized
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UPDATES = 4
+"""Updates of a prompt at which tokens are counted."""
+
+
+class EqualSize:
+    """The sizes of candidates on one source."""
+
+    def __init__(self, model: PreTrainedModel, lessons: Sequence[Lesson], start: NAMM, keep: float) -> None:
+        """Finds the start's threshold and what stands under it.
+
+        Args:
+            model: The source.
+            lessons: Prompts of one interval, of which no answer is asked.
+            start: A NAMM that reads the statistics of each sequence.
+            keep: Part of the tokens that it is to keep after an update.
+        """
+        interval = lessons[0].interval
+        texts = [lesson.ids[: (len(lesson.ids) - 1) // interval * interval + 1] for lesson in lessons]
+        self.found: Sized = threshold_for(
+            model,
+            lambda threshold: make_policy(
+                "namm", namm=start, interval=interval, statistics="sequence", threshold=threshold
+            ),
+            texts,
+            keep,
+        )
+        self._start = start
+        self._updates = [
+            update
+            for lesson in lessons
+            for update in seen_under(
+                model, lesson, start, "sequence", UPDATES, self.found.threshold, start.config.of_keys
+            )[0]
+        ]
+        self._standing = int((self._scores(start.flat) >= self.found.threshold).sum())
+
+    def sized(self, candidates: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
+        """The candidates with their thresholds moved to 0."""
+        moved = candidates.clone()
+        for row in moved:
+            ranked = self._scores(row).sort(descending=True).values
+            self._start.scorer.unpack(row[None])["score_bias"].sub_(ranked[max(0, self._standing - 1)])
+        return moved
+
+    @torch.no_grad()
+    def _scores(self, flat: Float[Tensor, " params"]) -> Float[Tensor, " tokens"]:
+        """What these numbers give all tokens that were seen."""
+        return torch.cat([scores_of(self._start, flat, update)[update.positions >= 0] for update in self._updates])

@@ -1,0 +1,53 @@
+"""Candidates of one size: a threshold and a unit of scores change nothing, and about the wanted part is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
+from evaluations.hindsight.equal_size import EqualSize
+from evaluations.tasks.lessons import Course, draw_lessons
+from evaluations.tasks.recall.corpus import default_vocabulary
+from namm import NAMM, NAMMConfig
+
+
+@pytest.fixture(scope="module")
+def source() -> LikelihoodSource:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=default_vocabulary().size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    return LikelihoodSource(LlamaForCausalLM(config).eval(), None, Course(("pairs",), (288,), (48,), 48), 2, 3)
+
+
+@pytest.mark.parametrize("signals", [("key_difference",), ("spectrogram", "value_norm")])
+def test_candidates_of_one_size_differ_in_what_they_keep_alone(
+    source: LikelihoodSource, signals: tuple[str, ...]
+) -> None:
+    """A threshold changes nothing then, nor does a unit of scores; other numbers do, and keep about as much."""
+    draw = torch.Generator().manual_seed(5)
+    start = NAMM(NAMMConfig(signals=signals, interval=48, trained_statistics="sequence"))
+    start = NAMM(start.config, 0.3 * torch.randn(start.scorer.params, generator=draw), start.statistics)
+    candidates = start.flat.repeat(4, 1)
+    parts = start.scorer.unpack(candidates)
+    parts["score_bias"][1] += 2.0
+    parts["score_bias"][2] *= 3.0
+    parts["score_weight"][2] *= 3.0
+    candidates[3] += 0.05 * torch.randn(len(start.flat), generator=draw)
+    lessons = draw_lessons(source.course, None, 3, 600_000)
+    size = EqualSize(source.model, lessons, start, 0.3)
+    free, sized = (
+        LikelihoodFitness([source], start, 0.5, sizes=each)(candidates, 1, 7) for each in (None, [size.sized])
+    )
+    assert free.candidates["kept_fraction"][1] > free.candidates["kept_fraction"][0] + 0.1
+    for same in (1, 2):
+        for name in ("kept_fraction", "likelihood_ratio"):
+            torch.testing.assert_close(sized.candidates[name][same], sized.candidates[name][0], rtol=1e-3, atol=1e-3)
+    kept = sized.candidates["kept_fraction"]
+    assert sized.fitness[3] != sized.fitness[0]
+    assert float(kept[0]) == pytest.approx(0.3, abs=0.06)
+    if signals == ("key_difference",):  # what a random judge of attention keeps turns on little
+        assert float(kept[3]) == pytest.approx(0.3, abs=0.1)
