@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,30 @@ import torch
 
 import checkpoints
 from checkpoints.recipes import text_v3
-from checkpoints.recipes.text_v3 import TextV3Config, main
+from checkpoints.recipes.text_v3 import TextV3Config, begun_as, main
 from evaluations.tasks.lessons import Course
 from namm import NAMM
+from namm.errors import ConfigError
 
 SHIPPED = Path(checkpoints.__file__).parent / "namm"
 
 
+def test_a_run_goes_on_as_it_began(tmp_path: Path) -> None:
+    start = NAMM.from_pretrained(SHIPPED / "text-v4")
+    config = TextV3Config(start=SHIPPED / "text-v4", work=tmp_path, generations=3)
+    begun_as(config, start)
+    begun_as(replace(config, generations=9, out=tmp_path / "elsewhere"), start)
+    with pytest.raises(ConfigError, match=r"price 0\.5, not 0\.3"):
+        begun_as(replace(config, price=0.5), start)
+    with pytest.raises(ConfigError, match="start"):
+        begun_as(config, NAMM.from_pretrained(SHIPPED / "text-v5"))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_shapes_unchecked")
+@pytest.mark.parametrize("keep", [None, 0.3])
 def test_stopped_and_gone_on_it_evolves_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    keep: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the small Llama alone, with a step so large that some candidates are worse."""
     monkeypatch.setattr(text_v3, "SMALL", Course(("pairs",), (144,), (48,), 48))
@@ -28,7 +42,7 @@ def test_stopped_and_gone_on_it_evolves_the_same(
     def config(name: str, generations: int) -> TextV3Config:
         return TextV3Config(
             start=SHIPPED / "text-v4", out=tmp_path / name / "namm", work=tmp_path / name / "run", real=None,
-            generations=generations, population=4, sigma=0.3, small_prompts=2, validation=1,
+            generations=generations, population=4, sigma=0.3, small_prompts=2, validation=1, keep=keep,
         )  # fmt: skip
 
     main(config("whole", 6))
@@ -47,6 +61,8 @@ def test_stopped_and_gone_on_it_evolves_the_same(
     assert whole["start_sha256"] == start.sha256()
     better = max(line["validation"]["score"] for line in told if line["validation"]) > whole["start_validation"][0]
     assert whole["evolved_is_better"] == better
+    if keep is not None and better:
+        assert whole["size"]["kept_fraction"] == pytest.approx(keep, abs=0.1)
     saved = NAMM.from_pretrained(tmp_path / "whole" / "namm")
     assert torch.equal(saved.flat, start.flat) != better
     assert whole["namm_sha256"] == saved.sha256()
