@@ -8,15 +8,15 @@ those tokens reach. That needs no reading, so whole populations are sized in sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from evaluations.hindsight.recording import seen_under
-from evaluations.hindsight.training import scores_of
+from evaluations.hindsight.recording import Seen, seen_under
+from evaluations.hindsight.training import shown
 from evaluations.tasks.lessons import Lesson
 from modalities.language.sizing import threshold_for
 from namm import NAMM
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 UPDATES = 4
 """Updates of a prompt at which tokens are counted."""
+
+TOGETHER = 16
+"""Heads of like size that are scored in one call."""
 
 
 class EqualSize:
@@ -53,12 +56,13 @@ class EqualSize:
             keep,
         )
         self._start = start
-        self._updates = [
-            update
+        self._heads = [
+            shown_together
             for lesson in lessons
             for update in seen_under(
                 model, lesson, start, "sequence", UPDATES, self.found.threshold, start.config.of_keys
             )[0]
+            for shown_together in _of_like_size(start, update)
         ]
         self._standing = int((self._scores(start.flat) >= self.found.threshold).sum())
 
@@ -73,4 +77,23 @@ class EqualSize:
     @torch.no_grad()
     def _scores(self, flat: Float[Tensor, " params"]) -> Float[Tensor, " tokens"]:
         """What these numbers give all tokens that were seen."""
-        return torch.cat([scores_of(self._start, flat, update)[update.positions >= 0] for update in self._updates])
+        scorer, found = self._start.scorer, []
+        for features, valid in self._heads:
+            judge = torch.zeros(len(features), dtype=torch.long)
+            found.append(scorer(flat[None], features, valid, judge)[valid])
+        return torch.cat(found)
+
+
+def _of_like_size(
+    namm: NAMM, update: Seen
+) -> Iterator[tuple[Float[Tensor, "heads 1 slots features"], Bool[Tensor, "heads 1 slots"]]]:
+    """What the NAMM is shown at an update, some heads at a time: one that holds all there is would stretch the others.
+
+    Unused slots stand before the oldest token and are left out.
+    """
+    parts = (update.positions.long(), update.spectrum.float()[..., : namm.config.bins], update.of_keys.float())
+    positions, spectrum, of_keys = (part.flatten(0, 1) for part in parts)
+    held = (positions >= 0).sum(-1)
+    for heads in held.argsort().split(TOGETHER):
+        newest = slice(positions.shape[1] - int(held[heads].max()), None)
+        yield shown(namm, *(part[heads, newest] for part in (positions, spectrum, of_keys)), update.seen)
