@@ -7,7 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
-from evaluations.hindsight.equal_size import EqualSize
+from evaluations.hindsight.equal_size import UPDATES, EqualSize
+from evaluations.hindsight.recording import seen_under
+from evaluations.hindsight.training import scores_of
 from evaluations.tasks.lessons import Course, draw_lessons
 from evaluations.tasks.recall.corpus import default_vocabulary
 from namm import NAMM, NAMMConfig
@@ -51,3 +53,18 @@ def test_candidates_of_one_size_differ_in_what_they_keep_alone(
     assert float(kept[0]) == pytest.approx(0.3, abs=0.06)
     if signals == ("key_difference",):  # what a random judge of attention keeps turns on little
         assert float(kept[3]) == pytest.approx(0.3, abs=0.1)
+
+
+def test_heads_scored_together_score_as_alone(source: LikelihoodSource) -> None:
+    start = NAMM(NAMMConfig(signals=("spectrogram", "key_difference"), interval=48, trained_statistics="sequence"))
+    numbers = 0.3 * torch.randn(start.scorer.params, generator=torch.Generator().manual_seed(2))
+    start = NAMM(start.config, numbers, start.statistics)
+    lessons = draw_lessons(source.course, None, 2, 600_000)
+    size = EqualSize(source.model, lessons, start, 0.3)
+    names, threshold = start.config.of_keys, size.found.threshold
+    seen = [seen_under(source.model, lesson, start, "sequence", UPDATES, threshold, names)[0] for lesson in lessons]
+    alone = torch.cat([
+        scores_of(start, numbers, each)[each.positions >= 0] for updates in seen for each in updates
+    ])  # fmt: skip
+    assert len({int(held) for each in seen[0] for held in (each.positions >= 0).sum(-1).flatten()}) > 2
+    torch.testing.assert_close(size._scores(numbers).sort().values, alone.sort().values, rtol=1e-4, atol=1e-5)
