@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import modalities  # noqa: F401  (before transformers: lets torchvision be imported beside a CPU-only torch)
@@ -42,13 +42,15 @@ from namm.policies.base import Selection
 from namm.typed import Origin, check_fields
 
 PROGRAM = "namm-rl"
+QUICK = RLConfig(seeds=(0,))
+"""What the short form has where the command line says nothing else, beside what its targets have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
 
     def work(arguments: Sequence[str], command: str) -> None:
-        config = parsed(RLConfig, arguments, PROGRAM, __doc__)
+        config = parsed(RLConfig, arguments, PROGRAM, __doc__, lambda given: QUICK if given.quick else None)
         with threads(config.threads):
             run(config, command)
 
@@ -66,8 +68,6 @@ def run(config: RLConfig, command: str = PROGRAM) -> Path:
         NammError: Anything wrong in the configuration or in the files it names.
     """
     terminal = console()
-    if config.quick:
-        config = replace(config, seeds=config.seeds[:1])
     specs = _check(config)
     check_device(config.device)
     results = open_results(config.out, terminal)

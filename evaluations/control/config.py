@@ -112,7 +112,8 @@ class RLConfig:
     """Make an animation of one episode per target and policy."""
 
     quick: bool = False
-    """A short form to try things out: one seed, few episodes, without the longest maze."""
+    """A short form to try things out: few episodes, without the longest maze, and on the command line one seed; other
+    options given here win."""
 
     config: Path | None = None
     """Start from the config.json of an earlier run; other options given here win."""

@@ -72,8 +72,8 @@ class TextConfig:
     context_tokens: tuple[int, ...] = (384,)
     """Context lengths of recall, needles and corpus."""
 
-    prompts: int = 32
-    """Prompts a task, context length and seed of recall, needles and corpus."""
+    prompts: int | None = None
+    """Prompts a task, context length and seed of recall, needles and corpus. Default: 32, in the short form 8."""
 
     intervals: tuple[int, ...] = (64,)
     """Tokens between two updates, multiples of 16; the released code has 512."""
@@ -147,7 +147,7 @@ class TextConfig:
     """auto is online where somebody is logged in, else offline."""
 
     quick: bool = False
-    """A short form to try things out: 8 prompts, one task of each kind."""
+    """A short form to try things out: 8 prompts, one task of each kind; other options given here win."""
 
     config: Path | None = None
     """Start from the config.json of an earlier run; other options given here win."""

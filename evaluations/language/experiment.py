@@ -34,6 +34,7 @@ from namm.errors import ConfigError, NammError
 from namm.files import write_atomically
 
 QUICK_TASKS = ("pairs", "needles/multikey", "corpus/next-line")
+PROMPTS = 32
 QUICK_PROMPTS = 8
 
 
@@ -108,9 +109,9 @@ def setup_of(config: TextConfig, policies: Sequence[NamedPolicy]) -> TextSetup:
     """What every process of the experiment loads."""
     rope = None if config.rope_factor is None else NTKRope(config.rope_factor, config.rope_alpha)
     model = ModelOptions(config.model, config.dtype, config.device, rope)
-    prompts, tasks = config.prompts, config.tasks
-    if config.quick and config.suite is None:
-        prompts, tasks = min(prompts, QUICK_PROMPTS), tasks or QUICK_TASKS
+    short = config.quick and config.suite is None
+    tasks = QUICK_TASKS if short and not config.tasks else config.tasks
+    prompts = (QUICK_PROMPTS if short else PROMPTS) if config.prompts is None else config.prompts
     exams = ExamOptions(
         tasks=tasks or default_tasks(config.model),
         context_tokens=config.context_tokens,

@@ -97,7 +97,7 @@ def _column(config: TransferConfig, written: str, name: str, value: str) -> Colu
         return _text(config, written, f"text: {Path(value).name or 'SmolLM2'}", told)
     if name == "video":
         return _video(config, written, value or str(SHIPPED_VIDEO))
-    targets = value.split(",") if value else SUITE_TARGETS[name]
+    targets = value.split(",") if value else SUITE_TARGETS[name][: 1 if config.quick else None]
     title = f"control: {value or name}"
     return _control(config, written, title, tuple(target.strip() for target in targets))
 
@@ -130,7 +130,7 @@ def _text(config: TransferConfig, name: str, title: str, told: Mapping[str, Any]
 
 
 def _video(config: TransferConfig, name: str, model: str) -> Column:
-    clips = QUICK if config.quick else config.clips
+    clips = QUICK if config.quick and config.clips is None else config.clips
     video = VideoConfig(
         model=model, clips=clips, benchmark=OWN[:1] if config.quick else OWN, interval=config.intervals[0],
         seeds=config.seeds, out=config.out,
@@ -146,8 +146,8 @@ def _video(config: TransferConfig, name: str, model: str) -> Column:
 
 
 def _control(config: TransferConfig, name: str, title: str, targets: tuple[str, ...]) -> Column:
-    episodes = config.episodes or (LOCOMOTION_EPISODES if targets == LOCOMOTION else None)
-    options = TargetOptions(env=targets[:1] if config.quick else targets, episodes=episodes, quick=config.quick)
+    episodes = config.episodes or (LOCOMOTION_EPISODES if name == "locomotion" else None)
+    options = TargetOptions(env=targets, episodes=episodes, quick=config.quick)
     setup = ControlSetup(
         targets=options, namm=None, device=config.device, interval=config.intervals[1], threads=config.threads,
         trace_seed=config.seeds[0],

@@ -59,8 +59,8 @@ class TransferConfig:
     lengths: tuple[int, ...] | None = None
     """Context lengths in the columns of text, each a target of its own. Default: 384 tokens; real: 640."""
 
-    clips: int = 24
-    """Clips of video."""
+    clips: int | None = None
+    """Clips of video. Default: 24, in the short form 4."""
 
     episodes: int | None = None
     """Episodes of each control target. Default: as the target says, in locomotion 2."""
@@ -87,7 +87,8 @@ class TransferConfig:
     """auto is online where somebody is logged in, else offline."""
 
     quick: bool = False
-    """A short form to try things out: one run a recipe, three rivals, a task of each kind."""
+    """A short form to try things out: one run a recipe, three rivals, a task of each kind; other options given here
+    win."""
 
     config: Path | None = None
     """Start from the config.json of an earlier run; other options given here win."""

@@ -46,8 +46,8 @@ class VideoConfig:
     limit: int | None = None
     """First questions of a benchmark only."""
 
-    clips: int = 24
-    """Clips of a seed, where they are drawn here."""
+    clips: int | None = None
+    """Clips of a seed, where they are drawn here. Default: 24, in the short form 4."""
 
     clip: str | None = None
     """A CLIP of open_clip that judges frames: ViT-L-14-336:openai, hf-hub:OWNER/NAME, local-dir:FOLDER. Default: the
@@ -106,7 +106,7 @@ class VideoConfig:
     """auto is online where somebody is logged in, else offline."""
 
     quick: bool = False
-    """A short form to try things out: 4 clips, five policies."""
+    """A short form to try things out: 4 clips, five policies; other options given here win."""
 
     config: Path | None = None
     """Start from the config.json of an earlier run; other options given here win."""

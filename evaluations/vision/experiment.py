@@ -32,6 +32,7 @@ from namm.config import check_interval
 from namm.errors import ConfigError
 from namm.files import write_atomically
 
+CLIPS = 24
 QUICK_CLIPS = 4
 QUICK_POLICIES = ("full", "namm:source", "window", "h2o", "random")
 
@@ -94,7 +95,7 @@ def check(config: VideoConfig) -> tuple[tuple[NamedPolicy, ...], str | None]:
 
 def setup_of(config: VideoConfig, policies: Sequence[NamedPolicy]) -> VideoSetup:
     """What every process of the experiment loads."""
-    clips = min(config.clips, QUICK_CLIPS) if config.quick else config.clips
+    clips = (QUICK_CLIPS if config.quick else CLIPS) if config.clips is None else config.clips
     reading = WatchingOptions(
         interval=config.interval,
         schedule=config.schedule,

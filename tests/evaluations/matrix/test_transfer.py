@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evaluations import rl, transfer
+from evaluations.control.setup import ControlSetup
 from evaluations.experiment.contract import Unit
 from evaluations.experiment.names import NamedPolicy
 from evaluations.language.setup import TextSetup
@@ -16,6 +17,7 @@ from evaluations.matrix.columns import columns
 from evaluations.matrix.config import TransferConfig
 from evaluations.matrix.experiment import check
 from evaluations.matrix.plan import Attached, EpisodeSizes, EqualPlan, PromptSizes
+from evaluations.vision.setup import VideoSetup
 
 SEEDS = ["--seeds", "1", "--wandb", "disabled"]
 
@@ -138,6 +140,14 @@ def test_the_short_form_takes_what_is_named() -> None:
     [short] = columns(TransferConfig(target=("text",), quick=True))
     assert isinstance(short.setup, TextSetup)
     assert (short.setup.exams.tasks, short.setup.exams.prompts) == (("pairs",), 4)
+    [maze, video] = columns(TransferConfig(target=("control=tmaze-150,tmaze-200", "video"), quick=True, clips=7))
+    assert isinstance(maze.setup, ControlSetup)
+    assert isinstance(video.setup, VideoSetup)
+    assert (maze.setup.targets.env, video.setup.videos.clips) == (("tmaze-150", "tmaze-200"), 7)
+    [maze, video] = columns(TransferConfig(target=("memory", "video"), quick=True))
+    assert isinstance(maze.setup, ControlSetup)
+    assert isinstance(video.setup, VideoSetup)
+    assert (len(maze.setup.targets.env), video.setup.videos.clips) == (1, 4)
     [other] = columns(TransferConfig(target=("real=models/gemma",)))
     assert isinstance(other.setup, TextSetup)
     assert (other.title, other.setup.model.model) == ("text: gemma", "models/gemma")
