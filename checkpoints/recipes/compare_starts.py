@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from checkpoints.recipes.hindsight import SMALL as RECORDED
-from checkpoints.recipes.hindsight import calibrated
+from checkpoints.recipes.sized import calibrated
 from checkpoints.recipes.text_v3 import SMALL
 from checkpoints.recipes.text_v3 import TextV3Config as Evolution
 from evaluations.analysis.estimates import Estimate, bootstrap

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,24 +18,22 @@ import torch
 import tyro
 
 from checkpoints.recipes.commands import command_of
+from checkpoints.recipes.real_validation import Questions, compared
+from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated, under_thresholds
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording
 from evaluations.hindsight.shelf import Shelf
-from evaluations.hindsight.training import TrainingConfig, fresh, shifted, spectrum_statistics, train
-from evaluations.matrix.namms import statistics_of
+from evaluations.hindsight.training import TrainingConfig, fresh, spectrum_statistics, train
 from evaluations.rows.provenance import versions
 from evaluations.rows.results import file_sha256
-from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
-from modalities.language.sizing import threshold_for
+from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError
 from namm.files import write_atomically
-from namm.policies import Policy, make_policy
-from namm.sizing import Sized
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 REAL = Course(
     tasks=(
@@ -56,12 +54,8 @@ LONGER = Course(
 COURSES = {"first": REAL, "longer": LONGER}
 SMALL = Course(tasks=("pairs", "passkey", "copy", "variables"), lengths=(288, 432), intervals=(48, 96, 144), chunk=48)
 """What the shipped recall-llama is shown."""
-CALIBRATION = Course(
-    tasks=("ruler/niah_multikey_1", DOCUMENTS), lengths=(512,), intervals=(64,), chunk=64
-)  # fmt: skip
-"""What the threshold is moved on: one interval, at longer ones the newest tokens make up most of what is kept."""
-CALIBRATION_SEED = 900
-"""Of the prompts on which the threshold is moved."""
+START_STEP = 1000
+"""Between the seeds of the starts of one NAMM."""
 UNSAID = ("out", "work", "workers")
 """Settings that do not change what is made."""
 
@@ -87,6 +81,17 @@ class HindsightConfig:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """A NAMM each: its first numbers and its order."""
+
+    starts: int = 1
+    """First numbers that are tried for a seed, each trained to the end; of several the one is kept that answers
+    validation prompts best at the wanted size. Runs of one recipe differ by what they begin with."""
+
+    choice: Questions = field(
+        default_factory=lambda: Questions(
+            ("ruler/niah_multikey_1", "ruler/niah_multivalue", "ruler/vt"), prompts=3, sizing=1
+        )
+    )
+    """What they are asked for that."""
 
     course: Literal["first", "longer"] = "first"
     """What the real model is shown."""
@@ -132,21 +137,6 @@ def taught(config: HindsightConfig, shelf: Shelf) -> list[Recording]:
     return [recording for lesson, recording in found if config.documents or lesson.task != DOCUMENTS]
 
 
-def calibrated(
-    namm: NAMM, model: PreTrainedModel, lessons: Sequence[Lesson], keep: float, steps: int = 5
-) -> tuple[NAMM, Sized]:
-    """The NAMM with the threshold at which it keeps the wanted fraction of these prompts, and what it kept there.
-
-    Searched for by halving (`modalities.language.sizing`), because the way from score to size is steep and crooked:
-    under `sequence` statistics what is left is standardised anew at each update, so a threshold that a part p of the
-    tokens reaches keeps that part of them again and again, and p * interval / (1 - p) slots in the end.
-    """
-    interval = lessons[0].interval
-    texts = [lesson.ids[: (len(lesson.ids) - 1) // interval * interval + 1] for lesson in lessons]
-    found = threshold_for(model, under_thresholds(namm, interval), texts, keep, steps)
-    return shifted(namm, found.threshold), found
-
-
 def start_of(folder: Path) -> NAMM:
     """A NAMM to go on from.
 
@@ -162,25 +152,24 @@ def start_of(folder: Path) -> NAMM:
     return namm
 
 
-def under_thresholds(namm: NAMM, interval: int) -> Callable[[float], Policy]:
-    """The policy under any threshold, with the statistics that the NAMM was made with."""
-    statistics = statistics_of(namm, None)
-    return lambda threshold: make_policy(
-        "namm", namm=namm, interval=interval, statistics=statistics, threshold=threshold
-    )
-
-
 def one_seed(config: HindsightConfig, seed: int, shelves: Sequence[Sequence[Recording]]) -> dict[str, object]:
     """Trains and saves a seed's NAMM; returns what its card says."""
-    began = time.process_time()
+    began, tokenizer = time.process_time(), read_tokenizer(config.real)
+    model = load_source(config.real, getattr(torch, config.dtype))
     constants = NAMMConfig(signals=config.signals, interval=64, trained_statistics="sequence")
-    namm = fresh(constants, spectrum_statistics(shelves))
-    trained = train(namm, shelves, config.training, seed)
-    namm = NAMM(constants, trained.flat, namm.statistics)
-    out = config.out / f"seed-{seed}"
+    nothing = fresh(constants, spectrum_statistics(shelves))
+    tried = [train(nothing, shelves, config.training, seed + START_STEP * place) for place in range(config.starts)]
+    namms = [NAMM(constants, trained.flat, nothing.statistics) for trained in tried]
+    answered: list[float] = []
+    if config.starts > 1:
+        who = {str(place): under_thresholds(each, config.choice.interval) for place, each in enumerate(namms)}
+        rows = compared(replace(config.choice, keep=config.keep), who, model, tokenizer)
+        answered = [rows[name]["all"] for name in who]
+    best = max(range(len(answered)), key=answered.__getitem__) if answered else 0
+    trained, namm, out = tried[best], namms[best], config.out / f"seed-{seed}"
     namm.save_pretrained(out)  # kept should sizing be interrupted
-    lessons = draw_lessons(CALIBRATION, read_tokenizer(config.real), config.calibration, CALIBRATION_SEED)
-    namm, sized = calibrated(namm, load_source(config.real, getattr(torch, config.dtype)), lessons, config.keep)
+    lessons = draw_lessons(CALIBRATION, tokenizer, config.calibration, CALIBRATION_SEED)
+    namm, sized = calibrated(namm, model, lessons, config.keep)
     namm.save_pretrained(out)
     return {
         "seed": seed,
@@ -188,6 +177,7 @@ def one_seed(config: HindsightConfig, seed: int, shelves: Sequence[Sequence[Reco
         "namm_sha256": namm.sha256(),
         "params": namm.scorer.params,
         "losses": trained.losses,
+        "answered": answered,
         "calibration": sized._asdict(),
         "cpu_seconds": time.process_time() - began,
     }
@@ -211,6 +201,7 @@ def main(config: HindsightConfig) -> None:
             "keep": config.keep,
             "calibrated_on": asdict(CALIBRATION),
             "training": asdict(config.training),
+            "choice": asdict(config.choice),
             "versions": versions(("torch", "transformers", "numpy")),
         }
         write_atomically(config.out / f"seed-{seed}" / "card.json", json.dumps(facts, indent=1) + "\n")

@@ -97,6 +97,14 @@ def _is_taught(task: str, facts: Mapping[str, Any]) -> bool:
 
 def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     losses, sized, orders = facts["losses"], facts["calibration"], facts["training"].get("orders", 1)
+    answered = facts.get("answered") or ()
+    chosen = (
+        f" Of {len(answered)} first numbers, trained alike, these answered validation prompts best, at "
+        f"{max(answered):.1f} percent of the full cache's likelihood (the others "
+        f"{_list(f'{each:.1f}' for each in sorted(answered)[:-1])})."
+        if answered
+        else ""
+    )
     averaged = f", the average of {orders} such trainings from the same first numbers" if orders > 1 else ""
     yield "## Training"
     yield ""
@@ -104,7 +112,7 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{facts['training']['steps']} steps{averaged}; cross-entropy of shares of worth less that of equal shares, "
         f"mean of the first hundred steps {losses[0]:.3f}, of the last {losses[-1]:.3f} nats. The threshold was "
         f"searched for on other prompts, no answer asked: wanted {facts['keep']:.0%}, found "
-        f"{sized['kept_fraction']:.1%} of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.",
+        f"{sized['kept_fraction']:.1%} of them. {facts['cpu_seconds']:.0f} CPU seconds beside the recordings.{chosen}",
         WIDTH,
     )
     if "note" in facts:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import tyro
 
-from checkpoints.recipes.hindsight import under_thresholds
+from checkpoints.recipes.sized import under_thresholds
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
@@ -29,24 +29,15 @@ from namm.errors import ConfigError
 from namm.policies import Policy, make_policy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SIZING_SEED = 1
 """Draw of validation prompts on which thresholds are found; those that are asked are of draw 0."""
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
-    """Who is asked what."""
-
-    namm: tuple[Path, ...] = ()
-    """Folders of NAMMs; each is called by its last two names, and reads the statistics that it was made with."""
-
-    rivals: tuple[str, ...] = ("keydiff",)
-    """Under one threshold, as the NAMMs."""
-
-    real: str = "smollm2"
-    """The model: a folder, a Hub id or FILE.gguf."""
+class Questions:
+    """What is asked, at which size."""
 
     tasks: tuple[str, ...] = ("ruler/niah_multikey_1", "ruler/niah_multivalue", "ruler/vt", DOCUMENTS)
     length: int = 1024
@@ -64,12 +55,31 @@ class ValidationConfig:
     keep: float = 0.25
     """Wanted part of the tokens."""
 
+    def __post_init__(self) -> None:
+        if not self.tasks or min(self.prompts, self.sizing) < 1:
+            raise ConfigError(f"Expected tasks and a prompt or more for each, found {self}.")
+
+
+@dataclass(frozen=True)
+class ValidationConfig(Questions):
+    """Who is asked what."""
+
+    namm: tuple[Path, ...] = ()
+    """Folders of NAMMs; each is called by its last two names, and reads the statistics that it was made with."""
+
+    rivals: tuple[str, ...] = ("keydiff",)
+    """Under one threshold, as the NAMMs."""
+
+    real: str = "smollm2"
+    """The model: a folder, a Hub id or FILE.gguf."""
+
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the model's weights and arithmetic."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or not self.namm + self.rivals or min(self.prompts, self.sizing) < 1:
-            raise ConfigError(f"Expected tasks, somebody to ask, and a prompt or more for each, found {self}.")
+        super().__post_init__()
+        if not self.namm + self.rivals:
+            raise ConfigError(f"Expected somebody to ask, found {self}.")
 
 
 def policies(config: ValidationConfig) -> dict[str, Callable[[float], Policy]]:
@@ -97,19 +107,29 @@ def asked(model: PreTrainedModel, policy: Callable[[], Policy], lessons: Sequenc
     return nats, float(np.mean([float(answer.slots[0]) / answer.context_tokens for answer in answers]))
 
 
-def compared(config: ValidationConfig) -> dict[str, Mapping[str, object]]:
-    """By policy: the percent of the full cache's likelihood over all tasks and in each, and what was kept."""
-    model, tokenizer = load_source(config.real, getattr(torch, config.dtype)), read_tokenizer(config.real)
-    who = policies(config)
+def compared(
+    questions: Questions,
+    who: Mapping[str, Callable[[float], Policy]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> dict[str, Mapping[str, float]]:
+    """By policy: the percent of the full cache's likelihood over all tasks and in each, and what was kept.
+
+    Args:
+        questions: What is asked.
+        who: Policies under a threshold.
+        model: Who answers.
+        tokenizer: Its own; None for a source that reads recall tasks alone.
+    """
     rows: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in who}
-    for task in config.tasks:
-        course = Course((task,), (config.length,), (config.interval,), config.interval)
-        lessons = draw_lessons(course, tokenizer, config.prompts, 0, "validation")
-        others = draw_lessons(course, tokenizer, config.sizing, SIZING_SEED, "validation")
+    for task in questions.tasks:
+        course = Course((task,), (questions.length,), (questions.interval,), questions.interval)
+        lessons = draw_lessons(course, tokenizer, questions.prompts, 0, "validation")
+        others = draw_lessons(course, tokenizer, questions.sizing, SIZING_SEED, "validation")
         texts = [lesson.ids[: lesson.context + 1] for lesson in others]  # the last token of a text is not read
         full, _ = asked(model, lambda: make_policy("full"), lessons)
         for name, under in who.items():
-            threshold = threshold_for(model, under, texts, config.keep, 5).threshold
+            threshold = threshold_for(model, under, texts, questions.keep, 5).threshold
             nats, kept = asked(model, lambda under=under, at=threshold: under(at), lessons)
             rows[name][task] = (100 * math.exp(nats - full), kept)
             print(f"{task}, {name}: {rows[name][task][0]:.1f}%, kept {kept:.1%}", flush=True)
@@ -126,7 +146,8 @@ def compared(config: ValidationConfig) -> dict[str, Mapping[str, object]]:
 def main(config: ValidationConfig) -> None:
     """Asks everybody and prints a line of JSON each."""
     torch.set_num_threads(1)
-    for name, row in compared(config).items():
+    model, tokenizer = load_source(config.real, getattr(torch, config.dtype)), read_tokenizer(config.real)
+    for name, row in compared(config, policies(config), model, tokenizer).items():
         print(json.dumps({"policy": name, **row}))
 
 

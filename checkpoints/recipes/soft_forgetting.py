@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from checkpoints.recipes.commands import command_of
-from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, LONGER, SMALL, calibrated, start_of
+from checkpoints.recipes.hindsight import LONGER, SMALL, start_of
+from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
 from evaluations.rows.provenance import versions

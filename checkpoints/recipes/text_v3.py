@@ -17,7 +17,8 @@ import torch
 import tyro
 
 import checkpoints
-from checkpoints.recipes.hindsight import CALIBRATION, CALIBRATION_SEED, calibrated, start_of
+from checkpoints.recipes.hindsight import start_of
+from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
