@@ -52,14 +52,20 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
             f"{folder}: expected the weights of its card.json ({facts['sha256']}), found {sha}; train again."
         )
     stages = [facts]
-    while "start" in stages[0]:
+    while stages[0].get("start"):
         stages.insert(0, stages[0]["start"])
-    first, *soft = stages
-    lines = [*_about(folder.name, first, [stage["command"] for stage in stages]), "", *_training(first), ""]
+    evolved = [stage for stage in stages if "evolution" in stage]
+    first, *soft = [stage for stage in stages if "evolution" not in stage]
+    lines = [*_about(folder.name, first, [stage["command"] for stage in stages], bool(evolved)), ""]
+    lines += [*_training(first), ""]
     if soft:
         lines += ["## Soft forgetting", ""]
     for stage in soft:
         lines += [*_forgetting(stage), ""]
+    if evolved:
+        lines += ["## Evolution", ""]
+    for stage in evolved:
+        lines += [*_evolution(stage), ""]
     for section in measured:
         lines += [section.strip(), ""]
     found = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
@@ -67,13 +73,14 @@ def write_card(folder: Path, measured: Sequence[str]) -> None:
     write_atomically(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _about(name: str, facts: Mapping[str, Any], commands: Sequence[str]) -> Iterator[str]:
+def _about(name: str, facts: Mapping[str, Any], commands: Sequence[str], evolved: bool) -> Iterator[str]:
     yield f"# NAMM {name}"
     yield ""
     made = ", then ".join(f"`{command}`" for command in commands)
     yield fill(
-        f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, **not evolved**. Attach "
-        "it with `sequence` statistics; `namm-evolve --start` takes it, too. Besides a token's "
+        f"{facts['params']} numbers, trained by gradient to foresee which tokens will matter, "
+        f"{'then evolved' if evolved else '**not evolved**'}. Attach it with `sequence` statistics; "
+        "`namm-evolve --start` takes it, too. Besides a token's "
         f"age it reads {_list(facts['signals'])}. Made with {made}; the seed, {facts['seed']}, "
         "decides the first numbers and the order of the prompts.",
         WIDTH,
@@ -132,6 +139,34 @@ def _forgetting(facts: Mapping[str, Any]) -> Iterator[str]:
         + "; ".join(f"{task} {_from_to(ends)}" for task, ends in facts["losses"].items())
         + f". The part that is kept was held at {training['keep']:.0%} by moving the threshold, which was searched for "
         f"once more at the end (found {sizes['after']['kept_fraction']:.1%}). {facts['cpu_seconds']:.0f} CPU seconds.",
+        WIDTH,
+    )
+
+
+def _evolution(facts: Mapping[str, Any]) -> Iterator[str]:
+    asked, course, small = facts["evolution"], facts["courses"][0], facts["courses"][-1]
+    found = {int(generation): each for generation, each in facts["validations"].items()}
+    before, best = facts["start_validation"], found[facts["best_generation"]]
+    size = (
+        f"every candidate at the threshold under which it keeps about {asked['keep']:.0%}"
+        if asked["keep"] is not None
+        else "thresholds evolved as all numbers"
+    )
+    real = (
+        f"{asked['real_prompts']} prompts of {Path(asked['real']).name} ({_list(dict.fromkeys(course['tasks']))}; "
+        f"{_list(course['lengths'])} tokens) and "
+        if asked["real"]
+        else ""
+    )
+    kept = "the evolved was kept" if facts["evolved_is_better"] else "the start was kept"
+    yield fill(
+        f"{asked['generations']} generations of {asked['population']} candidates (CMA-ES, isotropic, sigma "
+        f"{asked['sigma']}), {size}. Fitness of a generation: likelihood of a wanted token beside the full cache's, on "
+        f"{real}{asked['small_prompts']} of {Path(asked['small']).name} ({_list(small['tasks'])}), the mean of the "
+        f"models, less {asked['price']} for a whole context. On validation prompts {before['score']:.4f} before "
+        f"(likelihood {before['likelihood_ratio']:.1%}, kept {before['kept_fraction']:.1%}) and {best['score']:.4f} at "
+        f"best, after generation {facts['best_generation']} ({best['extras']['likelihood_ratio']:.1%}, kept "
+        f"{best['extras']['kept_fraction']:.1%}): {kept}. {facts['seconds']:.0f} seconds of one thread.",
         WIDTH,
     )
 

@@ -17,16 +17,20 @@ import torch
 import tyro
 
 import checkpoints
+from checkpoints.recipes.commands import command_of
 from checkpoints.recipes.hindsight import start_of
 from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.equal_size import EqualSize
+from evaluations.rows.provenance import versions
+from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
 from namm.errors import ConfigError
+from namm.evolution.history import HISTORY_FILE
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
 from namm.files import write_atomically
 
@@ -50,8 +54,8 @@ ASKED = "asked.json"
 class TextV3Config:
     """The evolution."""
 
-    start: Path
-    """A hindsight NAMM."""
+    start: Path = Path("checkpoints/namm/text-v4")
+    """A NAMM that was trained by hindsight, or further."""
 
     out: Path = Path("runs/text-v3/namm")
     """Where the better of start and best mean goes."""
@@ -170,18 +174,29 @@ def main(config: TextV3Config) -> None:
         chosen, found = calibrated(chosen, source.model, lessons, config.keep)
         size = found._asdict()
     chosen.save_pretrained(config.out)
+    history = [json.loads(line) for line in (config.work / HISTORY_FILE).read_text().splitlines()]
+    card = config.start / "card.json"
     facts = {
-        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "seed": config.seed,
+        "sha256": file_sha256(config.out / "model.safetensors"),
+        "namm_sha256": chosen.sha256(),
+        "params": chosen.scorer.params,
+        "command": command_of(
+            "checkpoints/recipes/text_v3.py", replace(config, generations=result.generation), ("out", "work")
+        ),
+        "evolution": json.loads(json.dumps(asdict(config), default=str)) | {"generations": result.generation},
+        "courses": [asdict(source.course) for source in sources],
         "start_sha256": start.sha256(),
-        "start_validation": [before.score, dict(before.extras)],
-        "best_validation": result.best_score,
+        "start_validation": {"score": before.score, **before.extras},
         "best_generation": result.best_generation,
-        "generations": result.generation,
+        "validations": {row["generation"]: row["validation"] for row in history if row["validation"]},
         "evolved_is_better": better,
         "size": size,
-        "namm_sha256": chosen.sha256(),
+        "seconds": sum(row["seconds"] for row in history),
+        "start": json.loads(card.read_text()) if card.exists() else None,
+        "versions": versions(("torch", "transformers", "numpy")),
     }
-    write_atomically(config.out / "evolution.json", json.dumps(facts, indent=1) + "\n")
+    write_atomically(config.out / "card.json", json.dumps(facts, indent=1) + "\n")
     print(f"start {before.score:.4f}, best {result.best_score}: saved {'the evolved' if better else 'the start'}")
 
 

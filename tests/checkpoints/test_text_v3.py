@@ -11,6 +11,7 @@ import torch
 
 import checkpoints
 from checkpoints.recipes import text_v3
+from checkpoints.recipes.hindsight_card import write_card
 from checkpoints.recipes.text_v3 import TextV3Config, begun_as, main
 from evaluations.tasks.lessons import Course
 from namm import NAMM
@@ -53,16 +54,21 @@ def test_stopped_and_gone_on_it_evolves_the_same(
 
     main(config("parted", 3))
     main(config("parted", 6))
-    whole, parted = (
-        json.loads((tmp_path / name / "namm" / "evolution.json").read_text()) for name in ("whole", "parted")
-    )
+    whole, parted = (json.loads((tmp_path / name / "namm" / "card.json").read_text()) for name in ("whole", "parted"))
     start = NAMM.from_pretrained(SHIPPED / "text-v4")
-    assert whole["generations"] == 6
+    assert whole["evolution"]["generations"] == 6
     assert whole["start_sha256"] == start.sha256()
-    better = max(line["validation"]["score"] for line in told if line["validation"]) > whole["start_validation"][0]
+    better = (
+        max(line["validation"]["score"] for line in told if line["validation"]) > whole["start_validation"]["score"]
+    )
     assert whole["evolved_is_better"] == better
     if keep is not None and better:
         assert whole["size"]["kept_fraction"] == pytest.approx(keep, abs=0.1)
+    write_card(tmp_path / "whole" / "namm", ())
+    told_of = " ".join((tmp_path / "whole" / "namm" / "README.md").read_text().split())
+    assert "then evolved" in told_of
+    assert "6 generations of 4 candidates" in told_of
+    assert f"sha256 of model.safetensors: `{whole['sha256']}`" in told_of
     saved = NAMM.from_pretrained(tmp_path / "whole" / "namm")
     assert torch.equal(saved.flat, start.flat) != better
     assert whole["namm_sha256"] == saved.sha256()
@@ -71,7 +77,7 @@ def test_stopped_and_gone_on_it_evolves_the_same(
         first, second = json.loads(mine), json.loads(its)
         if first["validation"] is None:  # a shorter run validates its last generation, too
             assert without_seconds(first) == without_seconds(second)
-    assert parted["generations"] == 6
+    assert parted["evolution"]["generations"] == 6
 
 
 def without_seconds(row: dict[str, object]) -> dict[str, object]:
