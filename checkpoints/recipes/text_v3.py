@@ -176,14 +176,13 @@ def main(config: TextV3Config) -> None:
     chosen.save_pretrained(config.out)
     history = [json.loads(line) for line in (config.work / HISTORY_FILE).read_text().splitlines()]
     card = config.start / "card.json"
+    again = replace(config, generations=result.best_generation if better else result.generation)  # the same choice
     facts = {
         "seed": config.seed,
         "sha256": file_sha256(config.out / "model.safetensors"),
         "namm_sha256": chosen.sha256(),
         "params": chosen.scorer.params,
-        "command": command_of(
-            "checkpoints/recipes/text_v3.py", replace(config, generations=result.generation), ("out", "work")
-        ),
+        "command": command_of("checkpoints/recipes/text_v3.py", again, ("out", "work")),
         "evolution": json.loads(json.dumps(asdict(config), default=str)) | {"generations": result.generation},
         "courses": [asdict(source.course) for source in sources],
         "start_sha256": start.sha256(),
