@@ -96,4 +96,4 @@ def _of_like_size(
     held = (positions >= 0).sum(-1)
     for heads in held.argsort().split(TOGETHER):
         newest = slice(positions.shape[1] - int(held[heads].max()), None)
-        yield shown(namm, *(part[heads, newest] for part in (positions, spectrum, of_keys)), update.seen)
+        yield shown(namm, positions[heads, newest], spectrum[heads, newest], of_keys[heads, newest], update.seen)
