@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -31,9 +31,6 @@ from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError
 from namm.files import write_atomically
-
-if TYPE_CHECKING:
-    pass
 
 REAL = Course(
     tasks=(

@@ -44,7 +44,7 @@ SIZED = replace(REAL, lengths=(576, 768), intervals=(64,))
 SIZING_SEED = 600_000
 """Of the prompts on which candidates get their size, beyond all that are drawn to train."""
 SIZING_PROMPTS = 3
-UNSAID = ("out", "work", "generations", "validation")
+UNSAID = ("out", "work", "generations")
 """Settings with which a run may go on that began with others."""
 ASKED = "asked.json"
 """In the folder of the run: the settings with which it began."""
