@@ -117,6 +117,15 @@ class HindsightConfig:
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def __post_init__(self) -> None:
+        if self.starts < 1:
+            raise ConfigError(f"Expected a start or more, found {self.starts}.")
+        if self.starts > 1 and self.choice.keep != self.keep:
+            raise ConfigError(
+                f"Expected starts that are compared at the size they will have, found --choice.keep {self.choice.keep} "
+                f"and --keep {self.keep}; give both the same."
+            )
+
 
 def shelves_of(config: HindsightConfig) -> list[Shelf]:
     """The recordings of each source."""
@@ -160,7 +169,7 @@ def one_seed(config: HindsightConfig, seed: int, shelves: Sequence[Sequence[Reco
     answered: list[float] = []
     if config.starts > 1:
         who = {str(place): under_thresholds(each, config.choice.interval) for place, each in enumerate(namms)}
-        rows = compared(replace(config.choice, keep=config.keep), who, model, tokenizer)
+        rows = compared(config.choice, who, model, tokenizer)
         answered = [rows[name]["all"] for name in who]
     best = max(range(len(answered)), key=answered.__getitem__) if answered else 0
     trained, namm, out = tried[best], namms[best], config.out / f"seed-{seed}"

@@ -11,7 +11,7 @@ from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson
 from modalities.language.sizing import threshold_for
 from namm import NAMM
 from namm.policies import Policy, make_policy
-from namm.sizing import Sized
+from namm.sizing import STEPS, Sized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,10 +33,15 @@ def calibrated(
     under `sequence` statistics what is left is standardised anew at each update, so a threshold that a part p of the
     tokens reaches keeps that part of them again and again, and p * interval / (1 - p) slots in the end.
     """
+    found = size_found(namm, model, lessons, keep, steps)
+    return shifted(namm, found.threshold), found
+
+
+def size_found(namm: NAMM, model: PreTrainedModel, lessons: Sequence[Lesson], keep: float, steps: int = STEPS) -> Sized:
+    """The threshold at which a NAMM keeps the wanted fraction of these prompts, which are all of one interval."""
     interval = lessons[0].interval
     texts = [lesson.ids[: (len(lesson.ids) - 1) // interval * interval + 1] for lesson in lessons]
-    found = threshold_for(model, under_thresholds(namm, interval), texts, keep, steps)
-    return shifted(namm, found.threshold), found
+    return threshold_for(model, under_thresholds(namm, interval), texts, keep, steps)
 
 
 def under_thresholds(namm: NAMM, interval: int) -> Callable[[float], Policy]:

@@ -19,7 +19,7 @@ import tyro
 import checkpoints
 from checkpoints.recipes.commands import command_of
 from checkpoints.recipes.hindsight import start_of
-from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated
+from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated, size_found
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
@@ -112,7 +112,7 @@ def sources_of(config: TextV3Config) -> list[LikelihoodSource]:
 def size_of(source: LikelihoodSource, start: NAMM, keep: float) -> EqualSize:
     """How candidates are given their size on a source, found on prompts of their own."""
     lessons = draw_lessons(source.course, source.tokenizer, SIZING_PROMPTS, SIZING_SEED)
-    return EqualSize(source.model, lessons, start, keep)
+    return EqualSize(source.model, lessons, start, size_found(start, source.model, lessons, keep).threshold)
 
 
 def begun_as(config: TextV3Config, start: NAMM) -> None:

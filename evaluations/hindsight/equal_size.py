@@ -1,9 +1,10 @@
 """Candidates of one size: each gets the threshold under which as many tokens stand as stood under the start's.
 
 What is kept under a threshold is steep in the numbers, so candidates around a start keep a fifth more or less by
-chance, and a fitness then mostly says by how much. Here the start's threshold is found once for a source, by reading
-(`modalities.language.sizing`); what it saw there is kept, and a candidate's threshold is the score that as many of
-those tokens reach. That needs no reading, so whole populations are sized in seconds.
+chance, and a fitness then mostly says by how much. Here the start's threshold is found once for a source, by reading;
+what it saw there is kept, and a candidate's threshold is the score that as many of those tokens reach. That needs no
+reading, so whole populations are sized in seconds. It holds sizes nearly: what goes changes what is seen next, so the
+further candidates are from the start, the further their sizes drift.
 """
 
 from __future__ import annotations
@@ -18,10 +19,7 @@ from torch import Tensor
 from evaluations.hindsight.recording import Seen, seen_under
 from evaluations.hindsight.training import shown
 from evaluations.tasks.lessons import Lesson
-from modalities.language.sizing import threshold_for
 from namm import NAMM
-from namm.policies import make_policy
-from namm.sizing import Sized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,35 +34,23 @@ TOGETHER = 16
 class EqualSize:
     """The sizes of candidates on one source."""
 
-    def __init__(self, model: PreTrainedModel, lessons: Sequence[Lesson], start: NAMM, keep: float) -> None:
-        """Finds the start's threshold and what stands under it.
+    def __init__(self, model: PreTrainedModel, lessons: Sequence[Lesson], start: NAMM, threshold: float) -> None:
+        """Sees what stands under the start's threshold.
 
         Args:
             model: The source.
-            lessons: Prompts of one interval, of which no answer is asked.
+            lessons: Prompts, of which no answer is asked.
             start: A NAMM that reads the statistics of each sequence.
-            keep: Part of the tokens that it is to keep after an update.
+            threshold: At which it keeps there what is wanted.
         """
-        interval = lessons[0].interval
-        texts = [lesson.ids[: (len(lesson.ids) - 1) // interval * interval + 1] for lesson in lessons]
-        self.found: Sized = threshold_for(
-            model,
-            lambda threshold: make_policy(
-                "namm", namm=start, interval=interval, statistics="sequence", threshold=threshold
-            ),
-            texts,
-            keep,
-        )
         self._start = start
         self._heads = [
             shown_together
             for lesson in lessons
-            for update in seen_under(
-                model, lesson, start, "sequence", UPDATES, self.found.threshold, start.config.of_keys
-            )[0]
+            for update in seen_under(model, lesson, start, "sequence", UPDATES, threshold, start.config.of_keys)[0]
             for shown_together in _of_like_size(start, update)
         ]
-        self._standing = int((self._scores(start.flat) >= self.found.threshold).sum())
+        self._standing = int((self._scores(start.flat) >= threshold).sum())
 
     def sized(self, candidates: Float[Tensor, "population params"]) -> Float[Tensor, "population params"]:
         """The candidates with their thresholds moved to 0."""

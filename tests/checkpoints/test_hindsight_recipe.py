@@ -18,8 +18,17 @@ from evaluations.evolution.source import load_source
 from evaluations.hindsight.training import TrainingConfig
 from evaluations.tasks.lessons import Course
 from namm import NAMM
+from namm.errors import ConfigError
 
 RECALL_LLAMA = Path(checkpoints.__file__).parent / "text" / "recall-llama"
+
+
+def test_starts_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(ConfigError, match="start or more"):
+        HindsightConfig(starts=0)
+    with pytest.raises(ConfigError, match="give both the same"):
+        HindsightConfig(starts=2, keep=0.4)
+    HindsightConfig(starts=2, keep=0.4, choice=Questions(keep=0.4))
 
 
 @pytest.mark.slow

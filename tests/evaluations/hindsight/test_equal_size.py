@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+import checkpoints
+from checkpoints.recipes.sized import size_found
 from evaluations.evolution.likelihood_fitness import LikelihoodFitness, LikelihoodSource
+from evaluations.evolution.source import load_source
 from evaluations.hindsight.equal_size import UPDATES, EqualSize
 from evaluations.hindsight.recording import seen_under
 from evaluations.hindsight.training import scores_of
 from evaluations.tasks.lessons import Course, draw_lessons
-from evaluations.tasks.recall.corpus import default_vocabulary
 from namm import NAMM, NAMMConfig
 
 
 @pytest.fixture(scope="module")
 def source() -> LikelihoodSource:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=default_vocabulary().size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-    )  # fmt: skip
-    return LikelihoodSource(LlamaForCausalLM(config).eval(), None, Course(("pairs",), (288,), (48,), 48), 2, 3)
+    model = load_source(str(Path(checkpoints.__file__).parent / "text" / "recall-llama"), torch.float32)
+    return LikelihoodSource(model, None, Course(("pairs",), (288,), (48,), 48), 2, 3)
 
 
 @pytest.mark.parametrize("signals", [("key_difference",), ("spectrogram", "value_norm")])
@@ -40,7 +39,8 @@ def test_candidates_of_one_size_differ_in_what_they_keep_alone(
     parts["score_weight"][2] *= 3.0
     candidates[3] += 0.05 * torch.randn(len(start.flat), generator=draw)
     lessons = draw_lessons(source.course, None, 3, 600_000)
-    size = EqualSize(source.model, lessons, start, 0.3)
+    threshold = size_found(start, source.model, lessons, 0.3).threshold
+    size = EqualSize(source.model, lessons, start, threshold)
     free, sized = (
         LikelihoodFitness([source], start, 0.5, sizes=each)(candidates, 1, 7) for each in (None, [size.sized])
     )
@@ -60,8 +60,9 @@ def test_heads_scored_together_score_as_alone(source: LikelihoodSource) -> None:
     numbers = 0.3 * torch.randn(start.scorer.params, generator=torch.Generator().manual_seed(2))
     start = NAMM(start.config, numbers, start.statistics)
     lessons = draw_lessons(source.course, None, 2, 600_000)
-    size = EqualSize(source.model, lessons, start, 0.3)
-    names, threshold = start.config.of_keys, size.found.threshold
+    threshold = size_found(start, source.model, lessons, 0.3).threshold
+    size = EqualSize(source.model, lessons, start, threshold)
+    names = start.config.of_keys
     seen = [seen_under(source.model, lesson, start, "sequence", UPDATES, threshold, names)[0] for lesson in lessons]
     alone = torch.cat([
         scores_of(start, numbers, each)[each.positions >= 0] for updates in seen for each in updates
