@@ -1,12 +1,23 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 from namm.errors import StorageError
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

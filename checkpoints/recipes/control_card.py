@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from evaluations.analysis.estimates import Estimate, bootstrap
 from modalities.control.agents import FACTS_FILE, ControlFacts
 from modalities.control.rollout import Rollout
+from namm.files import file_sha256, write_atomically
 
 PACKAGES = ("torch", "transformers", "gymnasium", "mujoco", "numpy")
 
@@ -38,14 +38,12 @@ def save_model(folder: Path, model: torch.nn.Module, facts: ControlFacts) -> str
         for name in ("config.json", "model.safetensors", FACTS_FILE):
             (Path(temporary) / name).chmod(0o644)
             os.replace(Path(temporary) / name, folder / name)
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return file_sha256(folder / "model.safetensors")
 
 
 def write_card(folder: Path, text: str) -> None:
     """Writes README.md atomically."""
-    temporary = folder / "README.md.tmp"
-    temporary.write_text(text.strip() + "\n", "utf-8")
-    os.replace(temporary, folder / "README.md")
+    write_atomically(folder / "README.md", text.strip() + "\n")
 
 
 def estimate_return(rollouts: Sequence[Rollout]) -> Estimate:

@@ -25,12 +25,11 @@ from evaluations.hindsight.recording import Recording
 from evaluations.hindsight.shelf import Shelf
 from evaluations.hindsight.training import TrainingConfig, fresh, spectrum_statistics, train
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 REAL = Course(
     tasks=(

@@ -15,10 +15,9 @@ from typing import Any
 
 import tyro
 
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS
 from namm.errors import CheckpointError
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 WIDTH = 120
 """Characters of a line."""

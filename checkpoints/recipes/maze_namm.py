@@ -18,12 +18,11 @@ import tyro
 import checkpoints
 from evaluations.evolution.control_fitness import ControlFitness, ControlSource
 from evaluations.evolution.searches import make_optimizer
-from evaluations.rows.results import file_sha256
 from modalities.control.agents import ControlModel
 from namm import NAMM, NAMMConfig
 from namm.evolution.history import read_rows
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 SHIPPED = Path(checkpoints.__file__).parent
 PLACES = ("out", "work", "model")

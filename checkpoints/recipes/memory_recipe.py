@@ -9,7 +9,6 @@ is kept on disk, so a killed run continues when it is started again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from evaluations.tasks.control.d4rl import state_statistics
 from evaluations.tasks.control.d4rl_files import read_hdf5, write_hdf5
 from modalities.control.agents import ControlFacts, ControlModel, StateStatistics
 from modalities.control.rollout import Rollout, rollout
+from namm.files import file_sha256
 
 EVALUATION_SEEDS = 7_000_000
 """First reset seed of the card's episodes: no choice is made on these, and no suite plays them."""
@@ -163,7 +163,7 @@ def measure_model(recipe: MemoryRecipe, out: Path, episodes: int) -> None:
         episodes: Evaluation episodes for each memory and setting.
     """
     control = ControlModel.load(out)
-    sha256 = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = file_sha256(out / "model.safetensors")
     lengths = {name: memory_length(recipe, kwargs) for name, kwargs in recipe.settings.items()}
     text = card(recipe, control.facts, sha256, lengths, measure(recipe, control, episodes), episodes)
     write_card(out, text)

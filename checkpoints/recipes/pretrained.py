@@ -23,9 +23,10 @@ from checkpoints.recipes.pretrained_wheels import take
 from evaluations.commands.exit import exit_code
 from modalities.pretrained.conversion import put_in_place, unpack_gguf
 from modalities.pretrained.gguf_file import require_gguf
-from modalities.pretrained.origin import ORIGIN, check_folder, file_sha256
+from modalities.pretrained.origin import ORIGIN, check_folder
 from modalities.pretrained.published import CACHE_VARIABLE, PUBLISHED, Published, cache_folder, folder_of
 from namm.errors import CheckpointError, StorageError, UnknownNameError, did_you_mean
+from namm.files import file_sha256
 
 SHOWN = (".md", ".txt")
 """Terms that are short enough to be printed; longer ones are named."""

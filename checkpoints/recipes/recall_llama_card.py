@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import torch
 from evaluations.tasks.recall.corpus import RecallVocabulary
 from evaluations.tasks.recall.scoring import recall_scores, text_loss
 from evaluations.tasks.recall.tasks import TASKS, TextTask, test_seed
+from namm.files import file_sha256, write_atomically
 
 LENGTHS = (256, 512, 1024, 1536, 3072)
 CARD_SEED = 0
@@ -105,7 +105,7 @@ def write_card(
     card = {
         "name": "recall-llama",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "sha256": file_sha256(folder / "model.safetensors"),
         "command": "python checkpoints/recipes/recall_llama.py",
         "training": training,
         "recall": [vars(row) for row in scores],
@@ -113,15 +113,9 @@ def write_card(
         "measuring_seconds": round(time.monotonic() - begun, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    _write(folder / "card.json", json.dumps(card, indent=2) + "\n")
-    _write(folder / "README.md", _readme(card, model))
+    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "README.md", _readme(card, model))
     return card
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _readme(card: dict[str, Any], model: torch.nn.Module) -> str:

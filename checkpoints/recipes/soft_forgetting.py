@@ -21,11 +21,10 @@ from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, Step
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, Lesson, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm.errors import ConfigError
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 COURSES = {
     "hindsight": Course(tasks=LONGER.tasks, lengths=(576, 640, 768), intervals=(64,), chunk=64),

@@ -29,11 +29,10 @@ from evaluations.evolution.recall_fitness import RecallFitness, RecallFitnessCon
 from evaluations.evolve import EvolveConfig, load_source
 from evaluations.evolve import run as run_evolution
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.recall.tasks import TASKS
 from namm import NAMM
 from namm.features import StatisticsMode
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 SHIPPED = Path(checkpoints.__file__).parent
 RIVALS = ("window", "random", "l2_norm", "h2o", "h2o_age")

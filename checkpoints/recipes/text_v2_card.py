@@ -17,9 +17,8 @@ from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.evolution.recall_fitness import RecallFitnessConfig
 from evaluations.evolve import EvolveConfig
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256
 from namm import NAMM
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 COMMAND = "python checkpoints/recipes/text_v2.py"
 AGAIN = "again.json"

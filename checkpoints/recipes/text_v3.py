@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 import tyro
 
-import checkpoints
 from checkpoints.recipes.commands import command_of
 from checkpoints.recipes.hindsight import start_of
 from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated, size_found
@@ -25,14 +24,13 @@ from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.equal_size import EqualSize
 from evaluations.rows.provenance import versions
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer
 from namm import NAMM
 from namm.errors import ConfigError
 from namm.evolution.history import HISTORY_FILE
 from namm.evolution.loop import EvolutionConfig, EvolutionResult, evolve
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 REAL = Course(
     tasks=("ruler/niah_single_1", "ruler/niah_multikey_1", DOCUMENTS, "ruler/vt", "ruler/niah_multivalue", DOCUMENTS),
@@ -66,7 +64,7 @@ class TextV3Config:
     real: str | None = "smollm2"
     """A real model: a folder or a Hub id; None evolves on the small one alone."""
 
-    small: str = str(Path(checkpoints.__file__).parent / "text" / "recall-llama")
+    small: str = "checkpoints/text/recall-llama"
     """The small one."""
 
     generations: int = 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -32,6 +31,7 @@ from checkpoints.recipes.video_tower import caption
 from evaluations.tasks.video.easy_vqa import ORDINALS
 from evaluations.tasks.video.questions import CHOICES
 from evaluations.tasks.video.rendered import FRAMES, draw_clip
+from namm.files import file_sha256, write_atomically
 
 VQA_IMAGES = 8
 VQA_CLIPS = 400
@@ -91,8 +91,8 @@ def write_card(model: nn.Module, folder: Path, training: dict[str, Any], clips: 
     card = {
         "name": folder.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sha256": _sha256(folder / "model.safetensors"),
-        "clip_sha256": _sha256(folder / "clip" / "open_clip_model.safetensors"),
+        "sha256": file_sha256(folder / "model.safetensors"),
+        "clip_sha256": file_sha256(folder / "clip" / "open_clip_model.safetensors"),
         "command": "python checkpoints/recipes/video_model.py",
         "training": training,
         "frames": FRAMES,
@@ -104,19 +104,9 @@ def write_card(model: nn.Module, folder: Path, training: dict[str, Any], clips: 
         "measuring_seconds": round(time.monotonic() - begun, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    _write(folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
-    _write(folder / "README.md", readme(card, model))
+    write_atomically(folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
+    write_atomically(folder / "README.md", readme(card, model))
     return card
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _shown(score: dict[str, float]) -> str:

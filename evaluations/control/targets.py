@@ -19,7 +19,6 @@ import torch
 
 from evaluations.control.cells import ControlTarget
 from evaluations.control.shipped import SHIPPED, Shipped, best_for, require_checkpoints, targets_of
-from evaluations.rows.results import file_sha256
 from evaluations.rows.score_kinds import ScoreKind
 from evaluations.tasks import register_all
 from evaluations.tasks.control import d4rl
@@ -29,6 +28,7 @@ from modalities.control.agents import FACTS_FILE, ControlFacts, ControlModel, fi
 from modalities.control.rollout import make_env
 from modalities.control.weights import hub_id, weight_files
 from namm.errors import ConfigError, UnknownNameError, did_you_mean
+from namm.files import file_sha256
 from namm.typed import option
 
 TARGET_RETURNS = {"hopper": 3600.0, "halfcheetah": 12000.0, "walker2d": 5000.0}

@@ -172,12 +172,6 @@ class Results:
         write_atomically(self.folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
 
-def file_sha256(path: Path | str) -> str:
-    """The SHA-256 of a file's content, as hex digits: what ``sha256sum`` prints."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _require_writable(folder: Path) -> None:
     """A real file is written: permission bits say little on network drives and nothing to root."""
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalities.pretrained.gguf_file import check_gguf
 from namm.errors import CheckpointError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from modalities.pretrained.names import Located
@@ -18,12 +19,6 @@ ORIGIN = "origin.json"
 """Beside the weights: package, file, quantisation, license, digests."""
 FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "chat_template*")
 """What decides what a model says, in its folder."""
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, as hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:

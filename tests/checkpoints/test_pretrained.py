@@ -20,9 +20,10 @@ from checkpoints.recipes.pretrained_wheels import UnreachableError
 from evaluations import text
 from examples import attach as example
 from modalities.pretrained import load_model, load_tokenizer, locate, names, weight_facts
-from modalities.pretrained.origin import ORIGIN, file_sha256
+from modalities.pretrained.origin import ORIGIN
 from modalities.pretrained.published import CACHE_VARIABLE, PUBLISHED, Published, Wheel
 from namm.errors import CheckpointError, UnknownNameError
+from namm.files import file_sha256
 from tests.modalities.pretrained.tiny_gguf import tiny_llama, write_gguf
 
 pytestmark = pytest.mark.slow

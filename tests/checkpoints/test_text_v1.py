@@ -12,10 +12,10 @@ import torch
 
 from checkpoints.recipes import text_v1
 from evaluations.evolve import EvolveConfig, load_source
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.recall.tasks import TASKS, test_seed
 from modalities.language.recall import recall
 from namm import NAMM
+from namm.files import file_sha256
 from namm.policies import make_policy
 
 FOLDER = text_v1.TextV1Config().out

@@ -28,11 +28,11 @@ from checkpoints.recipes.text_v2_judge import (
 from evaluations.analysis.estimates import Estimate, PairedDifference
 from evaluations.analysis.summary import PolicySummary, TargetSummary
 from evaluations.evolve import EvolveConfig, load_source
-from evaluations.rows.results import file_sha256
 from evaluations.tasks.recall.tasks import TASKS, test_seed
 from modalities.language.recall import recall
 from namm import NAMM
 from namm.errors import ConfigError
+from namm.files import file_sha256
 from namm.policies import make_policy
 
 FOLDER = text_v2.TextV2Config().out

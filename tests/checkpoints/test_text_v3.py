@@ -43,7 +43,8 @@ def test_stopped_and_gone_on_it_evolves_the_same(
     def config(name: str, generations: int) -> TextV3Config:
         return TextV3Config(
             start=SHIPPED / "text-v4", out=tmp_path / name / "namm", work=tmp_path / name / "run", real=None,
-            generations=generations, population=4, sigma=0.3, small_prompts=2, validation=1, keep=keep,
+            small=str(SHIPPED.parent / "text" / "recall-llama"), generations=generations, population=4,
+            sigma=0.3, small_prompts=2, validation=1, keep=keep,
         )  # fmt: skip
 
     main(config("whole", 6))

@@ -19,8 +19,9 @@ from evaluations.tasks.text.harness_prompts import HarnessPrompt, read_harness_p
 from evaluations.tasks.text.metrics import only_label, string_match_any
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source
-from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_constants
+from evaluations.tasks.text.templates import Template, find_file, read_constants
 from namm.errors import ConfigError, DataError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

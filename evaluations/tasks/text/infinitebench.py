@@ -19,8 +19,9 @@ from evaluations.tasks.text.metrics import character_f1, rouge_lsum, word_f1
 from evaluations.tasks.text.metrics import infinitebench as rules
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places
-from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_constants
+from evaluations.tasks.text.templates import Template, find_file, read_constants
 from namm.errors import DataError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,8 +15,9 @@ from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.metrics import chosen_letter
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places
-from evaluations.tasks.text.templates import file_sha256, find_file
+from evaluations.tasks.text.templates import find_file
 from namm.errors import DataError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

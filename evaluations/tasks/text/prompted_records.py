@@ -18,8 +18,9 @@ from evaluations.rows.provenance import package_versions
 from evaluations.tasks.text.base import Benchmark, TextItem
 from evaluations.tasks.text.records import Record
 from evaluations.tasks.text.source import FolderSource, open_source, template_places
-from evaluations.tasks.text.templates import Template, file_sha256, find_file, read_table
+from evaluations.tasks.text.templates import Template, find_file, read_table
 from namm.errors import DataError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,8 +24,9 @@ from evaluations.tasks.text.metrics import string_match_all, string_match_any
 from evaluations.tasks.text.ruler_contexts import NIAH, Context
 from evaluations.tasks.text.ruler_questions import QUESTION_FILES, QuestionSet, question_file, read_questions
 from evaluations.tasks.text.ruler_words import Wording, open_wording
-from evaluations.tasks.text.templates import Template, file_sha256
+from evaluations.tasks.text.templates import Template
 from namm.errors import DataError
+from namm.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

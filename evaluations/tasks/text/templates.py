@@ -8,7 +8,6 @@ assigned there are read from its syntax tree.
 from __future__ import annotations
 
 import ast
-import hashlib
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,11 +76,6 @@ def find_file(places: Sequence[Path], what: str, where_from: str) -> Path:
     raise DataError(
         f"expected {what} at {' or '.join(str(place) for place in places)}, found no such file; {where_from}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_table(path: Path, kind: type[Any], entry: str) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from evaluations.rows.provenance import made_with
-from evaluations.rows.results import Cell, Results, Row, file_sha256
+from evaluations.rows.results import Cell, Results, Row
 from namm.errors import ConfigError, DataError, StorageError
-from namm.files import write_atomically
+from namm.files import file_sha256, write_atomically
 
 
 def cell(policy: str = "h2o", seed: int = 0, **identity) -> Cell:
