@@ -30,7 +30,8 @@ from evaluations.evolution.likelihood_fitness import LikelihoodFitness, Likeliho
 from evaluations.evolution.searches import make_optimizer
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.shelf import Shelf
-from evaluations.hindsight.training import TrainingConfig, fresh, shifted, spectrum_statistics, train
+from evaluations.hindsight.shown import spectrum_statistics
+from evaluations.hindsight.training import TrainingConfig, fresh, shifted, train
 from evaluations.tasks.lessons import draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError

@@ -23,7 +23,8 @@ from checkpoints.recipes.sized import CALIBRATION, CALIBRATION_SEED, calibrated,
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Recording
 from evaluations.hindsight.shelf import Shelf
-from evaluations.hindsight.training import TrainingConfig, fresh, spectrum_statistics, train
+from evaluations.hindsight.shown import spectrum_statistics
+from evaluations.hindsight.training import TrainingConfig, fresh, train
 from evaluations.rows.provenance import versions
 from evaluations.tasks.lessons import DOCUMENTS, Course, draw_lessons
 from modalities.pretrained.tokenizer import read_tokenizer

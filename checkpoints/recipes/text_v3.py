@@ -42,7 +42,9 @@ SIZED = replace(REAL, lengths=(576, 768), intervals=(64,))
 SIZING_SEED = 600_000
 """Of the prompts on which candidates get their size, beyond all that are drawn to train."""
 SIZING_PROMPTS = 3
-UNSAID = ("out", "work", "generations")
+PLACES = ("out", "work")
+"""Settings that say where files go, and change nothing in them."""
+UNSAID = (*PLACES, "generations")
 """Settings with which a run may go on that began with others."""
 ASKED = "asked.json"
 """In the folder of the run: the settings with which it began."""
@@ -172,6 +174,7 @@ def main(config: TextV3Config) -> None:
         chosen, found = calibrated(chosen, source.model, lessons, config.keep)
         size = found._asdict()
     chosen.save_pretrained(config.out)
+    asked = {name: value for name, value in asdict(config).items() if name not in PLACES}
     history = [json.loads(line) for line in (config.work / HISTORY_FILE).read_text().splitlines()]
     card = config.start / "card.json"
     again = replace(config, generations=result.best_generation if better else result.generation)  # the same choice
@@ -180,8 +183,8 @@ def main(config: TextV3Config) -> None:
         "sha256": file_sha256(config.out / "model.safetensors"),
         "namm_sha256": chosen.sha256(),
         "params": chosen.scorer.params,
-        "command": command_of("checkpoints/recipes/text_v3.py", again, ("out", "work")),
-        "evolution": json.loads(json.dumps(asdict(config), default=str)) | {"generations": result.generation},
+        "command": command_of("checkpoints/recipes/text_v3.py", again, PLACES),
+        "evolution": json.loads(json.dumps(asked, default=str)) | {"generations": result.generation},
         "courses": [asdict(source.course) for source in sources],
         "start_sha256": start.sha256(),
         "start_validation": {"score": before.score, **before.extras},

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evaluations.hindsight.recording import Seen, seen_under
-from evaluations.hindsight.training import shown
+from evaluations.hindsight.shown import shown
 from evaluations.tasks.lessons import Lesson
 from namm import NAMM
 

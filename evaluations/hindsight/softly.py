@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from evaluations.hindsight.recording import Seen, seen_under
-from evaluations.hindsight.training import scores_of, units
+from evaluations.hindsight.shown import scores_of
+from evaluations.hindsight.training import units
 from evaluations.tasks.lessons import Lesson
 from modalities.language.token_gradients import token_gradients
 from namm import NAMM

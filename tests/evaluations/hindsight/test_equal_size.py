@@ -13,7 +13,7 @@ from evaluations.evolution.likelihood_fitness import LikelihoodFitness, Likeliho
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.equal_size import UPDATES, EqualSize
 from evaluations.hindsight.recording import seen_under
-from evaluations.hindsight.training import scores_of
+from evaluations.hindsight.shown import scores_of
 from evaluations.tasks.lessons import Course, draw_lessons
 from namm import NAMM, NAMMConfig
 

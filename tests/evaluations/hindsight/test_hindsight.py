@@ -10,18 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluations.hindsight.recording import KEYS, Recording, Seen, seen_under, worths
-from evaluations.hindsight.training import (
-    TrainingConfig,
-    batch_of,
-    caught,
-    disturb,
-    fresh,
-    scored,
-    shifted,
-    spectrum_statistics,
-    train,
-    units,
-)
+from evaluations.hindsight.shown import batch_of, caught, scored, spectrum_statistics
+from evaluations.hindsight.training import TrainingConfig, disturb, fresh, shifted, train, units
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from modalities import attach
 from modalities.language.token_gradients import token_gradients

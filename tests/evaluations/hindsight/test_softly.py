@@ -13,8 +13,9 @@ import checkpoints
 from evaluations.evolution.likelihood_fitness import asked_under
 from evaluations.evolution.source import load_source
 from evaluations.hindsight.recording import Seen, seen_under
+from evaluations.hindsight.shown import scores_of
 from evaluations.hindsight.softly import SoftConfig, SoftTraining, _biases, _weights
-from evaluations.hindsight.training import fresh, scores_of, shifted
+from evaluations.hindsight.training import fresh, shifted
 from evaluations.tasks.lessons import Course, Lesson, draw_lessons
 from namm import NAMM, NAMMConfig
 from namm.errors import ConfigError, DataError
