@@ -12,7 +12,7 @@ import pytest
 from evaluations.rows.provenance import made_with
 from evaluations.rows.results import Cell, Results, Row
 from namm.errors import ConfigError, DataError, StorageError
-from namm.files import file_sha256, write_atomically
+from namm.files import write_atomically
 
 
 def cell(policy: str = "h2o", seed: int = 0, **identity) -> Cell:
@@ -138,13 +138,6 @@ def test_config_is_replaced_atomically_and_leaves_no_temporary_file(tmp_path, mo
         write_atomically(tmp_path / "config.json", "half")
     assert (tmp_path / "config.json").read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json"]
-
-
-def test_a_checksum_is_what_sha256sum_prints(tmp_path):
-    """FIPS 180-2's example: of the content alone, whatever the file is called."""
-    (tmp_path / "a.safetensors").write_bytes(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_sha256(tmp_path / "a.safetensors") == expected
 
 
 def test_versions_name_what_decides_the_numbers():
